@@ -1,0 +1,87 @@
+//! What can go wrong between a plan and the kernel.
+
+use std::io;
+use std::path::PathBuf;
+
+use plan::{Frontend, Protocol};
+
+/// Why the kernel could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The kernel lacks something this dataplane needs.
+    #[error("the kernel lacks {feature}")]
+    Kernel {
+        /// The feature, as an administrator would look it up.
+        feature: &'static str,
+    },
+    /// A privilege is missing.
+    #[error("not permitted to {action}: run as root or with CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN")]
+    Permission {
+        /// What was tried.
+        action: &'static str,
+    },
+    /// A file or directory could not be used.
+    #[error("{action} {}", path.display())]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another process owns this state.
+    #[error("{} is in use by another fairway-proxy", path.display())]
+    InUse {
+        /// The directory of the pinned state.
+        path: PathBuf,
+    },
+    /// A program could not be loaded or attached.
+    #[error("{action} program {program}")]
+    Program {
+        /// What was tried.
+        action: &'static str,
+        /// With which program.
+        program: &'static str,
+        /// Why not.
+        source: aya::programs::ProgramError,
+    },
+    /// The programs could not be prepared.
+    #[error("load the eBPF object")]
+    Load {
+        /// Why not.
+        #[source]
+        source: aya::EbpfError,
+    },
+    /// A map could not be read or written.
+    #[error("{action} map {map}")]
+    Map {
+        /// What was tried.
+        action: &'static str,
+        /// In which map.
+        map: &'static str,
+        /// Why not.
+        source: aya::maps::MapError,
+    },
+    /// A map holds all it can.
+    #[error("map {map} is full at {capacity} entries")]
+    Full {
+        /// The map.
+        map: &'static str,
+        /// Its capacity.
+        capacity: u32,
+    },
+}
+
+/// A service that a dataplane cannot serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsupported {
+    /// The dataplane does not know this protocol.
+    #[error("{frontend}: {protocol} is not served")]
+    Protocol {
+        /// The frontend.
+        frontend: Frontend,
+        /// Its protocol.
+        protocol: Protocol,
+    },
+}

@@ -1,0 +1,41 @@
+//! Carries a plan into the kernel. The only crate that knows aya.
+//!
+//! A [`Dataplane`] says what it can hold ([`Dataplane::supports`]), what it holds ([`Dataplane::observe`]) and takes
+//! steps ([`Dataplane::apply`]). It has no policy: whatever needs a node, a zone or a traffic policy was decided before.
+//! Every implementation passes the same tests, [`contract`].
+
+#[cfg(feature = "contract")]
+pub mod contract;
+mod error;
+mod memory;
+
+pub use error::{Error, Unsupported};
+pub use memory::Memory;
+
+use plan::{Change, Frontend, Observed, Service};
+
+/// Something that forwards as told: the kernel through eBPF, or a value in memory for tests.
+///
+/// Calls are synchronous: they wait for the kernel and never for a network. One thread owns a dataplane.
+pub trait Dataplane: Send {
+    /// Whether this dataplane can serve `service` at `frontend`; the caller leaves out, and reports, what it cannot.
+    fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported>;
+
+    /// What is forwarded now, read from the kernel and not from memory. Its cost grows with what is there.
+    fn observe(&mut self) -> Result<Observed, Error>;
+
+    /// Carries out `changes` in order as far as it can, and says which failed. Progress is promised and completion is
+    /// not: after a failure the caller observes and tries again. Its cost grows with the changes alone.
+    fn apply(&mut self, changes: &[Change]) -> Vec<Failure>;
+}
+
+/// A step that could not be taken.
+#[derive(Debug, thiserror::Error)]
+#[error("{change}")]
+pub struct Failure {
+    /// The step.
+    pub change: Change,
+    /// Why not.
+    #[source]
+    pub error: Error,
+}

@@ -1,0 +1,49 @@
+//! The plan as its own kernel.
+
+use plan::{Backend, Change, Frontend, Observed, Service};
+
+use crate::{Dataplane, Error, Failure, Unsupported};
+
+/// A dataplane that forwards nothing and remembers everything: what tests, and `--dry-run`s, apply plans to.
+///
+/// ```
+/// use dataplane::{Dataplane, Memory};
+/// use plan::{Change, Frontend, Port, Protocol};
+///
+/// let frontend = Frontend::new([10, 254, 0, 1].into(), Port::new(443).expect("not 0"), Protocol::Tcp);
+/// let mut memory = Memory::default();
+/// assert!(memory.apply(&[Change::AddService { frontend }]).is_empty());
+/// assert!(memory.observe()?.services.contains_key(&frontend));
+/// # Ok::<(), dataplane::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    observed: Observed,
+}
+
+impl Memory {
+    /// Pretends that `count` connections to a backend are carried; without effect on a backend that is not there.
+    pub fn set_connections(&mut self, frontend: Frontend, backend: Backend, count: u64) {
+        let service = self.observed.services.get_mut(&frontend);
+        if let Some(found) = service.and_then(|service| service.backends.get_mut(&backend)) {
+            found.connections = count;
+        }
+    }
+}
+
+impl Dataplane for Memory {
+    fn supports(&self, _: Frontend, _: &Service) -> Result<(), Unsupported> {
+        Ok(())
+    }
+
+    fn observe(&mut self) -> Result<Observed, Error> {
+        Ok(self.observed.clone())
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+        for change in changes {
+            self.observed.advance(change);
+        }
+        Vec::new()
+    }
+}

@@ -1,0 +1,67 @@
+//! One step towards a plan.
+
+use std::fmt;
+
+use crate::{Backend, Frontend};
+
+/// One step that a dataplane carries out. Every step is idempotent: adding what is there and removing what is not are
+/// successes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Serve this frontend. Without backends its clients are refused.
+    AddService {
+        /// What to serve.
+        frontend: Frontend,
+    },
+    /// Let this backend take new connections, also when it was draining.
+    AddBackend {
+        /// Whose backend.
+        frontend: Frontend,
+        /// Which backend.
+        backend: Backend,
+    },
+    /// Give this backend no new connections and keep those it has.
+    DrainBackend {
+        /// Whose backend.
+        frontend: Frontend,
+        /// Which backend.
+        backend: Backend,
+    },
+    /// Forget this backend.
+    RemoveBackend {
+        /// Whose backend.
+        frontend: Frontend,
+        /// Which backend.
+        backend: Backend,
+    },
+    /// Serve this frontend no longer; its backends go with it.
+    RemoveService {
+        /// What to serve no longer.
+        frontend: Frontend,
+    },
+}
+
+impl Change {
+    /// The frontend this step is about.
+    pub const fn frontend(&self) -> Frontend {
+        match *self {
+            Self::AddService { frontend }
+            | Self::AddBackend { frontend, .. }
+            | Self::DrainBackend { frontend, .. }
+            | Self::RemoveBackend { frontend, .. }
+            | Self::RemoveService { frontend } => frontend,
+        }
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AddService { frontend } => write!(formatter, "add {frontend}"),
+            Self::AddBackend { frontend, backend } => write!(formatter, "add {frontend} -> {backend}"),
+            Self::DrainBackend { frontend, backend } => write!(formatter, "drain {frontend} -> {backend}"),
+            Self::RemoveBackend { frontend, backend } => write!(formatter, "remove {frontend} -> {backend}"),
+            Self::RemoveService { frontend } => write!(formatter, "remove {frontend}"),
+        }
+    }
+}

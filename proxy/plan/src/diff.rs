@@ -1,0 +1,72 @@
+//! From what is to what should be.
+
+use crate::{
+    Change, Forwarding, Frontend, Observed, ObservedBackend, ObservedService, Protocol, Scope, Service,
+};
+
+/// The steps from `observed` to `desired`, touching nothing outside `scope`.
+///
+/// Backends are added before others are removed, so that no prefix of the steps leaves a frontend without a backend if
+/// it had one before and has one after. The order is that of the keys: equal input, equal steps.
+pub fn diff(observed: &Observed, desired: &Forwarding, scope: &Scope) -> Vec<Change> {
+    let mut changes = Vec::new();
+    let mut frontends: Vec<Frontend> = observed.services.keys().chain(desired.keys()).copied().collect();
+    frontends.sort_unstable();
+    frontends.dedup();
+    for frontend in frontends {
+        if scope.contains(frontend) {
+            let found = observed.services.get(&frontend);
+            changes.extend(diff_frontend(frontend, found, desired.get(&frontend)));
+        }
+    }
+    changes
+}
+
+/// The steps for one frontend: what [`diff`] says of it. Its cost depends on this frontend alone.
+pub fn diff_frontend(
+    frontend: Frontend,
+    observed: Option<&ObservedService>,
+    desired: Option<&Service>,
+) -> Vec<Change> {
+    match (observed, desired) {
+        (None, None) => Vec::new(),
+        (Some(_), None) => vec![Change::RemoveService { frontend }],
+        (None, Some(desired)) => {
+            let added = desired.backends.iter().map(|&backend| Change::AddBackend { frontend, backend });
+            std::iter::once(Change::AddService { frontend }).chain(added).collect()
+        }
+        (Some(observed), Some(desired)) => {
+            let mut changes = Vec::new();
+            for &backend in &desired.backends {
+                if observed.backends.get(&backend).is_none_or(|found| found.draining) {
+                    changes.push(Change::AddBackend { frontend, backend });
+                }
+            }
+            for (&backend, found) in &observed.backends {
+                if !desired.backends.contains(&backend) {
+                    changes.extend(match farewell(frontend.protocol(), *found) {
+                        Farewell::Keep => None,
+                        Farewell::Drain => Some(Change::DrainBackend { frontend, backend }),
+                        Farewell::Remove => Some(Change::RemoveBackend { frontend, backend }),
+                    });
+                }
+            }
+            changes
+        }
+    }
+}
+
+enum Farewell {
+    Keep,
+    Drain,
+    Remove,
+}
+
+/// Connections outlive their backend's place in the plan; datagrams have no end to wait for.
+fn farewell(protocol: Protocol, found: ObservedBackend) -> Farewell {
+    match (protocol, found.connections, found.draining) {
+        (Protocol::Udp, _, _) | (Protocol::Tcp | Protocol::Sctp, 0, _) => Farewell::Remove,
+        (Protocol::Tcp | Protocol::Sctp, _, false) => Farewell::Drain,
+        (Protocol::Tcp | Protocol::Sctp, _, true) => Farewell::Keep,
+    }
+}

@@ -1,0 +1,73 @@
+//! What the kernel was found to forward.
+
+use std::collections::BTreeMap;
+
+use crate::{Backend, Change, Forwarding, Frontend, Service};
+
+/// A backend as found in the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ObservedBackend {
+    /// Takes no new connections; those it has may end by themselves.
+    pub draining: bool,
+    /// Connections the dataplane itself still has to carry. Zero where the dataplane is not on the path of established
+    /// connections, as with translation at the socket.
+    pub connections: u64,
+}
+
+/// A service as found in the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ObservedService {
+    /// All backends, draining ones included.
+    pub backends: BTreeMap<Backend, ObservedBackend>,
+}
+
+/// Everything the kernel was found to forward, foreign frontends included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// The services by frontend.
+    pub services: BTreeMap<Frontend, ObservedService>,
+}
+
+impl Observed {
+    /// What new connections meet: the plan that, applied to an empty kernel, gives this state.
+    pub fn forwarding(&self) -> Forwarding {
+        self.services.iter().map(|(frontend, service)| (*frontend, service.forwarding())).collect()
+    }
+
+    /// What this state becomes when `change` is carried out. A change that names what is not there has no effect.
+    pub fn advance(&mut self, change: &Change) {
+        match *change {
+            Change::AddService { frontend } => {
+                self.services.entry(frontend).or_default();
+            }
+            Change::RemoveService { frontend } => {
+                self.services.remove(&frontend);
+            }
+            Change::AddBackend { frontend, backend } => {
+                if let Some(service) = self.services.get_mut(&frontend) {
+                    service.backends.entry(backend).or_default().draining = false;
+                }
+            }
+            Change::DrainBackend { frontend, backend } => {
+                if let Some(found) =
+                    self.services.get_mut(&frontend).and_then(|service| service.backends.get_mut(&backend))
+                {
+                    found.draining = true;
+                }
+            }
+            Change::RemoveBackend { frontend, backend } => {
+                if let Some(service) = self.services.get_mut(&frontend) {
+                    service.backends.remove(&backend);
+                }
+            }
+        }
+    }
+}
+
+impl ObservedService {
+    /// What new connections to this service meet.
+    pub fn forwarding(&self) -> Service {
+        let backends = self.backends.iter().filter(|(_, found)| !found.draining).map(|(backend, _)| *backend);
+        Service { backends: backends.collect() }
+    }
+}

@@ -1,0 +1,69 @@
+#!/usr/bin/env bash
+# Installs what Fairway needs to build and to test itself, and says what and why.
+# Safe to run again: what is there already is left alone. Needs Debian 12, root and Rust.
+set -euo pipefail
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+
+if ! command -v cargo >/dev/null; then
+  echo "setup.sh: cargo was not found: install Rust first, see rust-toolchain in README.md" >&2
+  exit 1
+fi
+if [ "$(id -u)" != 0 ]; then
+  echo "setup.sh: root is needed, to install packages and later to make network namespaces" >&2
+  exit 77
+fi
+
+# package : why it is needed
+packages=(
+  "iproute2:network namespaces and links of tests and demo"
+  "keepalived:the VRRP peer that fairway-lb must agree with"
+  "etcd-server:the store behind a real kube-apiserver"
+  "zstd:unpacks a stored kube-apiserver"
+  "openssl:certificates of a real kube-apiserver"
+  "curl:asks a real kube-apiserver whether it is ready"
+)
+# An eBPF toolchain: a compiler with matching sources of core, and the LLVM that bpf-linker links with.
+toolchain=(
+  "rustc-web:compiles the eBPF programs (the only Debian rustc new enough)"
+  "rust-web-src:sources of core, compiled for the BPF target"
+  "llvm-22-dev:bpf-linker links and optimises with this LLVM"
+  "libzstd-dev:needed by that LLVM"
+  "gcc:links bpf-linker"
+  "g++:links bpf-linker against LLVM"
+)
+
+missing=()
+want() {
+  local entry package
+  for entry in "$@"; do
+    package=${entry%%:*}
+    if ! dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed'; then
+      say "$package is missing: ${entry#*:}"
+      missing+=("$package")
+    fi
+  done
+}
+
+nightly_with_sources() {
+  local sysroot
+  sysroot=$(rustc +nightly --print sysroot 2>/dev/null) && [ -d "$sysroot/lib/rustlib/src/rust/library" ]
+}
+
+want "${packages[@]}"
+nightly_with_sources || want "${toolchain[@]}"
+if [ ${#missing[@]} -gt 0 ]; then
+  say "installing ${#missing[@]} Debian packages"
+  apt-get update -qq
+  # Services of these packages must not start by themselves: tests start their own.
+  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d && chmod +x /usr/sbin/policy-rc.d
+  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+fi
+
+if ! command -v bpf-linker >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/bpf-linker" ]; then
+  say "bpf-linker is missing: links eBPF programs written in Rust (about a minute)"
+  LLVM_PREFIX=/usr/lib/llvm-22 cargo install -q bpf-linker --version 0.13.0 --locked \
+    --no-default-features --features llvm-22
+fi
+say "everything needed is there"
