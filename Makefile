@@ -1,0 +1,35 @@
+# Each target does its own set-up and can be run first on a fresh Debian 12 machine with Rust.
+
+# Cargo's own tools come before Debian's rustc, which only compiles the eBPF programs.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+.PHONY: demo test lint bench setup
+
+demo: setup  ## shows fail-over, draining and balancing on this machine's kernel, in namespaces of its own
+	cargo build --release --bins
+	cargo demo $(DEMO)
+
+test: setup  ## every tier of tests; root is needed for network namespaces and eBPF
+	cargo build --bins
+	cargo test --workspace --exclude ebpf-programs --exclude tests
+	cargo test -p ebpf-programs --lib
+	cargo test -p tests --lib
+	cargo scenario-tests
+	cargo kernel-tests -- --test-threads=1
+	cargo network-tests -- --test-threads=1
+	cargo cluster-tests -- --test-threads=1
+
+lint: setup  ## formatting, lints, documentation and the rules of who may depend on whom
+	cargo fmt --all --check
+	cargo clippy --workspace --exclude ebpf-programs --all-targets -- -D warnings
+	cargo clippy -p ebpf-programs --lib -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude ebpf-programs --no-deps --document-private-items
+	command -v cargo-deny >/dev/null || cargo install -q cargo-deny --version 0.20.2 --locked --no-default-features
+	cargo deny --all-features --config .deny.toml check bans licenses sources
+
+bench: setup  ## figures of this machine
+	cargo build --release --bins
+	cargo bench -p bench
+
+setup:
+	@./setup.sh
