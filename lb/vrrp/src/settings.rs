@@ -1,0 +1,203 @@
+//! What one virtual router is told by its operator. Every type here is checked when it is made.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::num::NonZeroU8;
+use std::time::Duration;
+
+/// The virtual router identifier (VRID, RFC 9568 §5.2.3): 1 to 255, one per virtual router and link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouterId(NonZeroU8);
+
+impl RouterId {
+    /// `None` for 0, which RFC 9568 does not allow.
+    pub const fn new(id: u8) -> Option<Self> {
+        match NonZeroU8::new(id) {
+            Some(id) => Some(Self(id)),
+            None => None,
+        }
+    }
+
+    /// The number.
+    pub const fn number(self) -> u8 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for RouterId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// How much a router wants to be master (RFC 9568 §5.2.4): 1 to 255, more is stronger.
+///
+/// 255 is for the owner of the addresses, who never waits. 0 is no priority: on the wire it says that a master leaves,
+/// see [`Advert`](crate::Advert).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Priority(NonZeroU8);
+
+impl Priority {
+    /// The priority of the address owner.
+    pub const OWNER: Self = Self(NonZeroU8::MAX);
+
+    /// `None` for 0.
+    pub const fn new(priority: u8) -> Option<Self> {
+        match NonZeroU8::new(priority) {
+            Some(priority) => Some(Self(priority)),
+            None => None,
+        }
+    }
+
+    /// The number.
+    pub const fn number(self) -> u8 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Priority {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// The time between two adverts of a master (RFC 9568 §5.2.7): whole centiseconds, 10 ms to 40.95 s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdvertInterval {
+    centiseconds: u16,
+}
+
+impl AdvertInterval {
+    /// The default of RFC 9568 §6.1.
+    pub const ONE_SECOND: Self = Self { centiseconds: 100 };
+
+    /// `None` outside of 10 ms to 40.95 s, and for what is no whole number of centiseconds: nothing is rounded.
+    pub fn new(interval: Duration) -> Option<Self> {
+        if !interval.as_nanos().is_multiple_of(10_000_000) {
+            return None;
+        }
+        Self::from_centiseconds(u16::try_from(interval.as_millis() / 10).ok()?)
+    }
+
+    /// The interval as adverts carry it: 12 bits, and never 0.
+    pub const fn from_centiseconds(centiseconds: u16) -> Option<Self> {
+        match centiseconds {
+            1..=0x0fff => Some(Self { centiseconds }),
+            _ => None,
+        }
+    }
+
+    /// As adverts carry it.
+    pub const fn centiseconds(self) -> u16 {
+        self.centiseconds
+    }
+
+    /// As a span of time.
+    pub const fn duration(self) -> Duration {
+        Duration::from_millis(self.centiseconds as u64 * 10)
+    }
+}
+
+/// The virtual addresses of one router (RFC 9568 §5.2.9): 1 to 255, none twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VirtualAddresses {
+    // In the operator's order: the first one leads the advert.
+    addresses: Vec<Ipv4Addr>,
+}
+
+impl VirtualAddresses {
+    /// `None` if there are none, more than 255, or one twice.
+    pub fn new(addresses: Vec<Ipv4Addr>) -> Option<Self> {
+        let mut distinct = addresses.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let valid = distinct.len() == addresses.len() && (1..=255).contains(&addresses.len());
+        valid.then_some(Self { addresses })
+    }
+
+    /// The addresses in the operator's order.
+    pub fn as_slice(&self) -> &[Ipv4Addr] {
+        &self.addresses
+    }
+}
+
+/// Which bytes the checksum of an IPv4 advert covers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    /// The message and an IPv4 pseudo-header, as RFC 5798 was read by keepalived and FRR.
+    #[default]
+    PseudoHeader,
+    /// The message alone, as RFC 9568 §5.2.8 has it.
+    Plain,
+}
+
+/// One virtual router as this node takes part in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Which virtual router.
+    pub router_id: RouterId,
+    /// How much this node wants to be its master.
+    pub priority: Priority,
+    /// Time between our adverts while we are master.
+    pub interval: AdvertInterval,
+    /// Whether a master of lower priority is replaced. The address owner always does so.
+    pub preempt: bool,
+    /// The address our adverts come from: the primary one of the interface, never a virtual one.
+    pub local: Ipv4Addr,
+    /// The addresses the master holds.
+    pub addresses: VirtualAddresses,
+    /// How checksums are computed and expected.
+    pub checksum: Checksum,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_whole_centiseconds_in_range_and_never_rounded() {
+        let centiseconds = |interval| AdvertInterval::new(interval).map(AdvertInterval::centiseconds);
+        let cases = [
+            (Duration::ZERO, None),
+            (Duration::from_millis(9), None),
+            (Duration::from_millis(10), Some(1)),
+            (Duration::from_micros(10_001), None),
+            (Duration::from_nanos(10_000_001), None),
+            (Duration::from_millis(100), Some(10)),
+            (Duration::from_millis(105), None),
+            (Duration::from_millis(40_950), Some(4095)),
+            (Duration::from_millis(40_960), None),
+            (Duration::from_secs(41), None),
+            (Duration::from_secs(u64::MAX), None),
+        ];
+        for (interval, expected) in cases {
+            assert_eq!(centiseconds(interval), expected, "{interval:?}");
+        }
+    }
+
+    #[test]
+    fn an_interval_survives_its_duration() {
+        for centiseconds in 1..=0x0fff {
+            let interval = AdvertInterval::from_centiseconds(centiseconds).unwrap();
+            assert_eq!(AdvertInterval::new(interval.duration()), Some(interval));
+        }
+    }
+
+    #[test]
+    fn zero_is_neither_a_router_nor_a_priority() {
+        assert_eq!(RouterId::new(0), None);
+        assert_eq!(Priority::new(0), None);
+        assert_eq!(RouterId::new(255).map(RouterId::number), Some(255));
+        assert_eq!(Priority::new(255), Some(Priority::OWNER));
+    }
+
+    #[test]
+    fn virtual_addresses_are_one_to_255_and_distinct() {
+        let addresses = |count: u32| (0..count).map(|number| Ipv4Addr::from(0x0a00_0000 + number)).collect();
+        assert_eq!(VirtualAddresses::new(addresses(0)), None);
+        assert!(VirtualAddresses::new(addresses(1)).is_some());
+        assert!(VirtualAddresses::new(addresses(255)).is_some());
+        assert_eq!(VirtualAddresses::new(addresses(256)), None);
+        assert_eq!(VirtualAddresses::new(vec![Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST]), None);
+    }
+}
