@@ -1,5 +1,7 @@
 //! What a change costs the planner, and how that grows with the size of the cluster.
 
+#![expect(clippy::expect_used, reason = "a benchmark on broken input should stop")]
+
 use std::hint::black_box;
 
 use bench::cluster;

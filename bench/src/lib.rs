@@ -12,10 +12,13 @@ pub fn cluster(services: u32, endpoints: u32) -> Forwarding {
         IpAddr::from(Ipv4Addr::from_bits(Ipv4Addr::from(base).to_bits().wrapping_add(offset)))
     };
     let backends = |service: u32| {
-        (0..endpoints).map(move |endpoint| Backend::new(address([100, 64, 0, 0], service * endpoints + endpoint), PORT))
+        (0..endpoints)
+            .map(move |endpoint| Backend::new(address([100, 64, 0, 0], service * endpoints + endpoint), PORT))
     };
     let frontend = |service: u32| Frontend::new(address([10, 0, 0, 0], service), PORT, Protocol::Tcp);
-    (0..services).map(|service| (frontend(service), Service { backends: backends(service).collect() })).collect()
+    (0..services)
+        .map(|service| (frontend(service), Service { backends: backends(service).collect() }))
+        .collect()
 }
 
 const PORT: Port = match Port::new(8080) {

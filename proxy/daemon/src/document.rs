@@ -120,13 +120,11 @@ impl Section<'_> {
         let (low, high) = ((*range.start()).into(), (*range.end()).into());
         let value = self.value(field)?;
         let number = value.as_i64().filter(|number| (low..=high).contains(number));
-        match number.and_then(|number| N::try_from(number).ok()) {
-            Some(number) => Some(number),
-            None => {
-                self.problem(field, format!("must be from {low} to {high}, found {}", shown(&value)));
-                None
-            }
+        let number = number.and_then(|number| N::try_from(number).ok());
+        if number.is_none() {
+            self.problem(field, format!("must be from {low} to {high}, found {}", shown(&value)));
         }
+        number
     }
 
     /// Takes out text that parses as `T`; `expected` says what that is, as in "an IP address".

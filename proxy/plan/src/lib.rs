@@ -12,6 +12,8 @@
 //! [`Forwarding`]; a dataplane reports what it holds as [`Observed`]; [`diff`] names the steps from one to the other.
 //! The laws those steps obey are in `tests/laws.rs`.
 
+#![warn(clippy::wildcard_enum_match_arm)]
+
 mod backend;
 mod change;
 mod diff;
