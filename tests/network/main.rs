@@ -1,1 +1,3 @@
-fn main() {}
+//! Tier 4: topologies in network namespaces, with real packets. Needs root.
+
+mod harness;

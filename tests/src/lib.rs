@@ -1,1 +1,17 @@
+//! The harness: everything a test on real kernels, sockets and packets needs and no test should write itself.
 //!
+//! `README.md` of this package is the tour; each module shows its use.
+
+mod bpf_fs;
+mod cgroup;
+mod error;
+mod label;
+mod namespace;
+mod process;
+pub mod wait;
+
+pub use bpf_fs::BpfFs;
+pub use cgroup::{Cgroup, mount_point};
+pub use error::{Error, Result};
+pub use namespace::{Namespace, Plug, Switch, require_root};
+pub use process::{Process, Program, binary, ended_by};

@@ -1,1 +1,3 @@
+//! The demo. It is written on top of the harness of this package.
+
 fn main() {}

@@ -1,0 +1,246 @@
+//! Network namespaces and the links between them.
+//!
+//! ```no_run
+//! use tests::{Namespace, Switch};
+//!
+//! let (client, server) = (Namespace::new("client")?, Namespace::new("server")?);
+//! let switch = Switch::new("lan")?;
+//! switch.attach(&client, "eth0", &["192.0.2.1/24"])?;
+//! switch.attach(&server, "eth0", &["192.0.2.2/24"])?;
+//! let listener = server.run(|| std::net::TcpListener::bind("192.0.2.2:80"))?;
+//! # Ok::<(), tests::Error>(())
+//! ```
+//!
+//! A socket belongs to the namespace it was *opened* in, whichever thread uses it later. So a server can be bound in
+//! [`Namespace::run`] and served from anywhere.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Once};
+
+use nix::sched::{CloneFlags, setns};
+
+use crate::error::report_leftover;
+use crate::{Error, Result, label};
+
+const DIRECTORY: &str = "/run/netns";
+
+/// A network namespace with `lo` up. It is removed when its last clone is dropped, also when a test panics; what a
+/// killed run left behind is removed by the next one.
+#[derive(Clone, Debug)]
+pub struct Namespace(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    file: File,
+}
+
+impl Namespace {
+    /// Makes `fw-<label>-<pid>-<number>`. Needs root.
+    pub fn new(label: &str) -> Result<Self> {
+        require_root("making a network namespace")?;
+        sweep_once()?;
+        let name = label::unique(label);
+        command("ip", &["netns", "add", &name])?;
+        let path = Path::new(DIRECTORY).join(&name);
+        let file = File::open(&path).map_err(Error::system("open", path.display()))?;
+        let namespace = Self(Arc::new(Inner { name, file }));
+        namespace.ip(&["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Its name, as `ip netns` shows it.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// Its file, for tools that take a path.
+    pub fn path(&self) -> PathBuf {
+        Path::new(DIRECTORY).join(self.name())
+    }
+
+    /// Runs `work` on a thread of its own inside this namespace and returns what it returns. A panic in `work` goes on
+    /// in the caller. Files, mounts and `/sys` stay those of the caller: only sockets and children see the difference.
+    pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let inside = || {
+            setns(&self.0.file, CloneFlags::CLONE_NEWNET).map_err(Error::system("enter", self.name()))?;
+            Ok(work())
+        };
+        std::thread::scope(|scope| match scope.spawn(inside).join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    }
+
+    /// Runs `ip -n <this namespace> <arguments>` and returns what it printed.
+    pub fn ip(&self, arguments: &[&str]) -> Result<String> {
+        command("ip", &[&["-n", self.name()], arguments].concat())
+    }
+
+    /// Runs `program` inside this namespace to its end and returns what it printed; a non-zero exit is an error.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        self.run(|| command(program, arguments))?
+    }
+
+    /// Gives `interface` an address with its prefix length (`192.0.2.1/24`, `2001:db8::1/64`), at once usable.
+    pub fn address(&self, interface: &str, address: &str) -> Result<()> {
+        let mut arguments = vec!["address", "add", address, "dev", interface];
+        if address.contains(':') {
+            arguments.push("nodad");
+        }
+        self.ip(&arguments).map(drop)
+    }
+
+    /// Adds a route: `namespace.route("default", "192.0.2.254")`.
+    pub fn route(&self, destination: &str, gateway: &str) -> Result<()> {
+        self.ip(&["route", "add", destination, "via", gateway]).map(drop)
+    }
+
+    /// Turns on forwarding between its interfaces, both families.
+    pub fn forward(&self) -> Result<()> {
+        self.run(|| {
+            for file in ["/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding"] {
+                std::fs::write(file, "1").map_err(Error::system("write", file))?;
+            }
+            Ok(())
+        })?
+    }
+
+    /// Brings an interface up.
+    pub fn link_up(&self, interface: &str) -> Result<()> {
+        self.ip(&["link", "set", interface, "up"]).map(drop)
+    }
+
+    /// Takes an interface down; its routes go with it.
+    pub fn link_down(&self, interface: &str) -> Result<()> {
+        self.ip(&["link", "set", interface, "down"]).map(drop)
+    }
+
+    /// Connects two namespaces by a cable (veth) with an interface at each end, both up.
+    pub fn cable(&self, interface: &str, other: &Self, other_interface: &str) -> Result<()> {
+        let (near, far) = (self.name(), other.name());
+        let cable = ["link", "add", "name", interface, "netns", near, "type", "veth"];
+        command("ip", &[&cable[..], &["peer", "name", other_interface, "netns", far]].concat())?;
+        self.link_up(interface)?;
+        other.link_up(other_interface)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Err(error) = command("ip", &["netns", "delete", &self.name]) {
+            report_leftover(&self.name, &error);
+        }
+    }
+}
+
+/// An Ethernet switch: a bridge in a namespace of its own.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    namespace: Namespace,
+    next_port: Arc<AtomicU32>,
+}
+
+const BRIDGE: &str = "bridge0";
+
+impl Switch {
+    /// A switch without ports, which floods multicast as VRRP needs it.
+    pub fn new(label: &str) -> Result<Self> {
+        let namespace = Namespace::new(label)?;
+        namespace.ip(&["link", "add", "name", BRIDGE, "type", "bridge", "mcast_snooping", "0"])?;
+        namespace.link_up(BRIDGE)?;
+        Ok(Self { namespace, next_port: Arc::new(AtomicU32::new(0)) })
+    }
+
+    /// Plugs `namespace` in by a new interface that has `addresses`; returns the port to [`Switch::unplug`].
+    pub fn attach(&self, namespace: &Namespace, interface: &str, addresses: &[&str]) -> Result<Plug> {
+        let port = format!("port{}", self.next_port.fetch_add(1, Ordering::Relaxed));
+        namespace.cable(interface, &self.namespace, &port)?;
+        self.namespace.ip(&["link", "set", &port, "master", BRIDGE])?;
+        for address in addresses {
+            namespace.address(interface, address)?;
+        }
+        Ok(Plug(port))
+    }
+
+    /// Takes the cable out: the interface at the other end loses its carrier and keeps its addresses.
+    pub fn unplug(&self, plug: &Plug) -> Result<()> {
+        self.namespace.link_down(&plug.0)
+    }
+
+    /// Puts the cable back.
+    pub fn plug(&self, plug: &Plug) -> Result<()> {
+        self.namespace.link_up(&plug.0)
+    }
+
+    /// The namespace of the switch: a capture there sees every port.
+    pub const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+/// A port of a [`Switch`] in use.
+#[derive(Clone, Debug)]
+pub struct Plug(String);
+
+/// Fails with a clear sentence unless this process is root.
+pub fn require_root(action: &'static str) -> Result<()> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err(Error::Privilege { action }) }
+}
+
+/// Runs a tool to its end and returns what it printed.
+pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<String> {
+    let line = || format!("{program} {}", arguments.join(" "));
+    let output = Command::new(program).args(arguments).output().map_err(Error::system("run", line()))?;
+    if output.status.success() {
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    } else {
+        let printed = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Error::Command { command: line(), output: printed })
+    }
+}
+
+/// Removes the namespaces of runs that are dead, with the processes still in them.
+fn sweep_once() -> Result<()> {
+    static SWEPT: Once = Once::new();
+    let mut outcome = Ok(());
+    SWEPT.call_once(|| outcome = sweep());
+    outcome
+}
+
+fn sweep() -> Result<()> {
+    let entries = match std::fs::read_dir(DIRECTORY) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::system("list", DIRECTORY)(error)),
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::system("list", DIRECTORY))?.file_name();
+        let Some(name) = name.to_str().filter(|name| label::is_orphan(name)) else { continue };
+        let removed = command("ip", &["netns", "pids", name]).and_then(|processes| {
+            processes.split_whitespace().for_each(kill_leftover);
+            command("ip", &["netns", "delete", name])
+        });
+        match removed {
+            // Another run swept it at the same time.
+            Err(_) if !Path::new(DIRECTORY).join(name).exists() => {}
+            outcome => drop(outcome?),
+        }
+    }
+    Ok(())
+}
+
+fn kill_leftover(process: &str) {
+    use nix::errno::Errno;
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let Ok(process) = process.parse::<i32>() else { return };
+    match kill(Pid::from_raw(process), Signal::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => {}
+        Err(error) => report_leftover(&format!("process {process}"), &error),
+    }
+}
