@@ -1,6 +1,58 @@
 //! VRRP version 3 over IPv4 (RFC 9568) as a pure state machine: no sockets, no clock, no logs.
+//!
+//! Routers on one link share virtual addresses. One of them, the master, holds these and says so at every interval;
+//! the others take over when they have not heard it for three intervals and a skew that lets the strongest go first.
+//! RFC 9568 calls the master "active"; operators, keepalived and this crate stay with "master".
+//!
+//! ```text
+//!                      +---------------+
+//!           +--------->|               |<-------------+
+//!           |          |  Initialize   |              |
+//!           |   +------|               |----------+   |
+//!           |   |      +---------------+          |   |
+//!           |   |                                 |   |
+//!     stop, |   | start,                   start, |   | stop,
+//! link down |   | priority 255     priority < 255 |   | link down
+//!           |   v                                 v   |
+//!     +---------------+   stronger advert   +---------------+
+//!     |               |-------------------->|               |
+//!     |    Master     |                     |    Backup     |
+//!     |               |<--------------------|               |
+//!     +---------------+  master down timer  +---------------+
+//! ```
+//!
+//! A shell owns a socket, a clock and an interface. It turns packets into events with [`decode`], wakes up at
+//! [`State::deadline`], calls [`step`] and does what the actions say:
+//!
+//! ```
+//! # use std::{net::Ipv4Addr, time::Instant};
+//! use vrrp::{Action, AdvertInterval, Checksum, Event, Priority, RouterId, Settings, State, VirtualAddresses, step};
+//!
+//! # fn example(now: Instant) -> Option<()> {
+//! let settings = Settings {
+//!     router_id: RouterId::new(51)?,
+//!     priority: Priority::new(100)?,
+//!     interval: AdvertInterval::ONE_SECOND,
+//!     preempt: false,
+//!     local: Ipv4Addr::new(172, 16, 60, 241),
+//!     addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)])?,
+//!     checksum: Checksum::PseudoHeader,
+//! };
+//! let (state, actions) = step(&settings, State::Initialize, Event::Start, now);
+//! assert_eq!(actions, [Action::Release]);
+//! let (_, actions) = step(&settings, state, Event::Tick, state.deadline()?);
+//! assert!(actions.contains(&Action::Claim));
+//! # Some(()) }
+//! # #[expect(clippy::disallowed_methods)] fn main() { example(Instant::now()).unwrap() }
+//! ```
 #![forbid(unsafe_code)]
 
+mod packet;
 mod settings;
+mod state;
+mod step;
 
+pub use packet::{Advert, GROUP, LONGEST, PROTOCOL, Received, Rejected, TIME_TO_LIVE, decode, encode};
 pub use settings::{AdvertInterval, Checksum, Priority, RouterId, Settings, VirtualAddresses};
+pub use state::{Action, Announcements, Event, Role, State};
+pub use step::step;

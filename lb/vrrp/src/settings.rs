@@ -103,16 +103,22 @@ impl AdvertInterval {
 pub struct VirtualAddresses {
     // In the operator's order: the first one leads the advert.
     addresses: Vec<Ipv4Addr>,
+    count: NonZeroU8,
 }
 
 impl VirtualAddresses {
     /// `None` if there are none, more than 255, or one twice.
     pub fn new(addresses: Vec<Ipv4Addr>) -> Option<Self> {
+        let count = NonZeroU8::new(u8::try_from(addresses.len()).ok()?)?;
         let mut distinct = addresses.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let valid = distinct.len() == addresses.len() && (1..=255).contains(&addresses.len());
-        valid.then_some(Self { addresses })
+        (distinct.len() == addresses.len()).then_some(Self { addresses, count })
+    }
+
+    /// How many there are.
+    pub const fn count(&self) -> u8 {
+        self.count.get()
     }
 
     /// The addresses in the operator's order.

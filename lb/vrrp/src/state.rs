@@ -1,0 +1,158 @@
+//! What a virtual router is in, what can happen to it and what it then wants done.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use crate::packet::Advert;
+use crate::settings::AdvertInterval;
+
+/// The state of one virtual router on this node (RFC 9568 §6.3). Each holds the timers that run in it and no others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Not started, stopped, or without a link.
+    Initialize,
+    /// Another router is master, or none is yet.
+    Backup {
+        /// When we take over unless an advert comes (`Active_Down_Timer`).
+        master_down_at: Instant,
+        /// The master's interval (`Active_Adver_Interval`), from which down time and skew follow.
+        master_interval: AdvertInterval,
+    },
+    /// We hold the addresses (`Active` in RFC 9568).
+    Master {
+        /// When our next advert is due (`Adver_Timer`).
+        advertise_at: Instant,
+        /// Gratuitous ARP, now and again.
+        announcements: Announcements,
+    },
+}
+
+impl State {
+    /// When [`Event::Tick`] will have an effect; `None` if only another event can have one.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self {
+            Self::Initialize => None,
+            Self::Backup { master_down_at, .. } => Some(*master_down_at),
+            Self::Master { advertise_at, announcements } => {
+                Some(announcements.due().map_or(*advertise_at, |due| due.min(*advertise_at)))
+            }
+        }
+    }
+
+    /// The state without its timers.
+    pub const fn role(&self) -> Role {
+        match self {
+            Self::Initialize => Role::Initialize,
+            Self::Backup { .. } => Role::Backup,
+            Self::Master { .. } => Role::Master,
+        }
+    }
+}
+
+/// A [`State`] without its timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Takes no part.
+    Initialize,
+    /// Ready to take over.
+    Backup,
+    /// Holds the addresses.
+    Master,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Initialize, Self::Backup, Self::Master];
+
+    /// A word for logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Initialize => "initialize",
+            Self::Backup => "backup",
+            Self::Master => "master",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.label())
+    }
+}
+
+/// What happens to a virtual router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// It is started, or its link is back.
+    Start,
+    /// It is asked to stop.
+    Stop,
+    /// The link is gone: nothing that is sent now would arrive.
+    LinkDown,
+    /// An advert was received that [`decode`](crate::decode) found good.
+    Advert {
+        /// Its sender.
+        from: Ipv4Addr,
+        /// What it says.
+        advert: Advert,
+    },
+    /// Time has passed. Before [`State::deadline`] it changes nothing.
+    Tick,
+}
+
+/// What the shell is to do, in the order given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send this advert.
+    Send(Advert),
+    /// Put the virtual addresses on the interface. They may be there already.
+    Claim,
+    /// Tell the link where the virtual addresses are (gratuitous ARP).
+    Announce,
+    /// Take the virtual addresses off the interface. They may be gone already.
+    Release,
+}
+
+/// The repetition of gratuitous ARP by a master: at once, then 50 ms, 200 ms and 1 s later.
+///
+/// One frame may be lost, and one may lose a race against the last answers of the former master. Later ones cure both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Announcements {
+    last: Instant,
+    made: usize,
+}
+
+impl Announcements {
+    /// The pauses between one announcement and the next.
+    const PAUSES: [Duration; 3] =
+        [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(800)];
+
+    /// The first one has been made at `now`.
+    pub(crate) const fn begun(now: Instant) -> Self {
+        Self { last: now, made: 0 }
+    }
+
+    /// When the next one is due, if any is.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        Self::PAUSES.get(self.made).map(|&pause| self.last + pause)
+    }
+
+    /// The same after `now`, and whether an announcement is to be made now.
+    pub(crate) fn advance(self, now: Instant) -> (Self, bool) {
+        match self.due() {
+            Some(due) if due <= now => (Self { last: now, made: self.made + 1 }, true),
+            Some(_) | None => (self, false),
+        }
+    }
+
+    /// The series again from its start, because somebody else has claimed the addresses meanwhile; and whether the
+    /// first is to be made now. It is not if the last one was just made: hostile adverts cannot make us flood the link.
+    pub(crate) fn again(self, now: Instant) -> (Self, bool) {
+        if self.last + Self::PAUSES[0] <= now {
+            (Self::begun(now), true)
+        } else {
+            (Self { last: self.last, made: 0 }, false)
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! The transition function (RFC 9568 §6.4).
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use crate::packet::Advert;
+use crate::settings::{AdvertInterval, Priority, Settings};
+use crate::state::{Action, Announcements, Event, State};
+
+/// What becomes of `state` when `event` happens at `now`, and what is to be done about it, in order.
+///
+/// Every event is legal in every state. An advert that [`decode`](crate::decode) rejects must not come here: it has no
+/// effect, least of all on a timer. After a pause, hand in the adverts that have been waiting before the `Tick`.
+pub fn step(settings: &Settings, state: State, event: Event, now: Instant) -> (State, Vec<Action>) {
+    match state {
+        State::Initialize => match event {
+            Event::Start => start(settings, now),
+            Event::Stop | Event::LinkDown | Event::Advert { .. } | Event::Tick => (state, Vec::new()),
+        },
+        State::Backup { master_down_at, master_interval } => match event {
+            Event::Stop | Event::LinkDown => (State::Initialize, Vec::new()),
+            Event::Advert { advert, .. } => {
+                (hear_as_backup(settings, master_down_at, master_interval, advert, now), Vec::new())
+            }
+            Event::Tick if master_down_at <= now => take_over(settings, now),
+            Event::Start | Event::Tick => (state, Vec::new()),
+        },
+        State::Master { advertise_at, announcements } => match event {
+            Event::Start => (state, Vec::new()),
+            Event::Stop => resign(settings),
+            Event::LinkDown => (State::Initialize, vec![Action::Release]),
+            Event::Advert { from, advert } if yields(settings, from, advert) => {
+                (backup(settings, advert.interval, now), vec![Action::Release])
+            }
+            Event::Advert { .. } => assert_mastership(settings, announcements, now),
+            Event::Tick => tick_as_master(settings, advertise_at, announcements, now),
+        },
+    }
+}
+
+/// §6.4.1. A backup first takes the addresses off: a predecessor that was killed may have left them.
+fn start(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
+    if settings.priority == Priority::OWNER {
+        return take_over(settings, now);
+    }
+    (backup(settings, settings.interval, now), vec![Action::Release])
+}
+
+/// A backup that has just heard its master, or pretends so at its start.
+fn backup(settings: &Settings, master_interval: AdvertInterval, now: Instant) -> State {
+    let master_down_at = now + master_down_interval(settings.priority, master_interval);
+    State::Backup { master_down_at, master_interval }
+}
+
+/// §6.4.2, `Active_Down_Timer` fires. The advert goes first, so that rivals hear it as early as can be.
+fn take_over(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
+    let state = State::Master {
+        advertise_at: now + settings.interval.duration(),
+        announcements: Announcements::begun(now),
+    };
+    (state, vec![Action::Send(own_advert(settings)), Action::Claim, Action::Announce])
+}
+
+/// §6.4.2, ADVERTISEMENT received.
+fn hear_as_backup(
+    settings: &Settings,
+    master_down_at: Instant,
+    master_interval: AdvertInterval,
+    advert: Advert,
+    now: Instant,
+) -> State {
+    match advert.priority {
+        // Only ever sooner: a stream of farewells must not keep us from taking over.
+        None => {
+            let skewed = now + skew(settings.priority, master_interval);
+            State::Backup { master_down_at: master_down_at.min(skewed), master_interval }
+        }
+        Some(priority) if !settings.preempt || priority >= settings.priority => {
+            backup(settings, advert.interval, now)
+        }
+        Some(_) => State::Backup { master_down_at, master_interval },
+    }
+}
+
+/// §6.4.3, Shutdown. The farewell comes last: whoever takes over on it must not find us still answering for the
+/// addresses.
+fn resign(settings: &Settings) -> (State, Vec<Action>) {
+    let farewell = Advert { priority: None, interval: settings.interval };
+    (State::Initialize, vec![Action::Release, Action::Send(farewell)])
+}
+
+/// §6.4.3: a master gives way to a higher priority, and among equals to the higher address.
+fn yields(settings: &Settings, from: Ipv4Addr, advert: Advert) -> bool {
+    advert.priority.is_some_and(|priority| (priority, from) > (settings.priority, settings.local))
+}
+
+/// §6.4.3: a master that hears a weaker one, or one's farewell, speaks up at once.
+///
+/// It announces again, too. Two masters mean that the link was cut without our noticing; the other one has announced
+/// itself meanwhile, and will now go without a word, so only we can bring the clients back.
+fn assert_mastership(
+    settings: &Settings,
+    announcements: Announcements,
+    now: Instant,
+) -> (State, Vec<Action>) {
+    let (announcements, announce) = announcements.again(now);
+    let advertise_at = now + settings.interval.duration();
+    let mut actions = vec![Action::Send(own_advert(settings))];
+    actions.extend(announce.then_some(Action::Announce));
+    (State::Master { advertise_at, announcements }, actions)
+}
+
+/// §6.4.3, `Adver_Timer` fires; and the announcements that are due.
+fn tick_as_master(
+    settings: &Settings,
+    advertise_at: Instant,
+    announcements: Announcements,
+    now: Instant,
+) -> (State, Vec<Action>) {
+    let (announcements, announce) = announcements.advance(now);
+    let advertise = advertise_at <= now;
+    let advertise_at = if advertise { now + settings.interval.duration() } else { advertise_at };
+    let mut actions = Vec::new();
+    actions.extend(advertise.then(|| Action::Send(own_advert(settings))));
+    actions.extend(announce.then_some(Action::Announce));
+    (State::Master { advertise_at, announcements }, actions)
+}
+
+fn own_advert(settings: &Settings) -> Advert {
+    Advert { priority: Some(settings.priority), interval: settings.interval }
+}
+
+/// `Skew_Time` (§6.1): up to one interval, less for a stronger router, so that the strongest backup is first.
+fn skew(priority: Priority, master_interval: AdvertInterval) -> Duration {
+    master_interval.duration() * (256 - u32::from(priority.number())) / 256
+}
+
+/// `Active_Down_Interval` (§6.1).
+fn master_down_interval(priority: Priority, master_interval: AdvertInterval) -> Duration {
+    3 * master_interval.duration() + skew(priority, master_interval)
+}
