@@ -6,9 +6,11 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+mod ebpf;
 mod error;
 mod memory;
 
+pub use ebpf::{DEFAULT_BPF_FS, Ebpf, Settings, default_cgroup};
 pub use error::{Error, Unsupported};
 pub use memory::Memory;
 
