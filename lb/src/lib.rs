@@ -1,1 +1,6 @@
 //!
+
+mod advert_socket;
+mod packet_socket;
+pub mod router;
+mod virtual_address;

@@ -1,0 +1,63 @@
+//! The raw socket that adverts come and go through.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::sys::socket::{SockaddrIn, recvfrom};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use vrrp::{GROUP, LONGEST, PROTOCOL, TIME_TO_LIVE};
+
+/// Sends to and receives from the VRRP group on one interface, without blocking.
+#[derive(Debug)]
+pub(crate) struct AdvertSocket {
+    socket: Socket,
+    buffer: Box<[u8]>,
+}
+
+impl AdvertSocket {
+    /// Internetwork control, as keepalived marks its adverts: they must not wait behind other traffic.
+    const TYPE_OF_SERVICE: u32 = 0xc0;
+
+    /// Joins the group on the interface. Adverts will come from `local`, an address of it. Needs `CAP_NET_RAW`.
+    pub(crate) fn open(interface: &str, index: u32, local: Ipv4Addr) -> io::Result<Self> {
+        let protocol = Protocol::from(i32::from(PROTOCOL));
+        let socket = Socket::new(Domain::IPV4, Type::RAW.nonblocking().cloexec(), Some(protocol))?;
+        socket.bind_device(Some(interface.as_bytes()))?;
+        socket.set_multicast_all_v4(false)?;
+        socket.join_multicast_v4_n(&GROUP, &InterfaceIndexOrAddress::Index(index))?;
+        // This also sets the source address: without it the kernel could choose a virtual one.
+        socket.set_multicast_if_v4(&local)?;
+        socket.set_multicast_loop_v4(false)?;
+        socket.set_multicast_ttl_v4(u32::from(TIME_TO_LIVE))?;
+        socket.set_tos_v4(Self::TYPE_OF_SERVICE)?;
+        // One byte more than an advert can have, so that a longer packet is seen to be too long.
+        Ok(Self { socket, buffer: vec![0; LONGEST + 1].into_boxed_slice() })
+    }
+
+    /// Sends a message; the kernel puts the IPv4 header in front of it.
+    pub(crate) fn send(&self, message: &[u8]) -> io::Result<()> {
+        self.socket.send_to(message, &SocketAddrV4::new(GROUP, 0).into()).map(drop)
+    }
+
+    /// The next waiting packet with its IPv4 header, and its sender; `None` if none is waiting.
+    pub(crate) fn receive(&mut self) -> io::Result<Option<(Ipv4Addr, &[u8])>> {
+        loop {
+            match recvfrom::<SockaddrIn>(self.socket.as_raw_fd(), &mut self.buffer) {
+                Ok((length, from)) => {
+                    let from = from.map_or(Ipv4Addr::UNSPECIFIED, |address| address.ip());
+                    return Ok(Some((from, &self.buffer[..length])));
+                }
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(nix::errno::Errno::EAGAIN) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for AdvertSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

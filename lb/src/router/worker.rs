@@ -1,0 +1,355 @@
+//! The router's thread: waits, turns what it finds into events, and does what the state machine says.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::time::TimeSpec;
+use tracing::{error, info, warn};
+use vrrp::{Action, Advert, Event, Received, Rejected, Settings, State, decode, encode, step};
+
+use super::complaints::Complaints;
+use super::interface::{Interface, Monitor, primary_address};
+use super::netlink::Netlink;
+use super::{RouterConfig, RouterError, RouterMetrics, SharedRole};
+use crate::advert_socket::AdvertSocket;
+use crate::packet_socket::{MacAddress, PacketSocket};
+use crate::virtual_address;
+
+/// Everything the thread owns.
+pub(super) struct Worker {
+    config: RouterConfig,
+    metrics: RouterMetrics,
+    stop: Arc<EventFd>,
+    role: Arc<SharedRole>,
+    netlink: Netlink,
+    monitor: Monitor,
+    /// There is one exactly while the link is up.
+    attachment: Option<Attachment>,
+    state: State,
+    complaints: Complaints,
+}
+
+/// The router's hold on an interface.
+struct Attachment {
+    index: u32,
+    mac: MacAddress,
+    settings: Settings,
+    adverts: AdvertSocket,
+    announcer: PacketSocket,
+}
+
+/// What woke the thread.
+struct Woken {
+    stop: bool,
+    link: bool,
+    adverts: bool,
+}
+
+impl Worker {
+    /// More packets than the socket's buffer holds: whatever waited is read before a timer is looked at, but somebody
+    /// who sends without a pause cannot keep us from the timers.
+    const PACKETS_PER_TURN: usize = 512;
+
+    /// Does all that can fail for reasons of configuration or privilege, and takes stale addresses off.
+    pub(super) fn prepare(
+        config: RouterConfig,
+        metrics: RouterMetrics,
+        stop: Arc<EventFd>,
+        role: Arc<SharedRole>,
+    ) -> Result<Self, RouterError> {
+        let netlink =
+            Netlink::open().map_err(|source| failure(&config, "open netlink", CAP_NET_ADMIN, source))?;
+        let monitor =
+            Monitor::open().map_err(|source| failure(&config, "watch links", CAP_NET_ADMIN, source))?;
+        let (attachment, complaints) = (None, Complaints::default());
+        let state = State::Initialize;
+        let mut worker =
+            Self { config, metrics, stop, role, netlink, monitor, attachment, state, complaints };
+        let interface = worker.find_interface()?;
+        let attachment = worker.attach(interface)?;
+        worker.release(attachment.index)?;
+        if interface.up {
+            worker.attachment = Some(attachment);
+            worker.handle(Event::Start, now())?;
+        } else {
+            warn!(interface = worker.config.interface, "link is down: the virtual router waits for it");
+        }
+        Ok(worker)
+    }
+
+    /// Runs until it is told to stop, or cannot go on.
+    pub(super) fn run(mut self) {
+        while let Err(cause) = self.turns() {
+            // A refusal by an interface that has just gone is no failure of ours.
+            let lost = self.attachment.is_some() && self.look_at_link().is_ok() && self.attachment.is_none();
+            if !lost {
+                error!(error = %daemon::exit::chain(&cause), "virtual router ends");
+                break;
+            }
+        }
+        if let Err(cause) = self.handle(Event::Stop, now()) {
+            error!(error = %daemon::exit::chain(&cause), "virtual router did not end cleanly");
+        }
+    }
+
+    /// Turn after turn until the router is told to stop.
+    fn turns(&mut self) -> Result<(), RouterError> {
+        loop {
+            let woken = self.wait()?;
+            if woken.stop {
+                return Ok(());
+            }
+            if woken.link {
+                self.monitor.drain().map_err(|source| self.failure("watch links", source))?;
+                self.look_at_link()?;
+            }
+            if woken.adverts {
+                self.receive()?;
+            }
+            self.handle(Event::Tick, now())?;
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&self) -> Result<Woken, RouterError> {
+        let mut descriptors = vec![
+            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
+        ];
+        if let Some(attachment) = &self.attachment {
+            descriptors.push(PollFd::new(attachment.adverts.as_fd(), PollFlags::POLLIN));
+        }
+        let left = self.state.deadline().map(|deadline| deadline.saturating_duration_since(now()));
+        match ppoll(&mut descriptors, left.map(TimeSpec::from_duration), None) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(self.failure("wait", errno.into())),
+        }
+        let ready = |position: usize| {
+            descriptors.get(position).and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
+        };
+        Ok(Woken { stop: ready(0), link: ready(1), adverts: ready(2) })
+    }
+
+    /// Reads the packets that wait.
+    fn receive(&mut self) -> Result<(), RouterError> {
+        for _ in 0..Self::PACKETS_PER_TURN {
+            let Some(attachment) = &mut self.attachment else { return Ok(()) };
+            let (sender, outcome) = match attachment.adverts.receive() {
+                Ok(Some((sender, packet))) => (sender, decode(&attachment.settings, packet)),
+                Ok(None) => return Ok(()),
+                // The link monitor has more to say about that.
+                Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => return Ok(()),
+                Err(source) => return Err(self.failure("receive adverts", source)),
+            };
+            match outcome {
+                Ok(Received { from, advert }) => {
+                    self.metrics.received();
+                    self.handle(Event::Advert { from, advert }, now())?;
+                }
+                Err(rejected) => self.reject(sender, rejected, now()),
+            }
+        }
+        Ok(())
+    }
+
+    fn reject(&mut self, sender: Ipv4Addr, rejected: Rejected, now: Instant) {
+        self.metrics.rejected(rejected);
+        let ours = rejected != Rejected::RouterId;
+        if ours && self.complaints.worth_a_line(sender, rejected.label(), now) {
+            let router_id = self.config.router_id.number();
+            warn!(%sender, router_id, reason = %rejected, "advert rejected");
+        }
+    }
+
+    /// Brings the attachment in line with the interface as it is now.
+    fn look_at_link(&mut self) -> Result<(), RouterError> {
+        let found = self.find_interface().map(Some).or_else(|error| match error {
+            RouterError::NoInterface { .. } => Ok(None),
+            other => Err(other),
+        })?;
+        let same = |attachment: &Attachment| {
+            found.is_some_and(|it| it.up && it.index == attachment.index && it.mac == Some(attachment.mac))
+        };
+        match (&self.attachment, found) {
+            (Some(attachment), _) if same(attachment) => return Ok(()),
+            (Some(_), _) => {
+                self.handle(Event::LinkDown, now())?;
+                self.attachment = None;
+            }
+            (None, _) => {}
+        }
+        let Some(interface) = found.filter(|interface| interface.up) else { return Ok(()) };
+        match self.attach(interface) {
+            Ok(attachment) => {
+                self.attachment = Some(attachment);
+                self.handle(Event::Start, now())
+            }
+            // The next change of a link or an address is the next attempt.
+            Err(cause) => {
+                if self.complaints.worth_a_line(Ipv4Addr::UNSPECIFIED, "attach", now()) {
+                    warn!(error = %daemon::exit::chain(&cause), "virtual router waits for its interface");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn find_interface(&mut self) -> Result<Interface, RouterError> {
+        let name = &self.config.interface;
+        let found = Interface::find(&mut self.netlink, name);
+        let found = found.map_err(|source| self.failure("look for the interface", source))?;
+        found.ok_or_else(|| RouterError::NoInterface { interface: self.config.interface.clone() })
+    }
+
+    fn attach(&mut self, interface: Interface) -> Result<Attachment, RouterError> {
+        let Interface { index, mac, .. } = interface;
+        let name = &self.config.interface;
+        let mac = mac.ok_or_else(|| RouterError::NotEthernet { interface: name.clone() })?;
+        let observed = virtual_address::observe(&mut self.netlink, index)
+            .map_err(|source| self.failure("list addresses", source))?;
+        let local = primary_address(&observed, self.config.addresses.addresses.as_slice())
+            .ok_or_else(|| RouterError::NoAddress { interface: name.clone() })?;
+        let adverts = AdvertSocket::open(name, index, local)
+            .map_err(|source| failure(&self.config, "open the advert socket", CAP_NET_RAW, source))?;
+        let announcer = PacketSocket::open(index)
+            .map_err(|source| failure(&self.config, "open a packet socket", CAP_NET_RAW, source))?;
+        let settings = Settings {
+            router_id: self.config.router_id,
+            priority: self.config.priority,
+            interval: self.config.interval,
+            preempt: self.config.preempt,
+            local,
+            addresses: self.config.addresses.addresses.clone(),
+            checksum: self.config.checksum,
+        };
+        Ok(Attachment { index, mac, settings, adverts, announcer })
+    }
+
+    /// One step of the state machine, with all that follows from it.
+    fn handle(&mut self, event: Event, now: Instant) -> Result<(), RouterError> {
+        let Some(attachment) = &self.attachment else { return Ok(()) };
+        let before = self.state.role();
+        let (state, actions) = step(&attachment.settings, self.state, event, now);
+        self.state = state;
+        let outcome = actions.into_iter().try_for_each(|action| self.perform(action, now));
+        let after = self.state.role();
+        if before != after {
+            self.role.store(after);
+            self.metrics.changed(after);
+            let (interface, router_id) = (&self.config.interface, self.config.router_id.number());
+            info!(router_id, interface, from = %before, to = %after, reason = %reason(event), "role changed");
+        }
+        outcome
+    }
+
+    fn perform(&mut self, action: Action, now: Instant) -> Result<(), RouterError> {
+        let Some(attachment) = &self.attachment else { return Ok(()) };
+        match action {
+            Action::Send(advert) => {
+                self.send(advert, now);
+                Ok(())
+            }
+            Action::Claim => self.claim(attachment.index),
+            Action::Announce => {
+                self.announce(now);
+                Ok(())
+            }
+            Action::Release => {
+                // Not the end: a farewell that comes after it still brings somebody who does hold the addresses.
+                if let Err(cause) = self.release(attachment.index) {
+                    error!(error = %daemon::exit::chain(&cause), "virtual address left behind");
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An advert that cannot be sent is like one that is lost: the next one may arrive.
+    fn send(&mut self, advert: Advert, now: Instant) {
+        let Some(attachment) = &self.attachment else { return };
+        match attachment.adverts.send(&encode(&attachment.settings, advert)) {
+            Ok(()) => self.metrics.sent(),
+            Err(error) => {
+                if self.complaints.worth_a_line(Ipv4Addr::UNSPECIFIED, "send", now) {
+                    warn!(interface = self.config.interface, %error, "advert not sent");
+                }
+            }
+        }
+    }
+
+    fn announce(&mut self, now: Instant) {
+        let Some(attachment) = &self.attachment else { return };
+        for &address in attachment.settings.addresses.as_slice() {
+            if let Err(error) = attachment.announcer.announce(attachment.mac, address)
+                && self.complaints.worth_a_line(Ipv4Addr::UNSPECIFIED, "announce", now)
+            {
+                warn!(interface = self.config.interface, %address, %error, "gratuitous arp not sent");
+            }
+        }
+    }
+
+    fn claim(&mut self, index: u32) -> Result<(), RouterError> {
+        for &network in self.config.addresses.networks() {
+            virtual_address::add(&mut self.netlink, index, network)
+                .map_err(|source| self.failure("add a virtual address", source))?;
+        }
+        Ok(())
+    }
+
+    /// Tries each address, even after one has failed.
+    fn release(&mut self, index: u32) -> Result<(), RouterError> {
+        let mut outcome = Ok(());
+        for network in self.config.addresses.networks() {
+            if let Err(source) = virtual_address::remove(&mut self.netlink, index, network.addr()) {
+                outcome = Err(self.failure("remove a virtual address", source));
+            }
+        }
+        outcome
+    }
+
+    fn failure(&self, action: &'static str, source: io::Error) -> RouterError {
+        failure(&self.config, action, CAP_NET_ADMIN, source)
+    }
+}
+
+const CAP_NET_ADMIN: &str = "CAP_NET_ADMIN";
+const CAP_NET_RAW: &str = "CAP_NET_RAW";
+
+/// Says that `capability` is missing if that is why `action` was refused.
+fn failure(
+    config: &RouterConfig,
+    action: &'static str,
+    capability: &'static str,
+    source: io::Error,
+) -> RouterError {
+    let refused = [Errno::EPERM, Errno::EACCES].map(|errno| Some(errno as i32));
+    if refused.contains(&source.raw_os_error()) {
+        return RouterError::Permission { action, capability };
+    }
+    RouterError::Kernel { action, interface: config.interface.clone(), source }
+}
+
+/// Why a role changed, for the operator's timeline.
+fn reason(event: Event) -> String {
+    match event {
+        Event::Start => "the link is up".to_owned(),
+        Event::Stop => "asked to stop".to_owned(),
+        Event::LinkDown => "the link is down".to_owned(),
+        Event::Tick => "no advert from a master in time".to_owned(),
+        Event::Advert { from, advert } => match advert.priority {
+            Some(priority) => format!("advert of priority {priority} from {from}"),
+            None => format!("farewell from {from}"),
+        },
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one clock of the virtual router")]
+fn now() -> Instant {
+    Instant::now()
+}
