@@ -1,0 +1,168 @@
+//! Is this proxy doing its work? `/healthz` and `/livez` as kube-proxy answers them.
+//!
+//! Unhealthy is one thing only: a change that has waited for longer than two sync periods to be written. An idle proxy
+//! is healthy, and so is one whose API server is away, because what it forwards is as good as it can be.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use daemon::admin::{Answer, Routes};
+use hyper::StatusCode;
+use k8s_openapi::jiff::Timestamp;
+use prometheus::{IntCounterVec, Registry};
+use serde_json::{Value, json};
+
+use crate::clock;
+use crate::cluster::Family;
+use crate::metrics::Metrics;
+
+/// What Go prints for a time that never was.
+const NEVER: &str = "0001-01-01T00:00:00Z";
+
+/// What is known of the syncs.
+#[derive(Clone, Debug)]
+pub(crate) struct Health {
+    patience: Duration,
+    waiting_since: Option<Instant>,
+    last_written: Option<SystemTime>,
+}
+
+impl Health {
+    /// Loses patience after two of these.
+    pub(crate) fn new(sync_period: Duration) -> Self {
+        Self { patience: sync_period * 2, waiting_since: None, last_written: None }
+    }
+
+    /// Something awaits writing since `now`, if nothing did before.
+    pub(crate) fn queued(&mut self, now: Instant) {
+        self.waiting_since.get_or_insert(now);
+    }
+
+    /// Nothing awaits writing any more.
+    pub(crate) fn written(&mut self, at: SystemTime) {
+        self.waiting_since = None;
+        self.last_written = Some(at);
+    }
+
+    /// Whether nothing has waited too long.
+    pub(crate) fn is_healthy(&self, now: Instant) -> bool {
+        self.waiting_since.is_none_or(|since| now.saturating_duration_since(since) < self.patience)
+    }
+
+    /// The body of an answer; only `/healthz` speaks of the node.
+    fn report(&self, path: Path, now: Instant, wall: SystemTime) -> (StatusCode, Value) {
+        let healthy = self.is_healthy(now);
+        // "Now" while healthy, however long ago the last change was: watchdogs of old compare the two times.
+        let last_updated = if healthy { Some(wall) } else { self.last_written };
+        let last_updated = last_updated.map_or_else(|| NEVER.to_owned(), written_out);
+        let of_family = json!({ "lastUpdated": last_updated, "healthy": healthy });
+        let status: serde_json::Map<String, Value> =
+            Family::ALL.iter().map(|family| (family.name().to_owned(), of_family.clone())).collect();
+        let mut body = json!({
+            "lastUpdated": last_updated,
+            "currentTime": written_out(wall),
+            "healthy": healthy,
+            "status": status,
+        });
+        match path {
+            // The Node object is not watched yet: nothing speaks against it.
+            Path::Healthz => body["nodeEligible"] = json!(true),
+            Path::Livez => {}
+        }
+        (if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Path {
+    Healthz,
+    Livez,
+}
+
+/// The health that the sync thread keeps and the admin server reads.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedHealth(Arc<Mutex<Health>>);
+
+impl SharedHealth {
+    pub(crate) fn new(health: Health) -> Self {
+        Self(Arc::new(Mutex::new(health)))
+    }
+
+    /// No one panics while holding it, and if so: it is plain data.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Health> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is served at `healthzBindAddress`.
+pub(crate) fn health_routes(health: &SharedHealth, metrics: &Metrics) -> Routes {
+    Routes::default()
+        .with("/healthz", answer(health.clone(), Path::Healthz, metrics.healthz.clone()))
+        .with("/livez", answer(health.clone(), Path::Livez, metrics.livez.clone()))
+}
+
+/// What is served at `metricsBindAddress`.
+pub(crate) fn metrics_routes(registry: Registry) -> Routes {
+    Routes::default()
+        .with_metrics(registry)
+        .with("/healthz", || Answer::text(StatusCode::OK, "ok"))
+        .with("/proxyMode", || Answer::text(StatusCode::OK, "ebpf"))
+}
+
+fn answer(health: SharedHealth, path: Path, answers: IntCounterVec) -> impl Fn() -> Answer + Send + Sync {
+    move || {
+        let (status, body) = health.lock().report(path, clock::now(), clock::wall());
+        answers.with_label_values(&[status.as_str()]).inc();
+        Answer::json(status, &body)
+    }
+}
+
+/// RFC 3339. A clock outside of the years 1 to 9999 has never been.
+fn written_out(time: SystemTime) -> String {
+    Timestamp::try_from(time).map_or_else(|_| NEVER.to_owned(), |time| time.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PERIOD: Duration = Duration::from_secs(30);
+
+    fn statuses(health: &Health, now: Instant) -> (u16, u16) {
+        let status = |path| health.report(path, now, SystemTime::UNIX_EPOCH).0.as_u16();
+        (status(Path::Healthz), status(Path::Livez))
+    }
+
+    #[test]
+    fn only_a_change_that_waits_too_long_is_sick() {
+        let now = clock::now();
+        let mut health = Health::new(PERIOD);
+        assert_eq!(statuses(&health, now + 1000 * PERIOD), (200, 200), "idle is not sick");
+        health.queued(now);
+        health.queued(now + PERIOD);
+        assert_eq!(statuses(&health, now + PERIOD), (200, 200));
+        assert_eq!(statuses(&health, now + 2 * PERIOD), (503, 503), "counted from the first");
+        health.written(SystemTime::UNIX_EPOCH);
+        assert_eq!(statuses(&health, now + 2 * PERIOD), (200, 200));
+    }
+
+    #[test]
+    fn the_body_is_that_of_kube_proxy() {
+        let now = clock::now();
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
+        let mut health = Health::new(PERIOD);
+        let (_, body) = health.report(Path::Healthz, now, wall);
+        let time = "1970-01-02T00:00:00Z";
+        let family = json!({ "lastUpdated": time, "healthy": true });
+        let expected = json!({
+            "lastUpdated": time, "currentTime": time, "nodeEligible": true, "healthy": true,
+            "status": { "IPv4": family, "IPv6": family },
+        });
+        assert_eq!(body, expected);
+        health.queued(now);
+        let (_, body) = health.report(Path::Livez, now + 2 * PERIOD, wall);
+        assert_eq!(body["lastUpdated"], NEVER);
+        assert_eq!(body["healthy"], false);
+        assert_eq!(body.get("nodeEligible"), None);
+    }
+}

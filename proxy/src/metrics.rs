@@ -1,0 +1,183 @@
+//! What this proxy counts and measures.
+//!
+//! Where kube-proxy publishes a metric for the same fact, its name is used (`pkg/proxy/metrics/metrics.go`); the rest is
+//! `fairway_proxy_…`. kube-proxy runs one proxier per family and labels its metrics `ip_family`. Here one sync serves
+//! both: it counts for each family whose rules it touched, and a comparison of everything counts for both.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, SystemTime};
+
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    core::Collector, exponential_buckets, linear_buckets,
+};
+
+use crate::cluster::Family;
+
+/// The metrics of one process.
+#[derive(Clone, Debug)]
+pub(crate) struct Metrics {
+    pub(crate) sync_duration: HistogramVec,
+    pub(crate) sync_last: GaugeVec,
+    pub(crate) sync_last_queued: GaugeVec,
+    pub(crate) network_programming: HistogramVec,
+    pub(crate) endpoint_changes_pending: IntGauge,
+    pub(crate) endpoint_changes: IntCounter,
+    pub(crate) service_changes_pending: IntGauge,
+    pub(crate) service_changes: IntCounter,
+    pub(crate) healthz: IntCounterVec,
+    pub(crate) livez: IntCounterVec,
+    pub(crate) sync_failures: IntCounter,
+    pub(crate) drift_repaired: IntCounter,
+    pub(crate) frontends: IntGauge,
+    pub(crate) frontends_left_out: IntGauge,
+    pub(crate) source_connected: IntGaugeVec,
+    pub(crate) source_errors: IntCounterVec,
+    pub(crate) objects_refused: IntCounterVec,
+}
+
+impl Metrics {
+    /// Creates the metrics and publishes them in `registry`. Fails where a name is taken.
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let publish = Publish(registry);
+        let family = &["ip_family"];
+        let kind = &["kind"];
+        Ok(Self {
+            sync_duration: publish.histograms(
+                "kubeproxy_sync_proxy_rules_duration_seconds",
+                "Time from the start to the end of writing the rules",
+                exponential_buckets(0.001, 2.0, 15)?,
+            )?,
+            sync_last: publish.gauges(
+                "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
+                "When the rules were last written with success",
+                family,
+            )?,
+            sync_last_queued: publish.gauges(
+                "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
+                "When a change of the rules was last queued",
+                family,
+            )?,
+            network_programming: publish.histograms(
+                "kubeproxy_network_programming_duration_seconds",
+                "Time from a change in the cluster until it is in force here",
+                network_programming_buckets()?,
+            )?,
+            endpoint_changes_pending: publish.integer_gauge(
+                "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+                "Changes of endpoints that are not in force yet",
+            )?,
+            endpoint_changes: publish.counter(
+                "kubeproxy_sync_proxy_rules_endpoint_changes_total",
+                "Changes of endpoints taken in",
+            )?,
+            service_changes_pending: publish.integer_gauge(
+                "kubeproxy_sync_proxy_rules_service_changes_pending",
+                "Changes of Services that are not in force yet",
+            )?,
+            service_changes: publish.counter(
+                "kubeproxy_sync_proxy_rules_service_changes_total",
+                "Changes of Services taken in",
+            )?,
+            healthz: publish.counters(
+                "kubeproxy_proxy_healthz_total",
+                "Answers of /healthz by HTTP status",
+                &["code"],
+            )?,
+            livez: publish.counters(
+                "kubeproxy_proxy_livez_total",
+                "Answers of /livez by HTTP status",
+                &["code"],
+            )?,
+            sync_failures: publish
+                .counter("fairway_proxy_sync_failures_total", "Syncs that left something unwritten")?,
+            drift_repaired: publish.counter(
+                "fairway_proxy_drift_repaired_total",
+                "Frontends that the kernel was found to forward otherwise than last written",
+            )?,
+            frontends: publish.integer_gauge("fairway_proxy_frontends", "Frontends in force")?,
+            frontends_left_out: publish.integer_gauge(
+                "fairway_proxy_frontends_left_out",
+                "Frontends that the dataplane cannot serve",
+            )?,
+            source_connected: publish.integer_gauges(
+                "fairway_proxy_apiserver_connected",
+                "Whether the API server answers, by the kind of object asked for",
+                kind,
+            )?,
+            source_errors: publish.counters(
+                "fairway_proxy_watch_errors_total",
+                "Failed requests to the API server and broken watches",
+                kind,
+            )?,
+            objects_refused: publish.counters(
+                "fairway_proxy_objects_refused_total",
+                "Objects that were not understood",
+                kind,
+            )?,
+        })
+    }
+
+    /// Notes that something awaits writing.
+    pub(crate) fn note_queued(&self, at: SystemTime) {
+        for family in Family::ALL {
+            self.sync_last_queued.with_label_values(&[family.name()]).set(seconds(at));
+        }
+    }
+
+    /// Notes a sync that wrote everything it had to.
+    pub(crate) fn note_sync(&self, families: &BTreeSet<Family>, took: Duration, at: SystemTime) {
+        for family in families {
+            self.sync_duration.with_label_values(&[family.name()]).observe(took.as_secs_f64());
+            self.sync_last.with_label_values(&[family.name()]).set(seconds(at));
+        }
+    }
+}
+
+/// Seconds since 1970; what lies before is 1970.
+fn seconds(at: SystemTime) -> f64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// kube-proxy's own: 0.25 s and 0.5 s, every second to a minute, every five to two minutes, every thirty to five.
+fn network_programming_buckets() -> prometheus::Result<Vec<f64>> {
+    let mut buckets = linear_buckets(0.25, 0.25, 2)?;
+    buckets.extend(linear_buckets(1.0, 1.0, 59)?);
+    buckets.extend(linear_buckets(60.0, 5.0, 12)?);
+    buckets.extend(linear_buckets(120.0, 30.0, 7)?);
+    Ok(buckets)
+}
+
+struct Publish<'registry>(&'registry Registry);
+
+impl Publish<'_> {
+    fn published<C: Collector + Clone + 'static>(&self, collector: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn histograms(&self, name: &str, help: &str, buckets: Vec<f64>) -> prometheus::Result<HistogramVec> {
+        let options = HistogramOpts::new(name, help).buckets(buckets);
+        self.published(HistogramVec::new(options, &["ip_family"])?)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
+        self.published(GaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn integer_gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.published(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn integer_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.published(IntGauge::new(name, help)?)
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.published(IntCounterVec::new(Opts::new(name, help), labels)?)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.published(IntCounter::new(name, help)?)
+    }
+}

@@ -1,0 +1,287 @@
+//! The one thread that owns the dataplane: takes in updates, settles the plan, writes what differs.
+//!
+//! Nothing is written before every kind has been listed once: what an incomplete plan lacks may be live. The first sync
+//! reads what the kernel holds, adopts it and changes only what differs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime};
+
+use daemon::exit::chain;
+use dataplane::{Dataplane, Error};
+use plan::{Change, Forwarding, Frontend, Observed, Scope};
+use tokio::sync::mpsc;
+use tokio::time::timeout_at;
+
+use crate::clock;
+use crate::cluster::{Family, Update};
+use crate::health_check::SharedHealth;
+use crate::metrics::Metrics;
+use crate::pacing::{Extent, Pacing};
+use crate::planner::{Planner, Remark, Settled};
+
+/// How the thread is set up.
+pub(crate) struct Settings {
+    pub(crate) least_interval: Duration,
+    pub(crate) period: Duration,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: SharedHealth,
+}
+
+/// Starts the thread. It ends when every sender of `updates` is gone, and leaves the kernel as it is.
+pub(crate) fn start(
+    settings: Settings,
+    dataplane: Box<dyn Dataplane>,
+    updates: mpsc::Receiver<Update>,
+) -> io::Result<JoinHandle<()>> {
+    // A runtime of its own, for nothing but waiting with a deadline.
+    let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    let writer = Writer {
+        pacing: Pacing::new(settings.least_interval, settings.period),
+        settings,
+        dataplane,
+        planner: Planner::default(),
+        applied: None,
+        left_out: BTreeMap::new(),
+        triggers: Vec::new(),
+        started: clock::wall(),
+    };
+    std::thread::Builder::new().name("sync".into()).spawn(move || timer.block_on(writer.run(updates)))
+}
+
+struct Writer {
+    settings: Settings,
+    dataplane: Box<dyn Dataplane>,
+    planner: Planner,
+    pacing: Pacing,
+    /// What the kernel was last brought to; `None` before the first sync.
+    applied: Option<Observed>,
+    /// What the dataplane cannot serve, and why.
+    left_out: BTreeMap<Frontend, String>,
+    /// When changes happened that are taken in and not yet in force.
+    triggers: Vec<(Family, SystemTime)>,
+    started: SystemTime,
+}
+
+/// What a sync did.
+#[derive(Default)]
+struct Written {
+    changes: Vec<Change>,
+    drifted: usize,
+    complete: bool,
+}
+
+impl Writer {
+    async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
+        while let Some(arrived) = self.wait(&mut updates).await {
+            let mut next = arrived;
+            while let Some(update) = next {
+                self.planner.update(update);
+                next = updates.try_recv().ok();
+            }
+            self.note_queued();
+            if !self.planner.is_complete() {
+                continue;
+            }
+            if let Some(extent) = self.pacing.due(clock::now()) {
+                self.sync(extent);
+            }
+        }
+    }
+
+    /// Waits for an update, or with `Some(None)` for the time of the next sync. `None` is the end.
+    async fn wait(&self, updates: &mut mpsc::Receiver<Update>) -> Option<Option<Update>> {
+        match self.pacing.deadline().filter(|_| self.planner.is_complete()) {
+            None => updates.recv().await.map(Some),
+            Some(deadline) => match timeout_at(deadline.into(), updates.recv()).await {
+                Ok(received) => received.map(Some),
+                Err(_elapsed) => Some(None),
+            },
+        }
+    }
+
+    fn note_queued(&mut self) {
+        let touched = self.planner.touched();
+        let metrics = &self.settings.metrics;
+        metrics.service_changes_pending.set(gauge(touched.service_changes));
+        metrics.endpoint_changes_pending.set(gauge(touched.slice_changes));
+        if !touched.services.is_empty() {
+            self.pacing.queue();
+            self.settings.health.lock().queued(clock::now());
+            metrics.note_queued(clock::wall());
+        }
+    }
+
+    fn sync(&mut self, extent: Extent) {
+        let begun = clock::now();
+        let settled = self.planner.settle();
+        self.note_settled(&settled);
+        let written = match (extent, self.applied.take()) {
+            (Extent::Changes, Some(applied)) => self.write_changes(applied, &settled.frontends),
+            (Extent::Whole, applied) | (Extent::Changes, applied @ None) => {
+                self.write_all(applied).unwrap_or_else(|error| {
+                    tracing::error!(error = chain(&error), "kernel state not read, trying again");
+                    Written::default()
+                })
+            }
+        };
+        let took = clock::now().saturating_duration_since(begun);
+        log_changes(&written, took);
+        self.note_written(extent, &written, took);
+    }
+
+    fn note_settled(&mut self, settled: &Settled) {
+        let metrics = &self.settings.metrics;
+        metrics.service_changes.inc_by(counter(settled.touched.service_changes));
+        metrics.endpoint_changes.inc_by(counter(settled.touched.slice_changes));
+        let started = self.started;
+        self.triggers.extend(settled.touched.triggers.iter().filter(|(_, at)| *at >= started));
+        for remark in &settled.remarks {
+            match remark {
+                Remark::Claimed { frontend, winner, loser } => tracing::warn!(
+                    %frontend, served = %winner, left_out = %loser,
+                    "two services claim one address, the older is served"
+                ),
+                Remark::Unserved { service, features } => {
+                    let features: Vec<String> = features.iter().map(ToString::to_string).collect();
+                    tracing::warn!(%service, features = features.join(", "), "service served by its cluster IPs only");
+                }
+            }
+        }
+    }
+
+    /// Writes what is to be different at `frontends`.
+    fn write_changes(&mut self, applied: Observed, frontends: &BTreeSet<Frontend>) -> Written {
+        let mut changes = Vec::new();
+        for &frontend in frontends {
+            let desired = self.planner.desired(frontend);
+            let desired = served(self.dataplane.as_ref(), &mut self.left_out, frontend, desired);
+            changes.extend(plan::diff_frontend(frontend, applied.services.get(&frontend), desired));
+        }
+        self.write(applied, changes)
+    }
+
+    /// Reads what there is and writes everything that is to be different.
+    fn write_all(&mut self, applied: Option<Observed>) -> Result<Written, Error> {
+        let found = self.dataplane.observe()?;
+        let drifted = match applied {
+            Some(applied) => drifted(&applied.forwarding(), &found.forwarding()),
+            None => {
+                tracing::info!(frontends = found.services.len(), "adopting what the kernel forwards already");
+                0
+            }
+        };
+        let mut desired = self.planner.forwarding();
+        self.left_out.retain(|frontend, _| desired.contains_key(frontend));
+        desired.retain(|&frontend, service| {
+            served(self.dataplane.as_ref(), &mut self.left_out, frontend, Some(service)).is_some()
+        });
+        let changes = plan::diff(&found, &desired, &Scope::everything());
+        Ok(Written { drifted, ..self.write(found, changes) })
+    }
+
+    fn write(&mut self, mut applied: Observed, changes: Vec<Change>) -> Written {
+        let failures = self.dataplane.apply(&changes);
+        let failed: BTreeSet<Change> = failures.iter().map(|failure| failure.change).collect();
+        let (changes, failed): (Vec<_>, Vec<_>) =
+            changes.into_iter().partition(|change| !failed.contains(change));
+        for change in &changes {
+            tracing::debug!(%change, "written");
+            applied.advance(change);
+        }
+        if let Some(first) = failures.first() {
+            tracing::error!(failed = failed.len(), first = chain(first), "rules not written, trying again");
+        }
+        self.applied = Some(applied);
+        Written { changes, drifted: 0, complete: failures.is_empty() }
+    }
+
+    fn note_written(&mut self, extent: Extent, written: &Written, took: Duration) {
+        let metrics = &self.settings.metrics;
+        let (now, wall) = (clock::now(), clock::wall());
+        metrics.drift_repaired.inc_by(counter(written.drifted));
+        metrics.frontends_left_out.set(gauge(self.left_out.len()));
+        metrics.frontends.set(gauge(self.applied.as_ref().map_or(0, |applied| applied.services.len())));
+        if !written.complete {
+            metrics.sync_failures.inc();
+            self.settings.health.lock().queued(now);
+            self.pacing.failed(now);
+            return;
+        }
+        let families: BTreeSet<Family> = match extent {
+            Extent::Whole => Family::ALL.into(),
+            Extent::Changes => {
+                written.changes.iter().map(|change| Family::of(change.frontend().address())).collect()
+            }
+        };
+        metrics.note_sync(&families, took, wall);
+        for (family, at) in self.triggers.drain(..) {
+            let late = wall.duration_since(at).unwrap_or_default();
+            metrics.network_programming.with_label_values(&[family.name()]).observe(late.as_secs_f64());
+        }
+        metrics.service_changes_pending.set(0);
+        metrics.endpoint_changes_pending.set(0);
+        self.settings.health.lock().written(wall);
+        self.pacing.succeeded(extent, now);
+    }
+}
+
+/// `desired`, unless the dataplane cannot serve it; that is said once.
+fn served<'plan>(
+    dataplane: &dyn Dataplane,
+    left_out: &mut BTreeMap<Frontend, String>,
+    frontend: Frontend,
+    desired: Option<&'plan plan::Service>,
+) -> Option<&'plan plan::Service> {
+    match desired.map(|service| dataplane.supports(frontend, service)) {
+        None | Some(Ok(())) => {
+            left_out.remove(&frontend);
+            desired
+        }
+        Some(Err(unsupported)) => {
+            let reason = unsupported.to_string();
+            if left_out.get(&frontend) != Some(&reason) {
+                tracing::warn!(%reason, "left out");
+                left_out.insert(frontend, reason);
+            }
+            None
+        }
+    }
+}
+
+/// How many frontends are forwarded otherwise than they were left.
+fn drifted(left: &Forwarding, found: &Forwarding) -> usize {
+    let differs = |frontend: &&Frontend| left.get(frontend) != found.get(frontend);
+    let frontends: BTreeSet<&Frontend> = left.keys().chain(found.keys()).collect();
+    frontends.into_iter().filter(differs).count()
+}
+
+fn log_changes(written: &Written, took: Duration) {
+    if written.drifted > 0 {
+        tracing::warn!(
+            frontends = written.drifted,
+            "the kernel forwarded otherwise than it was told to, repaired"
+        );
+    }
+    let (mut added, mut removed, mut backends_added, mut backends_removed) = (0, 0, 0, 0);
+    for change in &written.changes {
+        match change {
+            Change::AddService { .. } => added += 1,
+            Change::RemoveService { .. } => removed += 1,
+            Change::AddBackend { .. } => backends_added += 1,
+            Change::DrainBackend { .. } | Change::RemoveBackend { .. } => backends_removed += 1,
+        }
+    }
+    if !written.changes.is_empty() {
+        tracing::info!(added, removed, backends_added, backends_removed, ?took, "rules written");
+    }
+}
+
+fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn counter(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
