@@ -2,11 +2,14 @@
 //!
 //! `README.md` of this package is the tour; each module shows its use.
 
+pub mod apiserver;
 mod bpf_fs;
+pub mod certificates;
 mod cgroup;
 mod error;
 mod label;
 mod namespace;
+pub mod objects;
 mod process;
 pub mod wait;
 
