@@ -1,0 +1,179 @@
+//! What a front door is told by its operator. A [`Config`] cannot hold nonsense: [`parse`] is the only way to make one.
+//!
+//! Defaults are in [`defaults`]; `tests/fixtures/fairway-lb.yaml` shows and explains every field.
+
+mod check;
+mod tls;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::http::uri::PathAndQuery;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+
+use crate::router::RouterConfig;
+
+pub use check::{parse, read};
+
+/// The values of fields that are not given.
+pub mod defaults {
+    use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+    use std::num::NonZeroU32;
+    use std::time::Duration;
+
+    /// `virtualRouter.priority`: the default of RFC 9568 §6.1.
+    pub const PRIORITY: u8 = 100;
+    /// `virtualRouter.advertInterval`: a dead master is replaced after three of these and a little more. RFC 9568's
+    /// default of one second would cost clients three.
+    pub const ADVERT_INTERVAL: Duration = Duration::from_millis(100);
+    /// `frontend.connectTimeout`: many round trips within a data centre, yet well below a retransmitted SYN (1 s).
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
+    /// `frontend.peerTimeout`: see [`Frontend::peer_timeout`](super::Frontend::peer_timeout).
+    pub const PEER_TIMEOUT: Duration = Duration::from_mins(2);
+    /// `healthCheck.path`: fails as soon as an apiserver begins to stop, while `/livez` does not.
+    pub const PATH: &str = "/readyz";
+    /// `healthCheck.interval`.
+    pub const INTERVAL: Duration = Duration::from_millis(500);
+    /// `healthCheck.timeout`.
+    pub const TIMEOUT: Duration = Duration::from_secs(1);
+    /// `healthCheck.rise`.
+    pub const RISE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+    /// `healthCheck.fall`.
+    pub const FALL: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+    /// `admin.listen`: this node only, because nothing here asks who is asking.
+    pub const ADMIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8405));
+}
+
+/// Everything one front door needs to know.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's part in holding the virtual addresses; without it only the relay runs.
+    pub virtual_router: Option<RouterConfig>,
+    /// Where clients knock.
+    pub frontend: Frontend,
+    /// Who answers them.
+    pub backends: Backends,
+    /// How it is found out who can answer.
+    pub health_check: HealthCheck,
+    /// How health checks authenticate both sides.
+    pub tls: Tls,
+    /// Where `/metrics` and `/healthz` are served.
+    pub admin: SocketAddr,
+}
+
+/// Where clients knock and how they are spread.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// The address and port clients use, listened on whether or not this node holds the address now.
+    pub listen: SocketAddr,
+    /// How a backend is chosen.
+    pub balance: Policy,
+    /// How long a backend may take to accept a connection before another one is tried.
+    pub connect_timeout: Duration,
+    /// How long a client or backend may acknowledge nothing, or keep its receive window shut, before its connection is
+    /// given up (`TCP_USER_TIMEOUT`, RFC 5482; keep-alive probes find out about idle peers). A peer that is alive and
+    /// merely silent is never given up.
+    pub peer_timeout: Duration,
+}
+
+/// How a backend is chosen for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Each in turn.
+    RoundRobin,
+    /// The one with the fewest connections; each in turn among equals.
+    LeastConnections,
+}
+
+/// The backends: at least one; no name or address twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backends(Vec<Backend>);
+
+impl Backends {
+    /// `count` backends called `m1`, `m2`, …, on distinct addresses.
+    #[cfg(test)]
+    pub(crate) fn numbered(count: usize) -> Self {
+        let numbers = 1..=u8::try_from(count).unwrap();
+        let backend = |number| Backend {
+            name: BackendName(format!("m{number}")),
+            address: SocketAddr::from(([172, 16, 60, number], 6443)),
+        };
+        Self(numbers.map(backend).collect())
+    }
+}
+
+impl Deref for Backends {
+    type Target = [Backend];
+
+    fn deref(&self) -> &[Backend] {
+        &self.0
+    }
+}
+
+/// One apiserver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// What logs and metrics call it.
+    pub name: BackendName,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+/// 1 to 63 ASCII letters, digits, `-`, `_` and `.`: fit for a log line and a metric label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BackendName(String);
+
+impl BackendName {
+    /// `None` for anything else.
+    pub fn new(name: String) -> Option<Self> {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        ((1..=63).contains(&name.len()) && name.bytes().all(allowed)).then_some(Self(name))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BackendName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
+}
+
+/// How it is found out whether a backend can answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// What is asked for; 200 means ready.
+    pub path: PathAndQuery,
+    /// Time from the start of one probe to the start of the next. A probe that takes longer is followed at once.
+    pub interval: Duration,
+    /// How long a probe may take altogether, from the first SYN to the last byte of the answer.
+    pub timeout: Duration,
+    /// How many probes in a row must succeed before a backend takes connections again.
+    pub rise: NonZeroU32,
+    /// How many probes or connects in a row must fail before a backend takes no more connections.
+    pub fall: NonZeroU32,
+}
+
+/// How health checks authenticate both sides.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Who is trusted and, where one is configured, our certificate.
+    pub client: Arc<ClientConfig>,
+    /// The name that certificates must hold, where it is not the backend's address.
+    server_name: Option<ServerName<'static>>,
+}
+
+impl Tls {
+    /// The name that the certificate of a backend at `address` must hold.
+    pub fn server_name(&self, address: SocketAddr) -> ServerName<'static> {
+        self.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()))
+    }
+}

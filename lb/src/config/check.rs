@@ -1,0 +1,269 @@
+//! From the text to a [`Config`], with every problem at once.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
+use std::path::Path;
+use std::time::Duration;
+
+use daemon::document::{Document, Section};
+use daemon::problems::Problems;
+use hyper::http::uri::PathAndQuery;
+use ipnet::Ipv4Net;
+use vrrp::{AdvertInterval, Checksum, Priority, RouterId};
+
+use super::tls::{ReadFile, tls};
+use super::{Backend, BackendName, Backends, Config, Frontend, HealthCheck, Policy, Tls, defaults};
+use crate::router::{RouterAddresses, RouterConfig};
+
+/// What `apiVersion` must say.
+const API_VERSION: &str = "fairway.dev/v1alpha1";
+/// What `kind` must say.
+const KIND: &str = "FrontDoor";
+/// A front door serves one control plane. The bound keeps every choice and every metric small.
+const MOST_BACKENDS: usize = 64;
+/// No timer is finer than the kernel's tick; none is so long that it means "never".
+const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
+/// The kernel counts keep-alive in whole seconds, and `peerTimeout` holds several of its probes.
+const PEER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(4)..=Duration::from_hours(24);
+
+/// Reads the file at `path` and the files that it names.
+pub fn read(path: &Path) -> Result<Config, Problems> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(&text, &|file: &Path| fs::read(file)),
+        Err(error) => {
+            let mut problems = Problems::default();
+            problems.add("", format!("cannot read {}: {error}", path.display()));
+            Err(problems)
+        }
+    }
+}
+
+/// Checks `text`, asking `read_file` for the files that it names. All problems are reported, in order of discovery.
+pub fn parse(text: &str, read_file: ReadFile<'_>) -> Result<Config, Problems> {
+    let (config, problems) = Document::parse(text).read(|root| document(root, read_file));
+    problems.or(config)
+}
+
+fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
+    must_be(root, "apiVersion", API_VERSION);
+    must_be(root, "kind", KIND);
+    let virtual_router = root.section("virtualRouter", virtual_router).flatten();
+    let frontend = root.section("frontend", frontend);
+    let frontend = root.require("frontend", frontend).flatten();
+    let backends = backends(root);
+    let checked = root.section("healthCheck", |section| health_check(section, read_file));
+    let checked = root.require("healthCheck", checked);
+    let admin = root.section("admin", |section| section.parsed("listen", ADDRESS_AND_PORT)).flatten();
+    let admin = admin.unwrap_or(defaults::ADMIN);
+    if let Some(frontend) = &frontend {
+        refuse_collisions(root, frontend.listen, admin, virtual_router.as_ref(), &backends);
+    }
+    let (health_check, tls) = checked?;
+    Some(Config {
+        virtual_router,
+        frontend: frontend?,
+        backends: Backends(backends.into_iter().map(|(backend, _)| backend).collect()),
+        health_check: health_check?,
+        tls: tls?,
+        admin,
+    })
+}
+
+const ADDRESS_AND_PORT: &str = "an IP address and port such as 172.16.60.241:6443";
+
+fn must_be(root: &mut Section<'_>, field: &str, expected: &str) {
+    let found = root.text(field);
+    if let Some(found) = root.require(field, found)
+        && found != expected
+    {
+        root.problem(field, format!("must be {expected}, found {found:?}"));
+    }
+}
+
+fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> {
+    let interface = section.text("interface");
+    let interface = section.require("interface", interface).and_then(|name| {
+        let what = format!("must be the name of an interface, found {name:?}");
+        noted(section, "interface", is_interface_name(&name).then_some(name), what)
+    });
+    let router_id = section.number::<u8>("routerId", 1..=255);
+    let router_id = section.require("routerId", router_id).and_then(RouterId::new);
+    let priority = section.number::<u8>("priority", 1..=255).unwrap_or(defaults::PRIORITY);
+    let interval = section.duration("advertInterval").unwrap_or(defaults::ADVERT_INTERVAL);
+    let what = format!("must be from 10ms to 40.95s in steps of 10ms, found {interval:?}");
+    let interval = noted(section, "advertInterval", AdvertInterval::new(interval), what);
+    let preempt = section.flag("preempt").unwrap_or(false);
+    let checksums = [("pseudo-header", Checksum::PseudoHeader), ("plain", Checksum::Plain)];
+    let checksum = section.choice("checksum", &checksums).unwrap_or_default();
+    let addresses =
+        section.parsed_list("addresses", "an IPv4 address and prefix length such as 172.16.60.250/32");
+    let addresses = section.require("addresses", addresses).and_then(|list| virtual_addresses(section, list));
+    Some(RouterConfig {
+        interface: interface?,
+        router_id: router_id?,
+        priority: Priority::new(priority)?,
+        interval: interval?,
+        preempt,
+        checksum,
+        addresses: addresses?,
+    })
+}
+
+/// What the kernel takes for a name (`dev_valid_name`).
+fn is_interface_name(name: &str) -> bool {
+    let forbidden = |letter: char| letter == '/' || letter == ':' || letter == '\0' || letter.is_whitespace();
+    (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(forbidden)
+}
+
+fn virtual_addresses(section: &mut Section<'_>, list: Vec<Ipv4Net>) -> Option<RouterAddresses> {
+    let mut seen = BTreeSet::new();
+    for (position, network) in list.iter().enumerate() {
+        let (field, address) = (format!("addresses[{position}]"), network.addr());
+        if !seen.insert(address) {
+            section.problem(&field, format!("{address} is listed twice"));
+        }
+        if address.is_unspecified()
+            || address.is_multicast()
+            || address.is_broadcast()
+            || address.is_loopback()
+        {
+            section.problem(&field, format!("{address} cannot be a virtual address"));
+        }
+    }
+    if !(1..=255).contains(&list.len()) {
+        section.problem("addresses", format!("must list 1 to 255 addresses, found {}", list.len()));
+    }
+    RouterAddresses::new(list)
+}
+
+fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
+    let listen = section.parsed("listen", ADDRESS_AND_PORT);
+    let listen = section.require("listen", listen);
+    let policies = [("round-robin", Policy::RoundRobin), ("least-connections", Policy::LeastConnections)];
+    let balance = section.choice("balance", &policies).unwrap_or(Policy::RoundRobin);
+    let connect_timeout = duration(section, "connectTimeout", INTERVALS, defaults::CONNECT_TIMEOUT);
+    let peer_timeout = duration(section, "peerTimeout", PEER_TIMEOUTS, defaults::PEER_TIMEOUT);
+    Some(Frontend { listen: listen?, balance, connect_timeout, peer_timeout })
+}
+
+/// The backends that are valid alone, each with its position in the document.
+fn backends(root: &mut Section<'_>) -> Vec<(Backend, usize)> {
+    let list = root.sections("backends", backend);
+    let Some(list) = root.require("backends", list) else { return Vec::new() };
+    if !(1..=MOST_BACKENDS).contains(&list.len()) {
+        root.problem("backends", format!("must list 1 to {MOST_BACKENDS} backends, found {}", list.len()));
+    }
+    let (mut names, mut addresses) = (BTreeMap::new(), BTreeMap::new());
+    let mut valid = Vec::new();
+    for (position, backend) in list.into_iter().enumerate() {
+        let Some(backend) = backend else { continue };
+        if let Some(first) = names.insert(backend.name.clone(), position) {
+            let what = format!("{} is already the name of backends[{first}]", backend.name);
+            root.problem(&format!("backends[{position}].name"), what);
+        }
+        if let Some(first) = addresses.insert(backend.address, position) {
+            let what = format!("{} is already the address of backends[{first}]", backend.address);
+            root.problem(&format!("backends[{position}].address"), what);
+        }
+        valid.push((backend, position));
+    }
+    valid
+}
+
+fn backend(section: &mut Section<'_>) -> Option<Backend> {
+    let name = section.text("name");
+    let name = section.require("name", name).and_then(|name| {
+        let what = format!("must be 1 to 63 letters, digits, '-', '_' or '.', found {name:?}");
+        noted(section, "name", BackendName::new(name), what)
+    });
+    let address: Option<SocketAddr> = section.parsed("address", ADDRESS_AND_PORT);
+    let address = section.require("address", address).and_then(|address| {
+        let reachable = address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast();
+        let what = format!("must be an address and port that can be connected to, found {address}");
+        noted(section, "address", reachable.then_some(address), what)
+    });
+    Some(Backend { name: name?, address: address? })
+}
+
+fn health_check(section: &mut Section<'_>, read_file: ReadFile<'_>) -> (Option<HealthCheck>, Option<Tls>) {
+    let path = section.text("path").unwrap_or_else(|| defaults::PATH.to_owned());
+    let checked = PathAndQuery::try_from(path.as_str()).ok().filter(|_| path.starts_with('/'));
+    let path = noted(section, "path", checked, format!("must be a path such as /readyz, found {path:?}"));
+    let interval = duration(section, "interval", INTERVALS, defaults::INTERVAL);
+    let timeout = duration(section, "timeout", INTERVALS, defaults::TIMEOUT);
+    let rise = count(section, "rise", defaults::RISE);
+    let fall = count(section, "fall", defaults::FALL);
+    let tls = section.section("tls", |section| tls(section, read_file));
+    let tls = section.require("tls", tls).flatten();
+    (path.map(|path| HealthCheck { path, interval, timeout, rise, fall }), tls)
+}
+
+/// What is fine alone and cannot work together.
+fn refuse_collisions(
+    root: &mut Section<'_>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    virtual_router: Option<&RouterConfig>,
+    backends: &[(Backend, usize)],
+) {
+    if listen.port() == 0 && virtual_router.is_some() {
+        root.problem("frontend.listen", "must name a port: clients of a virtual address could not know it");
+    }
+    if overlap(listen, admin) {
+        root.problem("admin.listen", format!("{admin} is also where the frontend listens"));
+    }
+    let virtual_addresses = virtual_router.map_or(&[][..], |router| router.addresses.networks());
+    for (backend, position) in backends {
+        let field = format!("backends[{position}].address");
+        if overlap(listen, backend.address) {
+            let what = format!("{} is where the frontend listens: connections would loop", backend.address);
+            root.problem(&field, what);
+        } else if virtual_addresses.iter().any(|network| IpAddr::V4(network.addr()) == backend.address.ip()) {
+            let what = format!("{} is a virtual address: it moves, a backend does not", backend.address.ip());
+            root.problem(&field, what);
+        }
+    }
+}
+
+/// Whether what `listen` accepts includes connections to `other`.
+fn overlap(listen: SocketAddr, other: SocketAddr) -> bool {
+    let same_address = listen.ip().to_canonical() == other.ip().to_canonical();
+    let everywhere = |address: SocketAddr, other: SocketAddr| {
+        address.ip().is_unspecified() && other.ip().to_canonical().is_loopback()
+    };
+    listen.port() != 0
+        && listen.port() == other.port()
+        && (same_address || everywhere(listen, other) || everywhere(other, listen))
+}
+
+fn duration(
+    section: &mut Section<'_>,
+    field: &str,
+    range: RangeInclusive<Duration>,
+    default: Duration,
+) -> Duration {
+    let duration = section.duration(field).unwrap_or(default);
+    if !range.contains(&duration) {
+        let what = format!("must be from {:?} to {:?}, found {duration:?}", range.start(), range.end());
+        section.problem(field, what);
+    }
+    duration
+}
+
+fn count(section: &mut Section<'_>, field: &str, default: NonZeroU32) -> NonZeroU32 {
+    section.number::<u32>(field, 1..=100).and_then(NonZeroU32::new).unwrap_or(default)
+}
+
+/// Notes `what` unless `value` is there.
+fn noted<T>(section: &mut Section<'_>, field: &str, value: Option<T>, what: String) -> Option<T> {
+    if value.is_none() {
+        section.problem(field, what);
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,286 @@
+use std::collections::BTreeMap;
+use std::io;
+
+use rustls::pki_types::ServerName;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../tests/fixtures/fairway-lb.yaml");
+
+/// A certificate authority, a certificate of a client, its key, and the key of somebody else; made once per test.
+struct Files(BTreeMap<&'static str, Vec<u8>>);
+
+impl Files {
+    fn new() -> Self {
+        let authority = rcgen::generate_simple_self_signed(["authority".to_owned()]).unwrap();
+        let client = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        Self(BTreeMap::from([
+            ("/etc/kubernetes/pki/ca.crt", authority.cert.pem().into_bytes()),
+            ("/client.crt", client.cert.pem().into_bytes()),
+            ("/client.key", client.signing_key.serialize_pem().into_bytes()),
+            ("/other.key", authority.signing_key.serialize_pem().into_bytes()),
+            ("/nonsense", b"nonsense".to_vec()),
+            ("/broken.crt", b"-----BEGIN CERTIFICATE-----\n%%%\n-----END CERTIFICATE-----\n".to_vec()),
+        ]))
+    }
+
+    fn parse(&self, text: &str) -> Result<Config, Problems> {
+        parse(text, &|path: &Path| {
+            let contents = path.to_str().and_then(|path| self.0.get(path));
+            contents.cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        })
+    }
+}
+
+/// The example without the lines that say what would hold anyway.
+fn shortest() -> String {
+    EXAMPLE.lines().filter(|line| !line.ends_with("# default")).collect::<Vec<_>>().join("\n")
+}
+
+/// The example with one piece of it replaced.
+fn with(find: &str, replacement: &str) -> String {
+    assert_eq!(EXAMPLE.matches(find).count(), 1, "{find}");
+    EXAMPLE.replacen(find, replacement, 1)
+}
+
+fn problems(text: &str) -> String {
+    Files::new().parse(text).map(|_| ()).unwrap_err().to_string()
+}
+
+#[test]
+fn the_example_shows_the_defaults() {
+    let shortest = shortest().replace("admin:", "");
+    let shown = Files::new().parse(EXAMPLE).unwrap();
+    let implied = Files::new().parse(&shortest).unwrap();
+    assert!(EXAMPLE.lines().count() > shortest.lines().count() + 10, "{shortest}");
+    assert_eq!(shown.virtual_router, implied.virtual_router);
+    assert_eq!(shown.frontend, implied.frontend);
+    assert_eq!(shown.backends, implied.backends);
+    assert_eq!(shown.health_check, implied.health_check);
+    assert_eq!(shown.admin, implied.admin);
+}
+
+#[test]
+fn the_example_is_read_as_written() {
+    let config = Files::new().parse(EXAMPLE).unwrap();
+    let router = config.virtual_router.unwrap();
+    assert_eq!((router.interface.as_str(), router.router_id.number()), ("eth0", 51));
+    assert_eq!((router.priority.number(), router.preempt), (100, false));
+    assert_eq!(router.interval.duration(), Duration::from_millis(100));
+    assert_eq!(router.addresses.networks(), ["172.16.60.250/32".parse().unwrap()]);
+    assert_eq!(config.frontend.listen, "172.16.60.250:8443".parse().unwrap());
+    assert_eq!(config.frontend.connect_timeout, Duration::from_millis(250));
+    let names: Vec<&str> = config.backends.iter().map(|backend| backend.name.as_str()).collect();
+    assert_eq!(names, ["m1", "m2", "m3"]);
+    assert_eq!(config.health_check.path, "/readyz");
+    let address = config.backends[0].address;
+    assert_eq!(config.tls.server_name(address), ServerName::from(address.ip()));
+}
+
+#[test]
+fn without_a_virtual_router_only_the_relay_runs() {
+    let start = EXAMPLE.find("virtualRouter:").unwrap();
+    let end = EXAMPLE.find("frontend:").unwrap();
+    let text = [&EXAMPLE[..start], &EXAMPLE[end..]].concat();
+    assert_eq!(Files::new().parse(&text).unwrap().virtual_router, None);
+}
+
+#[test]
+fn a_server_name_replaces_the_address() {
+    let config = Files::new().parse(&with("# serverName: kubernetes", "serverName: kubernetes")).unwrap();
+    assert_eq!(
+        config.tls.server_name(config.backends[0].address),
+        ServerName::try_from("kubernetes").unwrap()
+    );
+}
+
+#[test]
+fn a_client_certificate_is_used() {
+    let identity = "certificateFile: /client.crt\n    keyFile: /client.key";
+    let config = Files::new().parse(&with("# serverName: kubernetes", identity)).unwrap();
+    assert!(config.tls.client.client_auth_cert_resolver.has_certs());
+    assert!(!Files::new().parse(EXAMPLE).unwrap().tls.client.client_auth_cert_resolver.has_certs());
+}
+
+#[test]
+fn each_mistake_is_one_problem_with_its_path() {
+    for (find, replacement, expected) in MISTAKES {
+        assert_eq!(problems(&with(find, replacement)), *expected);
+    }
+}
+
+#[test]
+fn what_a_library_says_of_a_file_is_passed_on() {
+    let cases = [
+        (
+            "caFile: /etc/kubernetes/pki/ca.crt",
+            "caFile: /broken.crt",
+            "healthCheck.tls.caFile: is not valid PEM: ",
+        ),
+        (
+            "# serverName: kubernetes",
+            "certificateFile: /client.crt\n    keyFile: /nonsense",
+            "healthCheck.tls.keyFile: holds no PEM private key: ",
+        ),
+        (
+            "# serverName: kubernetes",
+            "certificateFile: /client.crt\n    keyFile: /other.key",
+            "healthCheck.tls.keyFile: does not fit the certificate: ",
+        ),
+    ];
+    for (find, replacement, expected) in cases {
+        let problems = problems(&with(find, replacement));
+        assert!(problems.starts_with(expected) && problems.lines().count() == 1, "{problems}");
+    }
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text =
+        "apiVersion: fairway.dev/v1alpha1\nkind: FrontDoor\nvirtualRouter: {routerId: 300}\nbackends: []\n";
+    let expected = [
+        "virtualRouter.interface: is required",
+        "virtualRouter.routerId: must be from 1 to 255, found 300",
+        "virtualRouter.addresses: is required",
+        "frontend: is required",
+        "backends: must list 1 to 64 backends, found 0",
+        "healthCheck: is required",
+    ];
+    assert_eq!(problems(text).lines().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn an_unreadable_file_is_a_problem() {
+    let problems = read(Path::new("/does/not/exist.yaml")).map(|_| ()).unwrap_err().to_string();
+    assert!(problems.starts_with("cannot read /does/not/exist.yaml: "), "{problems}");
+}
+
+#[test]
+fn a_listener_on_every_address_includes_the_loopback_one() {
+    let cases = [
+        ("0.0.0.0:1", "127.0.0.1:1", true),
+        ("[::]:1", "[::1]:1", true),
+        ("127.0.0.1:1", "0.0.0.0:1", true),
+        ("0.0.0.0:1", "127.0.0.1:2", false),
+        ("10.0.0.1:1", "10.0.0.1:1", true),
+        ("[::ffff:10.0.0.1]:1", "10.0.0.1:1", true),
+        ("0.0.0.0:1", "10.0.0.1:1", false),
+        ("10.0.0.1:0", "10.0.0.1:0", false),
+    ];
+    for (listen, other, expected) in cases {
+        assert_eq!(overlap(listen.parse().unwrap(), other.parse().unwrap()), expected, "{listen} {other}");
+    }
+}
+
+/// What is replaced in the example, by what, and what is said of it.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("v1alpha1", "v2", "apiVersion: must be fairway.dev/v1alpha1, found \"fairway.dev/v2\""),
+    ("kind: FrontDoor", "kind: Back", "kind: must be FrontDoor, found \"Back\""),
+    ("kind: FrontDoor", "", "kind: is required"),
+    (
+        "interface: eth0",
+        "interface: far-too-long-a-name",
+        "virtualRouter.interface: must be the name of an interface, found \"far-too-long-a-name\"",
+    ),
+    ("routerId: 51", "routerId: 0", "virtualRouter.routerId: must be from 1 to 255, found 0"),
+    ("priority: 100", "priority: 256", "virtualRouter.priority: must be from 1 to 255, found 256"),
+    (
+        "advertInterval: 100ms",
+        "advertInterval: 105ms",
+        "virtualRouter.advertInterval: must be from 10ms to 40.95s in steps of 10ms, found 105ms",
+    ),
+    (
+        "advertInterval: 100ms",
+        "advertInterval: 41s",
+        "virtualRouter.advertInterval: must be from 10ms to 40.95s in steps of 10ms, found 41s",
+    ),
+    (
+        "    - 172.16.60.250/32",
+        "    - 172.16.60.250/32\n    - 172.16.60.250/24",
+        "virtualRouter.addresses[1]: 172.16.60.250 is listed twice",
+    ),
+    (
+        "    - 172.16.60.250/32",
+        "    - 224.0.0.18/32",
+        "virtualRouter.addresses[0]: 224.0.0.18 cannot be a virtual address",
+    ),
+    ("    - 172.16.60.250/32", "    []", "virtualRouter.addresses: must list 1 to 255 addresses, found 0"),
+    (
+        "listen: 172.16.60.250:8443",
+        "listen: 172.16.60.250:0",
+        "frontend.listen: must name a port: clients of a virtual address could not know it",
+    ),
+    (
+        "balance: round-robin",
+        "balance: random",
+        "frontend.balance: must be one of round-robin, least-connections, found \"random\"",
+    ),
+    (
+        "connectTimeout: 250ms",
+        "connectTimeout: 0s",
+        "frontend.connectTimeout: must be from 10ms to 3600s, found 0ns",
+    ),
+    ("peerTimeout: 2m", "peerTimeout: 1s", "frontend.peerTimeout: must be from 4s to 86400s, found 1s"),
+    (
+        "name: m1",
+        "name: m 1",
+        "backends[0].name: must be 1 to 63 letters, digits, '-', '_' or '.', found \"m 1\"",
+    ),
+    ("name: m3", "name: m1", "backends[2].name: m1 is already the name of backends[0]"),
+    (
+        "172.16.60.243:6443",
+        "172.16.60.242:6443",
+        "backends[2].address: 172.16.60.242:6443 is already the address of backends[1]",
+    ),
+    (
+        "172.16.60.243:6443",
+        "0.0.0.0:6443",
+        "backends[2].address: must be an address and port that can be connected to, found 0.0.0.0:6443",
+    ),
+    (
+        "172.16.60.243:6443",
+        "172.16.60.250:8443",
+        "backends[2].address: 172.16.60.250:8443 is where the frontend listens: connections would loop",
+    ),
+    (
+        "172.16.60.243:6443",
+        "172.16.60.250:6443",
+        "backends[2].address: 172.16.60.250 is a virtual address: it moves, a backend does not",
+    ),
+    ("path: /readyz", "path: readyz", "healthCheck.path: must be a path such as /readyz, found \"readyz\""),
+    ("rise: 2", "rise: 0", "healthCheck.rise: must be from 1 to 100, found 0"),
+    ("interval: 500ms", "interval: 1ms", "healthCheck.interval: must be from 10ms to 3600s, found 1ms"),
+    (
+        "caFile: /etc/kubernetes/pki/ca.crt",
+        "caFile: /missing",
+        "healthCheck.tls.caFile: cannot read /missing: entity not found",
+    ),
+    (
+        "caFile: /etc/kubernetes/pki/ca.crt",
+        "caFile: /nonsense",
+        "healthCheck.tls.caFile: holds no PEM certificate",
+    ),
+    ("caFile: /etc/kubernetes/pki/ca.crt", "serverName: kubernetes", "healthCheck.tls.caFile: is required"),
+    (
+        "# serverName: kubernetes",
+        "serverName: not a name",
+        "healthCheck.tls.serverName: must be a DNS name or an IP address, found \"not a name\"",
+    ),
+    (
+        "# serverName: kubernetes",
+        "certificateFile: /client.crt",
+        "healthCheck.tls.keyFile: is required where certificateFile is given",
+    ),
+    (
+        "# serverName: kubernetes",
+        "keyFile: /client.key",
+        "healthCheck.tls.certificateFile: is required where keyFile is given",
+    ),
+    (
+        "127.0.0.1:8405",
+        "172.16.60.250:8443",
+        "admin.listen: 172.16.60.250:8443 is also where the frontend listens",
+    ),
+    ("admin:", "administration: {}\nadmin:", "administration: unknown field"),
+    ("name: m1", "name: m1\n    weight: 3", "backends[0].weight: unknown field"),
+];
