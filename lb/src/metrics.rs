@@ -1,0 +1,134 @@
+//! What the relay and the health checks count. Labels are closed sets: the configured backends and a few words.
+
+use prometheus::{
+    Error, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use crate::config::{BackendName, Backends};
+use crate::probe::ProbeResult;
+use crate::relay::ConnectFailure;
+
+/// The metrics of one front door.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Per backend, in configured order.
+    pub backends: Vec<BackendMetrics>,
+    /// Connections reset because no backend would take them.
+    pub refused: IntCounter,
+    /// Bytes carried from clients to backends.
+    pub bytes_to_backends: IntCounter,
+    /// Bytes carried from backends to clients.
+    pub bytes_to_clients: IntCounter,
+}
+
+/// The metrics of one backend.
+#[derive(Clone, Debug)]
+pub struct BackendMetrics {
+    /// Connections established.
+    pub connections: IntCounter,
+    /// Connections it has now, those being established included.
+    pub active: IntGauge,
+    /// 1 while it takes new connections.
+    pub up: IntGauge,
+    /// How long probes took, in seconds.
+    pub probe_duration: Histogram,
+    connect_failures: [IntCounter; ConnectFailure::ALL.len()],
+    probes: [IntCounter; ProbeResult::ALL.len()],
+}
+
+impl BackendMetrics {
+    /// Connects that failed for this reason.
+    pub fn connect_failures(&self, reason: ConnectFailure) -> &IntCounter {
+        &self.connect_failures[reason as usize]
+    }
+
+    /// Probes that ended so.
+    pub fn probes(&self, result: ProbeResult) -> &IntCounter {
+        &self.probes[result as usize]
+    }
+}
+
+impl Metrics {
+    /// Makes the metrics of `backends` known to `registry`, all at zero.
+    pub fn register(registry: &Registry, backends: &Backends) -> Result<Self, Error> {
+        let families = Families::register(registry)?;
+        let bytes = counters(registry, "bytes_total", "Bytes carried.", &["direction"])?;
+        let build = gauges(registry, "build_info", "1, with the version as a label.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let refused = "Connections reset because no backend would take them.";
+        let refused = IntCounter::new(name("connections_refused_total"), refused)?;
+        registry.register(Box::new(refused.clone()))?;
+        Ok(Self {
+            backends: backends.iter().map(|backend| families.of(&backend.name)).collect(),
+            refused,
+            bytes_to_backends: bytes.with_label_values(&["to_backend"]),
+            bytes_to_clients: bytes.with_label_values(&["to_client"]),
+        })
+    }
+}
+
+/// The families with a label `backend`.
+struct Families {
+    connections: IntCounterVec,
+    active: IntGaugeVec,
+    connect_failures: IntCounterVec,
+    up: IntGaugeVec,
+    probe_duration: HistogramVec,
+    probes: IntCounterVec,
+}
+
+impl Families {
+    fn register(registry: &Registry) -> Result<Self, Error> {
+        let help = "How long probes took, in seconds.";
+        let options =
+            HistogramOpts::new(name("probe_duration_seconds"), help).buckets(PROBE_BUCKETS.to_vec());
+        let probe_duration = HistogramVec::new(options, &["backend"])?;
+        registry.register(Box::new(probe_duration.clone()))?;
+        Ok(Self {
+            connections: counters(registry, "connections_total", "Connections established.", &["backend"])?,
+            active: gauges(registry, "connections_active", "Connections now.", &["backend"])?,
+            connect_failures: counters(
+                registry,
+                "connect_failures_total",
+                "Connects that failed and were tried elsewhere.",
+                &["backend", "reason"],
+            )?,
+            up: gauges(registry, "backend_up", "1 while it takes new connections.", &["backend"])?,
+            probe_duration,
+            probes: counters(registry, "probes_total", "Probes that have ended.", &["backend", "result"])?,
+        })
+    }
+
+    fn of(&self, backend: &BackendName) -> BackendMetrics {
+        let backend = backend.as_str();
+        BackendMetrics {
+            connections: self.connections.with_label_values(&[backend]),
+            active: self.active.with_label_values(&[backend]),
+            up: self.up.with_label_values(&[backend]),
+            probe_duration: self.probe_duration.with_label_values(&[backend]),
+            connect_failures: ConnectFailure::ALL
+                .map(|reason| self.connect_failures.with_label_values(&[backend, reason.label()])),
+            probes: ProbeResult::ALL.map(|result| self.probes.with_label_values(&[backend, result.label()])),
+        }
+    }
+}
+
+/// From a local apiserver (1 ms) to the longest timeout anybody should choose.
+const PROBE_BUCKETS: [f64; 10] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5];
+
+fn name(suffix: &str) -> String {
+    format!("fairway_lb_{suffix}")
+}
+
+fn counters(registry: &Registry, suffix: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, Error> {
+    let family = IntCounterVec::new(Opts::new(name(suffix), help), labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+fn gauges(registry: &Registry, suffix: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, Error> {
+    let family = IntGaugeVec::new(Opts::new(name(suffix), help), labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
