@@ -1,0 +1,115 @@
+//! Accepts clients, as many as there are descriptors for.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use nix::libc;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::Instant;
+
+use super::{Shared, connection};
+
+/// Accepts until `stopped` turns true. Each connection is a task of its own, which ends with the thread's runtime.
+pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+    let _accepting = Accepting::begin(&shared.accepting);
+    let mut complaint = Complaint::default();
+    loop {
+        let next = next(&listener, &shared.free, &mut complaint);
+        tokio::select! {
+            // An error means that nobody is left who could stop us otherwise.
+            _ = stopped.wait_for(|stopped| *stopped) => return,
+            (client, permit) = next => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    connection::serve(client, &shared).await;
+                    drop(permit);
+                });
+            }
+        }
+    }
+}
+
+/// The next client, once there is room for one. Cancelling it loses no client: those not taken stay in the queue.
+async fn next(
+    listener: &TcpListener,
+    free: &Arc<Semaphore>,
+    complaint: &mut Complaint,
+) -> (TcpStream, OwnedSemaphorePermit) {
+    let permit = permit(free, complaint).await;
+    loop {
+        match listener.accept().await {
+            Ok((client, _)) => return (client, permit),
+            Err(error) if concerns_one_client(&error) => {}
+            Err(error) => {
+                complaint.say(|| tracing::warn!(%error, "clients not accepted"));
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "nobody closes the semaphore")]
+async fn permit(free: &Arc<Semaphore>, complaint: &mut Complaint) -> OwnedSemaphorePermit {
+    if free.available_permits() == 0 {
+        complaint.say(|| tracing::warn!("connection limit reached: clients wait until others leave"));
+    }
+    Arc::clone(free).acquire_owned().await.expect("the semaphore is never closed")
+}
+
+/// Errors of the connection that would have been accepted (accept(2), "Error handling"): the next one may be fine.
+fn concerns_one_client(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EPROTO
+                | libc::EPERM
+                | libc::ENETDOWN
+                | libc::ENOPROTOOPT
+                | libc::EHOSTDOWN
+                | libc::ENONET
+                | libc::EHOSTUNREACH
+                | libc::EOPNOTSUPP
+                | libc::ENETUNREACH
+                | libc::ETIMEDOUT
+        )
+    )
+}
+
+/// Time until the next attempt where the node is out of something that others must give back first.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Says the same thing at most once per minute.
+#[derive(Default)]
+struct Complaint {
+    last: Option<Instant>,
+}
+
+impl Complaint {
+    fn say(&mut self, say: impl FnOnce()) {
+        let now = Instant::now();
+        if self.last.is_none_or(|last| now.duration_since(last) >= Duration::from_mins(1)) {
+            self.last = Some(now);
+            say();
+        }
+    }
+}
+
+/// Counts a thread as accepting for as long as it does, however it ends.
+struct Accepting<'a>(&'a AtomicUsize);
+
+impl<'a> Accepting<'a> {
+    fn begin(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Accepting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

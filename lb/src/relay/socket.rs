@@ -1,0 +1,102 @@
+//! The options of the relay's sockets.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::config::Frontend;
+
+/// Listens on the frontend, whether or not this node holds its address, together with others that do the same.
+/// Accepted sockets inherit what [`watch_peer`] sets (`tcp_create_openreq_child`).
+pub(super) fn listen(frontend: &Frontend) -> io::Result<TcpListener> {
+    let address = frontend.listen;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    match address {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
+    }
+    watch_peer(&SockRef::from(&socket), frontend.peer_timeout)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A socket for a connection to a backend.
+pub(super) fn outgoing(address: SocketAddr, peer_timeout: Duration) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    watch_peer(&SockRef::from(&socket), peer_timeout)?;
+    Ok(socket)
+}
+
+/// Makes the close of `stream` a reset instead of an orderly end.
+pub(super) fn reset_on_close(stream: &TcpStream) {
+    if let Err(error) = stream.set_zero_linger() {
+        // The peer then sees an orderly end: worse news than a reset, but an end.
+        tracing::debug!(%error, "connection closed without reset");
+    }
+}
+
+/// Small writes go out at once, and a vanished peer is found out: an idle one by keep-alive probes, of which several
+/// fit into `peer_timeout`; one that owes an acknowledgement by the kernel's retransmissions.
+fn watch_peer(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {
+    let interval = (peer_timeout / 8).max(Duration::from_secs(1));
+    let keepalive =
+        TcpKeepalive::new().with_time(2 * interval).with_interval(interval).with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(peer_timeout))
+}
+
+/// As many as the kernel allows (`net.core.somaxconn`).
+const BACKLOG: i32 = 65_535;
+/// Not decisive: with `TCP_USER_TIMEOUT` the kernel counts time, not probes.
+const KEEPALIVE_RETRIES: u32 = 6;
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddrV4};
+
+    use super::*;
+    use crate::config::Policy;
+
+    fn frontend(listen: SocketAddr) -> Frontend {
+        Frontend {
+            listen,
+            balance: Policy::RoundRobin,
+            connect_timeout: Duration::from_secs(1),
+            peer_timeout: Duration::from_secs(16),
+        }
+    }
+
+    #[test]
+    fn accepted_sockets_inherit_the_watch_over_their_peer() {
+        let listener = listen(&frontend(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // The handshake is over: the connection is in the queue.
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.tcp_nodelay().unwrap());
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(4));
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(2));
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(16)));
+    }
+
+    #[test]
+    fn an_address_of_nobody_can_be_listened_on() {
+        // TEST-NET-1 (RFC 5737): no node has it.
+        listen(&frontend("192.0.2.1:0".parse().unwrap())).unwrap();
+    }
+
+    #[test]
+    fn two_listeners_share_a_port() {
+        let first = listen(&frontend(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())).unwrap();
+        listen(&frontend(first.local_addr().unwrap())).unwrap();
+    }
+}
