@@ -1,1 +1,6 @@
-fn main() {}
+//! Tier 2: whole programs without privileges, against a stub and on a dataplane in memory.
+
+#![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
+
+mod dependencies;
+mod stub;

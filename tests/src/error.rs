@@ -149,6 +149,12 @@ impl Error {
         move |source| Self::Json { what, source }
     }
 
+    /// Turns a `hyper::Error` into [`Error::Http`].
+    pub fn http(request: &str) -> impl FnOnce(hyper::Error) -> Self {
+        let request = request.to_owned();
+        move |source| Self::Http { request, source }
+    }
+
     /// Turns whatever rustls objects to into [`Error::Tls`].
     pub fn tls<E: Into<Box<dyn std::error::Error + Send + Sync>>>(source: E) -> Self {
         Self::Tls { source: source.into() }

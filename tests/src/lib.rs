@@ -2,6 +2,7 @@
 //!
 //! `README.md` of this package is the tour; each module shows its use.
 
+mod api;
 pub mod apiserver;
 mod bpf_fs;
 pub mod certificates;
@@ -13,6 +14,7 @@ pub mod objects;
 mod process;
 pub mod wait;
 
+pub use api::{Answer, Api, WatchEnd, kubeconfig};
 pub use bpf_fs::BpfFs;
 pub use cgroup::{Cgroup, mount_point};
 pub use error::{Error, Result};
