@@ -82,7 +82,9 @@ impl Toolchain {
         if has_sources(&compiler) {
             return Ok((cargo, compiler));
         }
-        Err(format!("no Rust compiler with the sources of core was found, to build the eBPF programs: {ADVICE}"))
+        Err(format!(
+            "no Rust compiler with the sources of core was found, to build the eBPF programs: {ADVICE}"
+        ))
     }
 
     fn linker() -> Result<PathBuf, String> {
@@ -135,16 +137,27 @@ impl Toolchain {
         if output.status.success() {
             return Ok(());
         }
-        eprintln!("{}", String::from_utf8_lossy(&output.stderr));
-        Err("the eBPF programs do not compile: see above".to_owned())
+        show(&String::from_utf8_lossy(&output.stderr));
+        Err("the eBPF programs do not compile: the compiler's words are below".to_owned())
     }
+}
+
+#[expect(clippy::print_stderr, reason = "cargo shows it when the script fails")]
+fn show(words: &str) {
+    eprintln!("{words}");
 }
 
 /// Whether a variable would make the inner build another one: the wrappers of clippy, flags for the host.
 fn speaks_of_the_outer_build(name: &str) -> bool {
     const PREFIXES: [&str; 3] = ["CARGO_BUILD_", "CARGO_PROFILE_", "CARGO_TARGET_"];
-    const NAMES: [&str; 6] =
-        ["RUSTFLAGS", "RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTC_LINKER", "RUSTDOC", "RUSTUP_TOOLCHAIN"];
+    const NAMES: [&str; 6] = [
+        "RUSTFLAGS",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTC_LINKER",
+        "RUSTDOC",
+        "RUSTUP_TOOLCHAIN",
+    ];
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 

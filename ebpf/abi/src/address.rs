@@ -12,55 +12,41 @@ pub struct Address {
 
 impl Address {
     /// From the 16 bytes on the wire.
-    pub const fn from_octets(octets: [u8; 16]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = octets;
-        Self {
-            words: [
-                u32::from_ne_bytes([a, b, c, d]),
-                u32::from_ne_bytes([e, f, g, h]),
-                u32::from_ne_bytes([i, j, k, l]),
-                u32::from_ne_bytes([m, n, o, p]),
-            ],
-        }
+    pub fn from_octets(octets: [u8; 16]) -> Self {
+        Self { words: bytemuck::cast(octets) }
     }
 
     /// The 16 bytes on the wire.
-    pub const fn octets(self) -> [u8; 16] {
-        let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = [
-            self.words[0].to_ne_bytes(),
-            self.words[1].to_ne_bytes(),
-            self.words[2].to_ne_bytes(),
-            self.words[3].to_ne_bytes(),
-        ];
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
+    pub fn octets(self) -> [u8; 16] {
+        bytemuck::cast(self.words)
     }
 
     /// From an IPv4 address as the kernel keeps it (`user_ip4`).
-    #[inline(always)]
+    #[inline]
     pub const fn from_v4_word(word: u32) -> Self {
         Self { words: [0, 0, 0x0000_ffff_u32.to_be(), word] }
     }
 
     /// From an IPv6 address as the kernel keeps it (`user_ip6`).
-    #[inline(always)]
+    #[inline]
     pub const fn from_v6_words(words: [u32; 4]) -> Self {
         Self { words }
     }
 
     /// The IPv4 address as the kernel keeps it. Meaningful only where [`Address::is_v4`].
-    #[inline(always)]
+    #[inline]
     pub const fn v4_word(self) -> u32 {
         self.words[3]
     }
 
     /// The IPv6 address as the kernel keeps it.
-    #[inline(always)]
+    #[inline]
     pub const fn v6_words(self) -> [u32; 4] {
         self.words
     }
 
     /// Whether this is an IPv4 address in its mapped form.
-    #[inline(always)]
+    #[inline]
     pub const fn is_v4(self) -> bool {
         self.words[0] == 0 && self.words[1] == 0 && self.words[2] == 0x0000_ffff_u32.to_be()
     }
@@ -83,13 +69,13 @@ impl Port {
     }
 
     /// From the low half of the kernel's `user_port`, which is in network order.
-    #[inline(always)]
+    #[inline]
     pub const fn from_wire(wire: u16) -> Self {
         Self(wire)
     }
 
     /// As the kernel's `user_port` wants it.
-    #[inline(always)]
+    #[inline]
     pub const fn wire(self) -> u16 {
         self.0
     }

@@ -27,7 +27,7 @@ mod service;
 pub use address::{Address, Port};
 pub use backend::{Backend, BackendId, SlotKey};
 pub use flow::{Flow, FlowKey, Origin, OriginKey};
-pub use service::{Service, ServiceId, ServiceKey, Turn};
+pub use service::{NO_SERVICE, Service, ServiceId, ServiceKey, Turn};
 
 /// Version of everything in this crate. State pinned by another version is not read.
 pub const VERSION: u32 = 1;
@@ -47,8 +47,9 @@ pub const SERVICES: Table = Table { name: "SERVICES", capacity: 65_536 };
 pub const SLOTS: Table = Table { name: "SLOTS", capacity: 262_144 };
 /// Backends.
 pub const BACKENDS: Table = Table { name: "BACKENDS", capacity: 262_144 };
-/// The round robin counter of each service.
-pub const TURNS: Table = Table { name: "TURNS", capacity: SERVICES.capacity };
+/// The round robin counter of each service. Under [`NO_SERVICE`] it keeps the first identifier that is not reserved
+/// yet, so that a dataplane that starts over what it finds gives out none again.
+pub const TURNS: Table = Table { name: "TURNS", capacity: SERVICES.capacity + 1 };
 /// Which backend an unconnected UDP socket talks to.
 pub const FLOWS: Table = Table { name: "FLOWS", capacity: 131_072 };
 /// Which service a translated peer stands for.

@@ -21,6 +21,9 @@ pub struct ServiceKey {
 #[repr(transparent)]
 pub struct ServiceId(pub u32);
 
+/// The identifier that no service has.
+pub const NO_SERVICE: ServiceId = ServiceId(0);
+
 /// What stands behind a frontend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, NoUninit, AnyBitPattern)]
 #[repr(C)]

@@ -42,12 +42,13 @@ pub enum Verdict {
 /// neighbouring look-ups, so the bound is for the verifier and not for life.
 const ATTEMPTS: u32 = 4;
 
-/// A socket connects to `frontend`: it gets the next backend in turn.
+/// A socket connects to `frontend`: it gets the next backend in turn. `cookie` names the socket; it is asked for only
+/// when the frontend is ours.
 #[inline(always)]
-pub fn connect(tables: &impl Tables, cookie: u64, frontend: &ServiceKey) -> Verdict {
+pub fn connect(tables: &impl Tables, cookie: impl Fn() -> u64, frontend: &ServiceKey) -> Verdict {
     let Some(service) = tables.service(frontend) else { return Verdict::Pass };
     match choose(tables, frontend, service) {
-        Choice::Backend(_, backend) => forward(tables, cookie, frontend, backend),
+        Choice::Backend(_, backend) => forward(tables, cookie(), frontend, backend),
         Choice::Gone => Verdict::Pass,
         Choice::Empty => Verdict::Refuse,
     }
@@ -56,8 +57,9 @@ pub fn connect(tables: &impl Tables, cookie: u64, frontend: &ServiceKey) -> Verd
 /// A socket that is not connected sends a datagram to `frontend`: it goes where the socket's last one went, as long as
 /// that backend lives, so that an exchange of several datagrams meets one backend.
 #[inline(always)]
-pub fn send(tables: &impl Tables, cookie: u64, frontend: &ServiceKey) -> Verdict {
+pub fn send(tables: &impl Tables, cookie: impl Fn() -> u64, frontend: &ServiceKey) -> Verdict {
     let Some(service) = tables.service(frontend) else { return Verdict::Pass };
+    let cookie = cookie();
     let key = FlowKey { cookie, service: service.id, reserved: 0 };
     if let Some(flow) = tables.flow(&key)
         && let Some(backend) = member(tables, service.id, flow.backend)

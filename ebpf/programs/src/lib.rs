@@ -8,7 +8,10 @@
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 // The kernel's verifier follows every path: what is inlined is proven where it is used, with what is known there.
-#![expect(clippy::inline_always, reason = "a program is one function; calls between eBPF functions cost checks and registers")]
+#![expect(
+    clippy::inline_always,
+    reason = "a program is one function; calls between eBPF functions cost checks and registers"
+)]
 
 pub mod forwarding;
 pub mod maps;

@@ -37,14 +37,14 @@ pub enum V6 {}
 /// `connect`: the destination becomes the next backend.
 #[inline(always)]
 pub fn connect<F: Family>(tables: &impl Tables, context: &SockAddrContext) -> i32 {
-    let verdict = forwarding::connect(tables, cookie(context), &destination::<F>(context));
+    let verdict = forwarding::connect(tables, || cookie(context), &destination::<F>(context));
     carry_out::<F>(context, verdict)
 }
 
 /// `sendmsg` and `sendto` with an address: the destination becomes the exchange's backend.
 #[inline(always)]
 pub fn send<F: Family>(tables: &impl Tables, context: &SockAddrContext) -> i32 {
-    let verdict = forwarding::send(tables, cookie(context), &destination::<F>(context));
+    let verdict = forwarding::send(tables, || cookie(context), &destination::<F>(context));
     carry_out::<F>(context, verdict)
 }
 
@@ -134,7 +134,10 @@ fn set_port(context: &SockAddrContext, port: Port) {
 }
 
 #[inline(always)]
-#[expect(clippy::cast_possible_truncation, reason = "protocol numbers have 16 bits in the kernel's own socket")]
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "protocol numbers have 16 bits in the kernel's own socket"
+)]
 fn protocol(context: &SockAddrContext) -> u16 {
     word(context, offset_of!(bpf_sock_addr, protocol)) as u16
 }

@@ -1,9 +1,30 @@
 //! Forwarding at the socket: eBPF programs on a control group translate the destination when a socket connects.
+//!
+//! ```text
+//!   [Change] --mirror--> [Write] --maps--> kernel        what is to be written is decided by values alone
+//!   kernel --maps--> Found --repair--> mirror, [Write]   so is what was found
+//! ```
+//!
+//! Maps and links are pinned: forwarding goes on when the process ends, however it ends, and the next one adopts it.
+
+mod encode;
+mod load;
+mod maps;
+mod mirror;
+mod pins;
+mod pod;
+mod repair;
+mod write;
 
 use std::path::{Path, PathBuf};
 
-use plan::{Change, Frontend, Observed, Service};
+use plan::{Change, Frontend, Observed, Protocol, Service};
 
+pub use self::load::Program;
+use self::maps::Maps;
+use self::mirror::Mirror;
+use self::pins::Pins;
+use self::write::Write;
 use crate::{Dataplane, Error, Failure, Unsupported};
 
 /// Where the state is pinned unless told otherwise.
@@ -18,37 +39,122 @@ pub struct Settings {
     pub bpf_fs: PathBuf,
 }
 
-/// Translation at the socket by eBPF programs.
+/// How much the maps hold at most. Memory is taken by what they do hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Frontends.
+    pub services: u32,
+    /// Backends of all services together.
+    pub backends: u32,
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { services: ebpf_abi::SERVICES.capacity, backends: ebpf_abi::BACKENDS.capacity }
+    }
+}
+
+/// Translation at the socket by eBPF programs. TCP and UDP; nothing runs per packet.
+///
+/// Dropping it leaves everything pinned and attached.
 #[derive(Debug)]
-pub struct Ebpf {}
+pub struct Ebpf {
+    maps: Maps,
+    mirror: Mirror,
+    /// A write failed halfway: the mirror must be made anew before it is used.
+    stale: bool,
+    programs: Vec<Program>,
+    _pins: Pins,
+}
 
 impl Ebpf {
-    /// Adopts what is pinned below `settings.bpf_fs`, or starts anew.
-    pub fn open(_settings: &Settings) -> Result<Self, Error> {
-        Err(Error::Kernel { feature: "eBPF" })
+    /// Adopts what is pinned below `settings.bpf_fs`, or starts anew; attaches this build's programs in place of those
+    /// that were attached. Forwarding does not pause meanwhile.
+    ///
+    /// Mounts a bpffs at `/sys/fs/bpf` if the state is to be pinned there and nothing is mounted.
+    pub fn open(settings: &Settings) -> Result<Self, Error> {
+        Self::open_sized(settings, Capacity::default())
     }
 
-    /// Detaches the programs and removes everything pinned below `bpf_fs`. Success where nothing is.
-    pub fn cleanup(_bpf_fs: &Path) -> Result<(), Error> {
-        Err(Error::Kernel { feature: "eBPF" })
+    /// As [`Ebpf::open`], with maps of another size. Maps that are pinned already keep the size they have.
+    pub fn open_sized(settings: &Settings, capacity: Capacity) -> Result<Self, Error> {
+        let pins = Pins::own(&settings.bpf_fs)?;
+        let mut object = load::open(&pins, capacity)?;
+        let programs = load::attach(&mut object, &pins, &settings.cgroup)?;
+        let maps = Maps::take(&mut object)?;
+        let mut ebpf = Self { maps, mirror: Mirror::default(), stale: true, programs, _pins: pins };
+        ebpf.reread()?;
+        Ok(ebpf)
     }
-}
 
-/// The root of the cgroup v2 mount, wherever it is.
-pub fn default_cgroup() -> Result<PathBuf, Error> {
-    Err(Error::Kernel { feature: "cgroup v2" })
-}
+    /// Detaches the programs and removes everything pinned below `bpf_fs`. Success where nothing is. The kernel may take
+    /// some milliseconds until the last program has run.
+    pub fn cleanup(bpf_fs: &Path) -> Result<(), Error> {
+        Pins::remove(bpf_fs)
+    }
 
-impl Dataplane for Ebpf {
-    fn supports(&self, _: Frontend, _: &Service) -> Result<(), Unsupported> {
+    /// The programs as the kernel took them.
+    pub fn programs(&self) -> &[Program] {
+        &self.programs
+    }
+
+    /// Makes the mirror from the maps, and the maps whole.
+    fn reread(&mut self) -> Result<(), Error> {
+        let (mirror, writes) = repair::repair(&self.maps.read()?);
+        self.stale = true;
+        for write in writes {
+            self.maps.write(write)?;
+        }
+        self.mirror = mirror;
+        self.stale = false;
         Ok(())
     }
 
-    fn observe(&mut self) -> Result<Observed, Error> {
-        Err(Error::Kernel { feature: "eBPF" })
+    fn carry_out(&mut self, change: &Change) -> Result<(), Error> {
+        if self.stale {
+            self.reread()?;
+        }
+        let writes = self.mirror.writes(change).ok_or(Error::Identifiers)?;
+        for (done, write) in writes.iter().enumerate() {
+            if let Err(error) = self.maps.write(*write) {
+                self.take_back(&writes[..done]);
+                return Err(error);
+            }
+        }
+        self.mirror.advance(change);
+        Ok(())
     }
 
-    fn apply(&mut self, _: &[Change]) -> Vec<Failure> {
-        Vec::new()
+    /// Undoes the first writes of a change of which a later one failed. Additions are taken back and the mirror stays
+    /// right. What cannot be taken back is left to the next reading of the maps.
+    fn take_back(&mut self, done: &[Write]) {
+        for write in done.iter().rev() {
+            match write.taken_back() {
+                Some(undo) => self.stale |= self.maps.write(undo).is_err(),
+                None => self.stale |= !matches!(write, Write::Reserve(_)),
+            }
+        }
+    }
+}
+
+impl Dataplane for Ebpf {
+    fn supports(&self, frontend: Frontend, _: &Service) -> Result<(), Unsupported> {
+        match frontend.protocol() {
+            Protocol::Tcp | Protocol::Udp => Ok(()),
+            protocol @ Protocol::Sctp => Err(Unsupported::Protocol { frontend, protocol }),
+        }
+    }
+
+    fn observe(&mut self) -> Result<Observed, Error> {
+        self.reread()?;
+        Ok(self.mirror.observed())
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+        let failure = |change: &Change| {
+            let error = self.carry_out(change).err()?;
+            Some(Failure { change: *change, error })
+        };
+        changes.iter().filter_map(failure).collect()
     }
 }

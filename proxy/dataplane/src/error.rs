@@ -71,6 +71,9 @@ pub enum Error {
         /// Its capacity.
         capacity: u32,
     },
+    /// Every identifier was given out once.
+    #[error("no identifier is left for another backend: clean up and start anew")]
+    Identifiers,
 }
 
 /// A service that a dataplane cannot serve.

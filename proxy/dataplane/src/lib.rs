@@ -8,10 +8,12 @@
 pub mod contract;
 mod ebpf;
 mod error;
+mod kernel;
 mod memory;
 
-pub use ebpf::{DEFAULT_BPF_FS, Ebpf, Settings, default_cgroup};
+pub use ebpf::{Capacity, DEFAULT_BPF_FS, Ebpf, Program, Settings};
 pub use error::{Error, Unsupported};
+pub use kernel::default_cgroup;
 pub use memory::Memory;
 
 use plan::{Change, Frontend, Observed, Service};

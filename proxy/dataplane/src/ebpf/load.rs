@@ -1,0 +1,135 @@
+//! Programs into the kernel, and onto the control group without a gap.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use aya::pin::PinError;
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
+use aya::{EbpfError, EbpfLoader};
+
+use super::Capacity;
+use super::maps::system_error;
+use super::pins::{self, Pins};
+use crate::{Error, kernel};
+
+/// What `build.rs` compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/socket"));
+
+/// The programs in the object, each named like the hook it is for. Those that show a socket its frontend come first:
+/// no application sees the address of a backend before there is one who puts it right.
+const PROGRAMS: [&str; 8] =
+    ["getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "connect4", "connect6", "sendmsg4", "sendmsg6"];
+
+/// A program in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Program {
+    /// Its name, which is that of its hook.
+    pub name: &'static str,
+    /// How many instructions the kernel's verifier walked through; `None` where the kernel does not say.
+    pub verified_instructions: Option<u32>,
+}
+
+/// Creates the maps, or opens those that are pinned, and makes the programs ready to load.
+pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    // Nothing is relocated against the kernel's own types, which would take long to read.
+    loader.btf(None);
+    for table in ebpf_abi::TABLES {
+        loader.map_pin_path(table.name, pins.maps().join(table.name));
+    }
+    loader
+        .map_max_entries(ebpf_abi::SERVICES.name, capacity.services)
+        .map_max_entries(ebpf_abi::TURNS.name, capacity.services.saturating_add(1))
+        .map_max_entries(ebpf_abi::SLOTS.name, capacity.backends)
+        .map_max_entries(ebpf_abi::BACKENDS.name, capacity.backends);
+    loader.load(OBJECT).map_err(load_error)
+}
+
+/// Loads every program and attaches it to the control group. Where an earlier process left one attached, the new one
+/// joins it first and then takes its place: with both, the second finds an address already translated.
+pub(super) fn attach(object: &mut aya::Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<Program>, Error> {
+    let cgroup = kernel::open_cgroup(cgroup)?;
+    let mut programs = Vec::new();
+    for name in PROGRAMS {
+        let program = load(object, name)?;
+        let information =
+            program.info().map_err(|source| Error::Program { action: "inspect", program: name, source })?;
+        programs.push(Program { name, verified_instructions: information.verified_instruction_count() });
+    }
+    // Only when the kernel has accepted all of them.
+    for name in PROGRAMS {
+        let link = link(object, name, &cgroup)?;
+        pin(link, name, &pins.links())?;
+    }
+    Ok(programs)
+}
+
+fn load<'object>(
+    object: &'object mut aya::Ebpf,
+    name: &'static str,
+) -> Result<&'object CgroupSockAddr, Error> {
+    let program = program(object, name)?;
+    program.load().map_err(|error| match kernel::missing_feature(name, &error) {
+        Some(feature) => Error::Kernel { feature },
+        None => program_error("load", name, error),
+    })?;
+    Ok(program)
+}
+
+fn link(object: &mut aya::Ebpf, name: &'static str, cgroup: &File) -> Result<FdLink, Error> {
+    let program = program(object, name)?;
+    // For a link this mode means that programs of others stay beside ours.
+    let link = program
+        .attach(cgroup, CgroupAttachMode::Single)
+        .and_then(|id| program.take_link(id))
+        .map_err(|error| program_error("attach", name, error))?;
+    FdLink::try_from(link)
+        .map_err(|_not_a_link| Error::Kernel { feature: "links of control group programs (Linux 5.7)" })
+}
+
+fn pin(link: FdLink, name: &'static str, directory: &Path) -> Result<(), Error> {
+    let (pinned, next) = (directory.join(name), directory.join(format!("{name}_next")));
+    // Left by a process that ended between the two steps below; the link in its place is attached still.
+    pins::remove_pin(&next)?;
+    link.pin(&next).map_err(|error| match error {
+        PinError::SyscallError(error) => program_error("pin", name, ProgramError::SyscallError(error)),
+        error @ (PinError::NoFd { .. } | PinError::InvalidPinPath { .. }) => {
+            Error::File { action: "pin a link at", path: next.clone(), source: io::Error::other(error) }
+        }
+    })?;
+    pins::replace_pin(&next, &pinned)
+}
+
+fn program<'object>(
+    object: &'object mut aya::Ebpf,
+    name: &'static str,
+) -> Result<&'object mut CgroupSockAddr, Error> {
+    let failed = |source| Error::Program { action: "find", program: name, source };
+    let program = object.program_mut(name).ok_or_else(|| failed(ProgramError::UnexpectedProgramType))?;
+    program.try_into().map_err(failed)
+}
+
+fn program_error(action: &'static str, program: &'static str, source: ProgramError) -> Error {
+    let system = if let ProgramError::LoadError { io_error, .. } = &source {
+        Some(io_error)
+    } else if let ProgramError::SyscallError(error) = &source {
+        Some(&error.io_error)
+    } else {
+        None
+    };
+    if system.is_some_and(kernel::is_permission) {
+        return Error::Permission { action: "load and attach eBPF programs" };
+    }
+    Error::Program { action, program, source }
+}
+
+fn load_error(source: EbpfError) -> Error {
+    if let EbpfError::MapError(error) = &source
+        && system_error(error).is_some_and(kernel::is_permission)
+    {
+        return Error::Permission { action: "create eBPF maps" };
+    }
+    Error::Load { source }
+}

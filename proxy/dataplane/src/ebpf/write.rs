@@ -1,0 +1,36 @@
+//! One write to one map: what a change is made of.
+
+use ebpf_abi::{Backend, BackendId, Service, ServiceId, ServiceKey, SlotKey};
+
+/// One entry put or dropped. A program may run between any two, so their order is what keeps a service whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Write {
+    /// Identifiers below this one are taken, also after a restart.
+    Reserve(u32),
+    /// A new service's counter, from 0.
+    PutTurn(ServiceId),
+    DropTurn(ServiceId),
+    PutService(ServiceKey, Service),
+    DropService(ServiceKey),
+    PutBackend(BackendId, Backend),
+    DropBackend(BackendId),
+    PutSlot(SlotKey, BackendId),
+    DropSlot(SlotKey),
+}
+
+impl Write {
+    /// What takes back an entry that was new; `None` where nothing need or can be taken back.
+    pub(super) const fn taken_back(self) -> Option<Self> {
+        match self {
+            Self::PutTurn(id) => Some(Self::DropTurn(id)),
+            Self::PutService(key, _) => Some(Self::DropService(key)),
+            Self::PutBackend(id, _) => Some(Self::DropBackend(id)),
+            Self::PutSlot(key, _) => Some(Self::DropSlot(key)),
+            Self::Reserve(_)
+            | Self::DropTurn(_)
+            | Self::DropService(_)
+            | Self::DropBackend(_)
+            | Self::DropSlot(_) => None,
+        }
+    }
+}
