@@ -1,1 +1,8 @@
-fn main() {}
+//! Tier 3: real sockets through real programs. Needs root.
+//!
+//! Every test has a [`node::Node`] of its own: a network namespace, a control group that the test's process enters, and
+//! a bpffs. A process is in one control group only, so the nodes take turns.
+
+mod node;
+mod reach;
+mod server;
