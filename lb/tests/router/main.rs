@@ -1,6 +1,6 @@
 //! The virtual router on a real link, and beside a real keepalived. Needs root, `ip` and keepalived.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test panics where it fails")]
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod lab;
 

@@ -1,0 +1,233 @@
+//! Adverts on the wire: those of a real keepalived, and what strangers may send.
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use vrrp::{
+    Advert, AdvertInterval, Checksum, GROUP, Priority, Received, Rejected, RouterId, Settings,
+    VirtualAddresses, decode, encode,
+};
+
+const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
+const KEEPALIVED: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 242);
+const VIRTUAL: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 250);
+
+/// What keepalived 2.2.7 sent from 172.16.60.242 with priority 200, `advert_int` 0.1, router 51, address 172.16.60.250.
+const ADVERT: [u8; 32] = [
+    0x45, 0xc0, 0x00, 0x20, 0x00, 0x01, 0x00, 0x00, 0xff, 0x70, 0xf1, 0x97, 0xac, 0x10, 0x3c, 0xf2, 0xe0,
+    0x00, 0x00, 0x12, 0x31, 0x33, 0xc8, 0x01, 0x00, 0x0a, 0x54, 0x24, 0xac, 0x10, 0x3c, 0xfa,
+];
+/// What it sent when it was stopped.
+const FAREWELL: [u8; 32] = [
+    0x45, 0xc0, 0x00, 0x20, 0x00, 0x02, 0x00, 0x00, 0xff, 0x70, 0xf1, 0x96, 0xac, 0x10, 0x3c, 0xf2, 0xe0,
+    0x00, 0x00, 0x12, 0x31, 0x33, 0x00, 0x01, 0x00, 0x0a, 0x1c, 0x25, 0xac, 0x10, 0x3c, 0xfa,
+];
+
+fn settings(local: Ipv4Addr, checksum: Checksum) -> Settings {
+    Settings {
+        router_id: RouterId::new(51).unwrap(),
+        priority: Priority::new(200).unwrap(),
+        interval: AdvertInterval::new(Duration::from_millis(100)).unwrap(),
+        preempt: true,
+        local,
+        addresses: VirtualAddresses::new(vec![VIRTUAL]).unwrap(),
+        checksum,
+    }
+}
+
+/// The packet that carries `message`.
+fn packet(from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(20 + message.len()).unwrap().to_be_bytes();
+    let header = [0x45, 0xc0, length[0], length[1], 0, 0, 0, 0, 255, 112, 0, 0];
+    [&header[..], &from.octets(), &GROUP.octets(), message].concat()
+}
+
+#[test]
+fn adverts_of_keepalived_are_understood() {
+    let interval = AdvertInterval::new(Duration::from_millis(100)).unwrap();
+    for (bytes, priority) in [(ADVERT, Priority::new(200)), (FAREWELL, None)] {
+        let expected = Received { from: KEEPALIVED, advert: Advert { priority, interval } };
+        assert_eq!(decode(&settings(OURS, Checksum::PseudoHeader), &bytes), Ok(expected));
+    }
+}
+
+#[test]
+fn our_adverts_are_those_that_keepalived_would_send() {
+    let settings = settings(KEEPALIVED, Checksum::PseudoHeader);
+    for (bytes, priority) in [(ADVERT, Some(settings.priority)), (FAREWELL, None)] {
+        assert_eq!(encode(&settings, Advert { priority, interval: settings.interval }), bytes[20..]);
+    }
+}
+
+#[test]
+fn every_check_has_its_own_reason() {
+    type Spoil = fn(&mut Vec<u8>);
+    let cases: [(&str, Spoil, Rejected); 22] = [
+        ("another router", |it| it[21] = 52, Rejected::RouterId),
+        (
+            "another router, forwarded, of version 2",
+            |it| {
+                it[8] = 1;
+                it[20] = 0x21;
+                it[21] = 52;
+            },
+            Rejected::RouterId,
+        ),
+        ("empty", Vec::clear, Rejected::Header),
+        ("part of a header", |it| it.truncate(19), Rejected::Header),
+        ("IPv6", |it| it[0] = 0x65, Rejected::Header),
+        ("header shorter than can be", |it| it[0] = 0x44, Rejected::Header),
+        ("header longer than the packet", |it| it[0] = 0x4f, Rejected::Header),
+        ("total length beyond the packet", |it| it[3] = 33, Rejected::Header),
+        ("UDP", |it| it[9] = 17, Rejected::Header),
+        ("total length within the fixed fields", |it| it[3] = 27, Rejected::Length),
+        ("to one host", |it| it[16..20].copy_from_slice(&OURS.octets()), Rejected::Destination),
+        ("from ourselves", |it| it[12..16].copy_from_slice(&OURS.octets()), Rejected::OwnAddress),
+        ("forwarded", |it| it[8] = 254, Rejected::TimeToLive { found: 254 }),
+        ("version 2", |it| it[20] = 0x21, Rejected::Version { found: 2 }),
+        ("version 4", |it| it[20] = 0x41, Rejected::Version { found: 4 }),
+        ("type 2", |it| it[20] = 0x32, Rejected::Type { found: 2 }),
+        ("no address", |it| it[23] = 0, Rejected::Length),
+        ("two addresses, one there", |it| it[23] = 2, Rejected::Length),
+        ("damaged", |it| it[22] = 201, Rejected::Checksum { other_form_matches: false }),
+        ("no checksum", |it| it[26..28].fill(0), Rejected::Checksum { other_form_matches: false }),
+        (
+            "interval 0",
+            |it| {
+                it[25] = 0;
+                it[27] += 0x0a;
+            },
+            Rejected::Interval,
+        ),
+        (
+            "another address",
+            |it| {
+                it[31] = 251;
+                it[27] -= 1;
+            },
+            Rejected::Addresses,
+        ),
+    ];
+    for (what, spoil, expected) in cases {
+        let mut bytes = ADVERT.to_vec();
+        spoil(&mut bytes);
+        assert_eq!(decode(&settings(OURS, Checksum::PseudoHeader), &bytes), Err(expected), "{what}");
+    }
+}
+
+#[test]
+fn reserved_bits_are_ignored() {
+    // RFC 9568 §5.2.6.
+    let mut bytes = ADVERT;
+    bytes[24] = 0xf0;
+    bytes[26..28].copy_from_slice(&[0x64, 0x23]);
+    let receiver = settings(OURS, Checksum::PseudoHeader);
+    assert_eq!(decode(&receiver, &bytes), decode(&receiver, &ADVERT));
+    assert!(decode(&receiver, &bytes).is_ok());
+}
+
+#[test]
+fn a_checksum_of_the_other_form_is_recognised_as_such() {
+    for (ours, theirs) in
+        [(Checksum::PseudoHeader, Checksum::Plain), (Checksum::Plain, Checksum::PseudoHeader)]
+    {
+        let sender = settings(KEEPALIVED, theirs);
+        let advert = Advert { priority: Some(sender.priority), interval: sender.interval };
+        let bytes = packet(KEEPALIVED, &encode(&sender, advert));
+        let rejected = decode(&settings(OURS, ours), &bytes);
+        assert_eq!(rejected, Err(Rejected::Checksum { other_form_matches: true }));
+        assert_eq!(decode(&settings(OURS, theirs), &bytes).map(|received| received.advert), Ok(advert));
+    }
+}
+
+#[test]
+fn no_single_flipped_bit_passes() {
+    for bit in 0..8 * (ADVERT.len() - 20) {
+        let mut bytes = ADVERT;
+        bytes[20 + bit / 8] ^= 1 << (bit % 8);
+        assert!(decode(&settings(OURS, Checksum::PseudoHeader), &bytes).is_err(), "bit {bit} of the message");
+    }
+}
+
+#[test]
+fn the_order_of_addresses_does_not_matter_but_their_number_does() {
+    let with = |local, addresses: &[Ipv4Addr]| Settings {
+        addresses: VirtualAddresses::new(addresses.to_vec()).unwrap(),
+        ..settings(local, Checksum::PseudoHeader)
+    };
+    let [a, b] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
+    let sender = with(KEEPALIVED, &[a, b]);
+    let bytes = packet(KEEPALIVED, &encode(&sender, Advert { priority: None, interval: sender.interval }));
+    assert!(decode(&with(OURS, &[b, a]), &bytes).is_ok());
+    assert_eq!(decode(&with(OURS, &[a]), &bytes), Err(Rejected::Addresses));
+}
+
+#[test]
+fn every_rejection_has_a_label_of_the_published_set() {
+    let rejections = [
+        Rejected::RouterId,
+        Rejected::Header,
+        Rejected::Destination,
+        Rejected::OwnAddress,
+        Rejected::TimeToLive { found: 1 },
+        Rejected::Version { found: 2 },
+        Rejected::Type { found: 2 },
+        Rejected::Length,
+        Rejected::Checksum { other_form_matches: true },
+        Rejected::Interval,
+        Rejected::Addresses,
+    ];
+    assert_eq!(rejections.map(Rejected::label), Rejected::LABELS);
+}
+
+prop_compose! {
+    fn any_settings()(
+        router_id in 1_u8..,
+        priority in 1_u8..,
+        centiseconds in 1_u16..0x1000,
+        addresses in prop::collection::btree_set(any::<u32>(), 1..=255),
+        plain in any::<bool>(),
+    ) -> Settings {
+        Settings {
+            router_id: RouterId::new(router_id).unwrap(),
+            priority: Priority::new(priority).unwrap(),
+            interval: AdvertInterval::from_centiseconds(centiseconds).unwrap(),
+            preempt: true,
+            local: KEEPALIVED,
+            addresses: VirtualAddresses::new(addresses.into_iter().map(Ipv4Addr::from).collect()).unwrap(),
+            checksum: if plain { Checksum::Plain } else { Checksum::PseudoHeader },
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_encoded_is_decoded(sender in any_settings(), farewell in any::<bool>()) {
+        let advert = Advert { priority: (!farewell).then_some(sender.priority), interval: sender.interval };
+        let receiver = Settings { local: OURS, ..sender.clone() };
+        let decoded = decode(&receiver, &packet(KEEPALIVED, &encode(&sender, advert)));
+        prop_assert_eq!(decoded, Ok(Received { from: KEEPALIVED, advert }));
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..1200)) {
+        prop_assert!(decode(&settings(OURS, Checksum::PseudoHeader), &bytes).is_err());
+    }
+
+    #[test]
+    fn no_change_to_a_good_advert_makes_it_panic(
+        changes in prop::collection::vec((0..ADVERT.len(), any::<u8>()), 0..6),
+        length in 0..=ADVERT.len(),
+    ) {
+        let mut bytes = ADVERT.to_vec();
+        for (position, value) in changes {
+            bytes[position] = value;
+        }
+        bytes.truncate(length);
+        if let Ok(received) = decode(&settings(OURS, Checksum::PseudoHeader), &bytes) {
+            prop_assert_eq!(received.advert.priority, Priority::new(bytes[22]));
+        }
+    }
+}
