@@ -1,0 +1,195 @@
+//! The laws that the steps of `diff` obey, whatever is found and whatever is wanted.
+//!
+//! 1. *Arrival*: the steps lead from what is found to what is wanted.
+//! 2. *Rest*: where nothing is to be done, nothing is done.
+//! 3. *No hole*: at no moment is a frontend without a backend that has one before and after.
+//! 4. *Determinism*: equal input, equal steps, however it came about.
+//! 5. *Modesty*: nothing outside of the scope is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use plan::{
+    Backend, Change, Forwarding, Frontend, Observed, ObservedBackend, ObservedService, Port, Protocol, Scope,
+    Service, diff, diff_frontend,
+};
+use proptest::collection::{btree_map, btree_set, vec};
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2048, ..ProptestConfig::default() })]
+
+    #[test]
+    fn arrival(observed in observed(), desired in forwarding(), scope in scope()) {
+        let after = applied(&observed, &diff(&observed, &desired, &scope));
+        prop_assert_eq!(within(&after.forwarding(), &scope), within(&desired, &scope));
+    }
+
+    #[test]
+    fn rest(desired in forwarding(), scope in scope()) {
+        let observed = applied(&Observed::default(), &diff(&Observed::default(), &desired, &Scope::everything()));
+        prop_assert_eq!(diff(&observed, &desired, &scope), vec![]);
+    }
+
+    #[test]
+    fn rest_after_arrival(observed in observed(), desired in forwarding(), scope in scope()) {
+        let after = applied(&observed, &diff(&observed, &desired, &scope));
+        prop_assert_eq!(diff(&after, &desired, &scope), vec![]);
+    }
+
+    #[test]
+    fn no_hole(observed in observed(), desired in forwarding(), scope in scope()) {
+        let changes = diff(&observed, &desired, &scope);
+        let before = observed.forwarding();
+        let after = applied(&observed, &changes).forwarding();
+        let lives = |plan: &Forwarding, frontend| plan.get(frontend).is_some_and(|service| !service.backends.is_empty());
+        let whole: Vec<_> = before.keys().filter(|key| lives(&before, key) && lives(&after, key)).collect();
+        for count in 0..=changes.len() {
+            let now = applied(&observed, &changes[..count]).forwarding();
+            for frontend in &whole {
+                prop_assert!(lives(&now, frontend), "{frontend} has no backend after {:?}", &changes[..count]);
+            }
+        }
+    }
+
+    #[test]
+    fn determinism((found, wanted) in (vec(found_backend(), 0..24), vec(wanted_backend(), 0..24)), scope in scope()) {
+        let (mut found_later, mut wanted_later) = (first_of_each(&found), first_of_each(&wanted));
+        let steps = diff(&gathered(&found_later), &planned(&wanted_later), &scope);
+        found_later.reverse();
+        wanted_later.reverse();
+        prop_assert_eq!(diff(&gathered(&found_later), &planned(&wanted_later), &scope), steps);
+    }
+
+    #[test]
+    fn the_whole_is_the_sum_of_its_frontends(observed in observed(), desired in forwarding(), scope in scope()) {
+        let frontends: BTreeSet<_> = observed.services.keys().chain(desired.keys()).collect();
+        let steps: Vec<_> = frontends
+            .into_iter()
+            .filter(|frontend| scope.contains(**frontend))
+            .flat_map(|frontend| diff_frontend(*frontend, observed.services.get(frontend), desired.get(frontend)))
+            .collect();
+        prop_assert_eq!(diff(&observed, &desired, &scope), steps);
+    }
+
+    #[test]
+    fn modesty(observed in observed(), desired in forwarding(), scope in scope()) {
+        let changes = diff(&observed, &desired, &scope);
+        for change in &changes {
+            prop_assert!(scope.contains(change.frontend()), "{change}");
+        }
+        let outside = |found: &Observed| -> BTreeMap<_, _> {
+            let foreign = found.services.iter().filter(|(frontend, _)| !scope.contains(**frontend));
+            foreign.map(|(frontend, service)| (*frontend, service.clone())).collect()
+        };
+        prop_assert_eq!(outside(&applied(&observed, &changes)), outside(&observed));
+    }
+
+    #[test]
+    fn connections_outlive_their_backend_in_the_plan(observed in observed(), desired in forwarding()) {
+        let after = applied(&observed, &diff(&observed, &desired, &Scope::everything()));
+        for (frontend, service) in &observed.services {
+            let Some(wanted) = desired.get(frontend) else { continue };
+            for (backend, found) in &service.backends {
+                let kept = after.services[frontend].backends.get(backend);
+                if wanted.backends.contains(backend) {
+                    prop_assert_eq!(kept, Some(&ObservedBackend { draining: false, ..*found }));
+                } else if frontend.protocol() != Protocol::Udp && found.connections > 0 {
+                    prop_assert_eq!(kept, Some(&ObservedBackend { draining: true, ..*found }));
+                } else {
+                    prop_assert_eq!(kept, None);
+                }
+            }
+        }
+    }
+}
+
+fn applied(observed: &Observed, changes: &[Change]) -> Observed {
+    let mut observed = observed.clone();
+    changes.iter().for_each(|change| observed.advance(change));
+    observed
+}
+
+fn within(plan: &Forwarding, scope: &Scope) -> Forwarding {
+    let owned = plan.iter().filter(|(frontend, _)| scope.contains(**frontend));
+    owned.map(|(frontend, service)| (*frontend, service.clone())).collect()
+}
+
+// Few addresses, ports and backends, so that what is found and what is wanted meet often.
+
+fn address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (0..3_u8).prop_map(|last| IpAddr::V4(Ipv4Addr::new(10, 254, 0, last))),
+        (0..2_u16).prop_map(|last| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last))),
+    ]
+}
+
+fn port() -> impl Strategy<Value = Port> {
+    (1..3_u16).prop_filter_map("port 0", Port::new)
+}
+
+fn frontend() -> impl Strategy<Value = Frontend> {
+    let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
+    (address(), port(), protocol).prop_map(|(address, port, protocol)| Frontend::new(address, port, protocol))
+}
+
+fn backend() -> impl Strategy<Value = Backend> {
+    (address(), port()).prop_map(|(address, port)| Backend::new(address, port))
+}
+
+fn observed_backend() -> impl Strategy<Value = ObservedBackend> {
+    (any::<bool>(), 0..3_u64).prop_map(|(draining, connections)| ObservedBackend { draining, connections })
+}
+
+fn observed() -> impl Strategy<Value = Observed> {
+    let service =
+        btree_map(backend(), observed_backend(), 0..5).prop_map(|backends| ObservedService { backends });
+    btree_map(frontend(), service, 0..6).prop_map(|services| Observed { services })
+}
+
+fn forwarding() -> impl Strategy<Value = Forwarding> {
+    btree_map(frontend(), btree_set(backend(), 0..5).prop_map(|backends| Service { backends }), 0..6)
+}
+
+fn scope() -> impl Strategy<Value = Scope> {
+    const NETWORKS: [&str; 5] = ["10.254.0.0/31", "10.254.0.2/32", "fd00::/64", "fd00::1/128", "0.0.0.0/0"];
+    let network = prop::sample::select(&NETWORKS[..]).prop_map(|text| text.parse().expect("network"));
+    prop_oneof![
+        Just(Scope::everything()),
+        btree_set(address(), 0..3).prop_map(Scope::Only),
+        vec(network, 0..3).prop_map(Scope::AllBut),
+    ]
+}
+
+type Found = (Frontend, Backend, ObservedBackend);
+type Wanted = (Frontend, Backend, ());
+
+fn found_backend() -> impl Strategy<Value = Found> {
+    (frontend(), backend(), observed_backend())
+}
+
+fn wanted_backend() -> impl Strategy<Value = Wanted> {
+    (frontend(), backend(), Just(()))
+}
+
+/// One entry per key, so that the order of insertion says nothing.
+fn first_of_each<T: Copy>(entries: &[(Frontend, Backend, T)]) -> Vec<(Frontend, Backend, T)> {
+    let mut seen = BTreeSet::new();
+    entries.iter().filter(|(frontend, backend, _)| seen.insert((*frontend, *backend))).copied().collect()
+}
+
+fn gathered(entries: &[Found]) -> Observed {
+    let mut observed = Observed::default();
+    for (frontend, backend, found) in entries {
+        observed.services.entry(*frontend).or_default().backends.insert(*backend, *found);
+    }
+    observed
+}
+
+fn planned(entries: &[Wanted]) -> Forwarding {
+    let mut plan = Forwarding::new();
+    for (frontend, backend, ()) in entries {
+        plan.entry(*frontend).or_default().backends.insert(*backend);
+    }
+    plan
+}
