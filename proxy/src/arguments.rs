@@ -158,7 +158,7 @@ impl Run {
         }
         match (&self.manifests, &mut config.source) {
             (None, Source::Cluster(access)) if self.master.is_some() => {
-                access.master.clone_from(&self.master)
+                access.master.clone_from(&self.master);
             }
             (None, Source::Cluster(_) | Source::Manifests(_)) => {}
             (Some(directory), source) => {
@@ -216,8 +216,8 @@ impl Run {
     /// The log filter for the verbosity, on klog's scale.
     pub(crate) const fn log_filter(&self) -> &'static str {
         match self.verbosity {
-            0..=3 => "info",
-            4..=7 => "info,proxy=debug,dataplane=debug,daemon=debug",
+            0..=3 => "info,kube_client=error,kube_runtime=error",
+            4..=7 => "info,kube_client=error,kube_runtime=error,proxy=debug,dataplane=debug,daemon=debug",
             8.. => "debug,proxy=trace,dataplane=trace,daemon=trace",
         }
     }

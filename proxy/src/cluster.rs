@@ -4,6 +4,7 @@
 //! Services an update touches, so that what follows costs as much as those Services and not as the cluster.
 
 mod endpoints;
+pub mod kind;
 mod refusal;
 mod service;
 
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 pub use endpoints::{Endpoint, EndpointPort, Group, Readiness, SERVICE_NAME_LABEL, Slice};
+pub use kind::Kind;
 pub use refusal::Refusal;
 pub use service::{Feature, HEADLESS_LABEL, PROXY_NAME_LABEL, Service, ServicePort};
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::cluster::Family;
-use crate::metrics::Metrics;
+use crate::metrics::AnswerMetrics;
 
 /// What Go prints for a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -95,10 +95,10 @@ impl SharedHealth {
 }
 
 /// What is served at `healthzBindAddress`.
-pub(crate) fn health_routes(health: &SharedHealth, metrics: &Metrics) -> Routes {
+pub(crate) fn health_routes(health: &SharedHealth, answers: &AnswerMetrics) -> Routes {
     Routes::default()
-        .with("/healthz", answer(health.clone(), Path::Healthz, metrics.healthz.clone()))
-        .with("/livez", answer(health.clone(), Path::Livez, metrics.livez.clone()))
+        .with("/healthz", answer(health.clone(), Path::Healthz, answers.healthz.clone()))
+        .with("/livez", answer(health.clone(), Path::Livez, answers.livez.clone()))
 }
 
 /// What is served at `metricsBindAddress`.
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn the_body_is_that_of_kube_proxy() {
         let now = clock::now();
-        let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(86_400);
+        let wall = SystemTime::UNIX_EPOCH + Duration::from_hours(24);
         let mut health = Health::new(PERIOD);
         let (_, body) = health.report(Path::Healthz, now, wall);
         let time = "1970-01-02T00:00:00Z";

@@ -1,12 +1,233 @@
-//! fairway-proxy
+//! fairway-proxy: programs the Services of a cluster into the kernel of a node, as kube-proxy does.
+//!
+//! ```text
+//!   API server --> watch      \                             +--------- sync: a thread of its own ---------+
+//!                              >-- Update --(bounded)-->    | planner: Cluster -> translate -> Forwarding |
+//!   directory  --> manifests  /                             | pacing:  when                               |
+//!                                                           | diff -> Dataplane::apply | observe          |
+//!   admin servers <-- health, metrics ----------------------+---------------------------------------------+
+//! ```
+//!
+//! * [`cluster`], [`translate`], [`planner`] and `pacing` are pure: they decide, from values and a given time.
+//! * `watch` and `manifests` are the sources; `sync` owns the dataplane; `health_check` and `metrics` tell of it.
+//! * Nothing is written before every kind has been listed once, and stopping leaves the kernel as it is: a restart
+//!   adopts what it finds.
 
 pub mod arguments;
 mod clock;
 pub mod cluster;
 pub mod config;
 mod health_check;
+mod manifests;
 mod metrics;
 mod pacing;
 pub mod planner;
 mod sync;
 pub mod translate;
+mod watch;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use daemon::admin::{Admin, Routes};
+use daemon::exit::{Code, Failure};
+use daemon::problems::Problem;
+use daemon::{signal, telemetry};
+use dataplane::{Dataplane, Ebpf};
+use prometheus::Registry;
+use tokio::sync::mpsc;
+
+use self::arguments::{Arguments, Command, ConfigError, Run, read_config};
+use self::config::{Config, Source};
+use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
+use self::manifests::Manifests;
+use self::metrics::{Metrics, SourceMetrics};
+use self::watch::{AccessError, Watch};
+
+/// Updates on their way to the sync thread; a source that is faster waits.
+const QUEUED_UPDATES: usize = 1024;
+/// kube-proxy tries an address it could not bind again after this long.
+const BIND_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
+/// Does what the command line asks for.
+pub fn run(arguments: Arguments) -> Result<(), Failure> {
+    let Arguments { command, run } = arguments;
+    telemetry::start(run.log_filter(), run.log_format.into()).map_err(Failure::failed)?;
+    match command {
+        Some(Command::Check { file }) => check(&file),
+        Some(Command::Cleanup { bpf_fs }) => cleanup(&bpf_fs),
+        None if run.cleanup => cleanup(&run.bpf_fs),
+        None => run_until_terminated(run),
+    }
+}
+
+fn check(file: &Path) -> Result<(), Failure> {
+    let (_, warnings) = read_config(file).map_err(configuration)?;
+    warn(&warnings);
+    tracing::info!(file = %file.display(), "configuration is valid");
+    Ok(())
+}
+
+fn cleanup(bpf_fs: &Path) -> Result<(), Failure> {
+    Ebpf::cleanup(bpf_fs).map_err(kernel)?;
+    tracing::info!(bpf_fs = %bpf_fs.display(), "nothing of this proxy is left in the kernel");
+    Ok(())
+}
+
+fn run_until_terminated(run: Run) -> Result<(), Failure> {
+    let (config, warnings) = run.config().map_err(configuration)?;
+    warn(&warnings);
+    let open = move || -> Result<Box<dyn Dataplane>, dataplane::Error> {
+        let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok)?;
+        tracing::info!(cgroup = %cgroup.display(), bpf_fs = %run.bpf_fs.display(), "opening the dataplane");
+        Ok(Box::new(Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs })?))
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.map_err(Failure::failed)?.block_on(async {
+        let terminated = signal::terminated();
+        serve(config, || open().map_err(kernel), async {
+            if let Err(error) = terminated.await {
+                tracing::error!(%error, "signals cannot be awaited, stopping");
+            }
+        })
+        .await
+    })
+}
+
+/// Runs with any dataplane until `shutdown` resolves; what [`run`] does with the kernel's.
+///
+/// Call it within a tokio runtime with time and I/O enabled. When it returns, the dataplane has been dropped as it was.
+pub async fn run_with(
+    config: Config,
+    dataplane: Box<dyn Dataplane>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    serve(config, || Ok(dataplane), shutdown).await
+}
+
+/// The configuration is proved, as far as it can be, before the kernel is touched.
+async fn serve(
+    config: Config,
+    open: impl FnOnce() -> Result<Box<dyn Dataplane>, Failure>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Failure> {
+    let registry = Registry::new();
+    let metrics = Metrics::register(&registry).map_err(Failure::failed)?;
+    let health = SharedHealth::new(Health::new(config.sync_period));
+    let (updates, received) = mpsc::channel(QUEUED_UPDATES);
+    let source = prepare(&config.source, &metrics.sources, &updates).await?;
+    let settings = sync::Settings {
+        least_interval: config.least_sync_interval,
+        period: config.sync_period,
+        metrics: metrics.sync.clone(),
+        health: health.clone(),
+    };
+    let writer = sync::start(settings, open()?, received).map_err(Failure::failed)?;
+    tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");
+    let ended = tokio::select! {
+        () = shutdown => Ok(()),
+        Err(failure) = answer(config.healthz, config.bind_address_hard_fail, || health_routes(&health, &metrics.answers)) => Err(failure),
+        Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone())) => Err(failure),
+        () = source.run() => Ok(()),
+        () = updates.closed() => Ok(()),
+    };
+    // With the last sender gone the thread finishes what it is at, and ends.
+    let unheard = updates.is_closed();
+    drop(updates);
+    let joined = tokio::task::spawn_blocking(move || writer.join()).await.map_err(Failure::failed)?;
+    if unheard || joined.is_err() {
+        return Err(Failure::failed("the sync thread ended by itself"));
+    }
+    ended?;
+    tracing::info!("stopped, the kernel goes on forwarding");
+    Ok(())
+}
+
+/// A source that is ready to go.
+enum Prepared {
+    Watch(Box<Watch>),
+    Manifests(Manifests),
+}
+
+impl Prepared {
+    async fn run(self) {
+        match self {
+            Self::Watch(watch) => watch.run().await,
+            Self::Manifests(manifests) => manifests.run().await,
+        }
+    }
+}
+
+async fn prepare(
+    source: &Source,
+    metrics: &SourceMetrics,
+    updates: &mpsc::Sender<cluster::Update>,
+) -> Result<Prepared, Failure> {
+    Ok(match source {
+        Source::Cluster(access) => {
+            let watch = Watch::prepare(access, metrics, updates).await;
+            Prepared::Watch(Box::new(watch.map_err(unreachable_cluster)?))
+        }
+        Source::Manifests(directory) => {
+            Prepared::Manifests(Manifests::new(directory.clone(), metrics, updates.clone()))
+        }
+    })
+}
+
+/// Why an address is not served.
+#[derive(Debug, thiserror::Error)]
+#[error("bind {address}")]
+struct BindFailed {
+    address: SocketAddr,
+    source: io::Error,
+}
+
+/// Answers at `address`; ends only where it cannot be bound and that is to be fatal.
+async fn answer(
+    address: Option<SocketAddr>,
+    hard_fail: bool,
+    routes: impl Fn() -> Routes,
+) -> Result<Infallible, Failure> {
+    let Some(address) = address else { return std::future::pending().await };
+    loop {
+        match Admin::bind(address, routes()).await {
+            Ok(admin) => admin.serve().await,
+            Err(source) if hard_fail => return Err(Failure::failed(BindFailed { address, source })),
+            Err(error) => {
+                tracing::warn!(%address, %error, "address not bound, trying again");
+                tokio::time::sleep(BIND_AGAIN_AFTER).await;
+            }
+        }
+    }
+}
+
+fn warn(warnings: &[Problem]) {
+    for Problem { path, what } in warnings {
+        tracing::warn!(field = path, "{what}");
+    }
+}
+
+fn configuration(error: ConfigError) -> Failure {
+    match error {
+        ConfigError::Invalid(problems) => problems.into(),
+        ConfigError::Read { .. } => Failure::new(Code::Configuration, error),
+    }
+}
+
+fn unreachable_cluster(error: AccessError) -> Failure {
+    Failure::new(Code::Configuration, error)
+}
+
+fn kernel(error: dataplane::Error) -> Failure {
+    let code = if matches!(error, dataplane::Error::Kernel { .. }) {
+        Code::Unavailable
+    } else if matches!(error, dataplane::Error::Permission { .. }) {
+        Code::NoPermission
+    } else {
+        Code::Failed
+    };
+    Failure::new(code, error)
+}

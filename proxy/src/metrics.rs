@@ -17,22 +17,40 @@ use crate::cluster::Family;
 /// The metrics of one process.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics {
-    pub(crate) sync_duration: HistogramVec,
-    pub(crate) sync_last: GaugeVec,
-    pub(crate) sync_last_queued: GaugeVec,
-    pub(crate) network_programming: HistogramVec,
+    pub(crate) sync: SyncMetrics,
+    pub(crate) answers: AnswerMetrics,
+    pub(crate) sources: SourceMetrics,
+}
+
+/// What the sync thread measures.
+#[derive(Clone, Debug)]
+pub(crate) struct SyncMetrics {
+    duration: HistogramVec,
+    last: GaugeVec,
+    last_queued: GaugeVec,
+    network_programming: HistogramVec,
     pub(crate) endpoint_changes_pending: IntGauge,
     pub(crate) endpoint_changes: IntCounter,
     pub(crate) service_changes_pending: IntGauge,
     pub(crate) service_changes: IntCounter,
-    pub(crate) healthz: IntCounterVec,
-    pub(crate) livez: IntCounterVec,
-    pub(crate) sync_failures: IntCounter,
+    pub(crate) failures: IntCounter,
     pub(crate) drift_repaired: IntCounter,
     pub(crate) frontends: IntGauge,
     pub(crate) frontends_left_out: IntGauge,
-    pub(crate) source_connected: IntGaugeVec,
-    pub(crate) source_errors: IntCounterVec,
+}
+
+/// What the health endpoints count, by HTTP status.
+#[derive(Clone, Debug)]
+pub(crate) struct AnswerMetrics {
+    pub(crate) healthz: IntCounterVec,
+    pub(crate) livez: IntCounterVec,
+}
+
+/// What the sources count, by the kind of object.
+#[derive(Clone, Debug)]
+pub(crate) struct SourceMetrics {
+    pub(crate) connected: IntGaugeVec,
+    pub(crate) errors: IntCounterVec,
     pub(crate) objects_refused: IntCounterVec,
 }
 
@@ -40,23 +58,48 @@ impl Metrics {
     /// Creates the metrics and publishes them in `registry`. Fails where a name is taken.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let publish = Publish(registry);
-        let family = &["ip_family"];
-        let kind = &["kind"];
         Ok(Self {
-            sync_duration: publish.histograms(
+            sync: SyncMetrics::register(&publish)?,
+            answers: AnswerMetrics {
+                healthz: publish.counters("kubeproxy_proxy_healthz_total", "Answers of /healthz", "code")?,
+                livez: publish.counters("kubeproxy_proxy_livez_total", "Answers of /livez", "code")?,
+            },
+            sources: SourceMetrics {
+                connected: publish.integer_gauges(
+                    "fairway_proxy_apiserver_connected",
+                    "Whether the API server answers, by the kind of object asked for",
+                    "kind",
+                )?,
+                errors: publish.counters(
+                    "fairway_proxy_watch_errors_total",
+                    "Failed requests to the API server and broken watches",
+                    "kind",
+                )?,
+                objects_refused: publish.counters(
+                    "fairway_proxy_objects_refused_total",
+                    "Objects that were not understood",
+                    "kind",
+                )?,
+            },
+        })
+    }
+}
+
+impl SyncMetrics {
+    fn register(publish: &Publish<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            duration: publish.histograms(
                 "kubeproxy_sync_proxy_rules_duration_seconds",
                 "Time from the start to the end of writing the rules",
                 exponential_buckets(0.001, 2.0, 15)?,
             )?,
-            sync_last: publish.gauges(
+            last: publish.gauges(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
                 "When the rules were last written with success",
-                family,
             )?,
-            sync_last_queued: publish.gauges(
+            last_queued: publish.gauges(
                 "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
                 "When a change of the rules was last queued",
-                family,
             )?,
             network_programming: publish.histograms(
                 "kubeproxy_network_programming_duration_seconds",
@@ -79,17 +122,7 @@ impl Metrics {
                 "kubeproxy_sync_proxy_rules_service_changes_total",
                 "Changes of Services taken in",
             )?,
-            healthz: publish.counters(
-                "kubeproxy_proxy_healthz_total",
-                "Answers of /healthz by HTTP status",
-                &["code"],
-            )?,
-            livez: publish.counters(
-                "kubeproxy_proxy_livez_total",
-                "Answers of /livez by HTTP status",
-                &["code"],
-            )?,
-            sync_failures: publish
+            failures: publish
                 .counter("fairway_proxy_sync_failures_total", "Syncs that left something unwritten")?,
             drift_repaired: publish.counter(
                 "fairway_proxy_drift_repaired_total",
@@ -100,37 +133,27 @@ impl Metrics {
                 "fairway_proxy_frontends_left_out",
                 "Frontends that the dataplane cannot serve",
             )?,
-            source_connected: publish.integer_gauges(
-                "fairway_proxy_apiserver_connected",
-                "Whether the API server answers, by the kind of object asked for",
-                kind,
-            )?,
-            source_errors: publish.counters(
-                "fairway_proxy_watch_errors_total",
-                "Failed requests to the API server and broken watches",
-                kind,
-            )?,
-            objects_refused: publish.counters(
-                "fairway_proxy_objects_refused_total",
-                "Objects that were not understood",
-                kind,
-            )?,
         })
     }
 
     /// Notes that something awaits writing.
     pub(crate) fn note_queued(&self, at: SystemTime) {
         for family in Family::ALL {
-            self.sync_last_queued.with_label_values(&[family.name()]).set(seconds(at));
+            self.last_queued.with_label_values(&[family.name()]).set(seconds(at));
         }
     }
 
     /// Notes a sync that wrote everything it had to.
     pub(crate) fn note_sync(&self, families: &BTreeSet<Family>, took: Duration, at: SystemTime) {
         for family in families {
-            self.sync_duration.with_label_values(&[family.name()]).observe(took.as_secs_f64());
-            self.sync_last.with_label_values(&[family.name()]).set(seconds(at));
+            self.duration.with_label_values(&[family.name()]).observe(took.as_secs_f64());
+            self.last.with_label_values(&[family.name()]).set(seconds(at));
         }
+    }
+
+    /// Notes that what happened in the cluster `late` ago is in force.
+    pub(crate) fn note_in_force(&self, family: Family, late: Duration) {
+        self.network_programming.with_label_values(&[family.name()]).observe(late.as_secs_f64());
     }
 }
 
@@ -161,20 +184,20 @@ impl Publish<'_> {
         self.published(HistogramVec::new(options, &["ip_family"])?)
     }
 
-    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<GaugeVec> {
-        self.published(GaugeVec::new(Opts::new(name, help), labels)?)
+    fn gauges(&self, name: &str, help: &str) -> prometheus::Result<GaugeVec> {
+        self.published(GaugeVec::new(Opts::new(name, help), &["ip_family"])?)
     }
 
-    fn integer_gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
-        self.published(IntGaugeVec::new(Opts::new(name, help), labels)?)
+    fn integer_gauges(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntGaugeVec> {
+        self.published(IntGaugeVec::new(Opts::new(name, help), &[label])?)
     }
 
     fn integer_gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
         self.published(IntGauge::new(name, help)?)
     }
 
-    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
-        self.published(IntCounterVec::new(Opts::new(name, help), labels)?)
+    fn counters(&self, name: &str, help: &str, label: &str) -> prometheus::Result<IntCounterVec> {
+        self.published(IntCounterVec::new(Opts::new(name, help), &[label])?)
     }
 
     fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {

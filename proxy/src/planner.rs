@@ -107,7 +107,7 @@ impl Planner {
     fn settle_service(&mut self, name: &Name, settled: &mut Settled) {
         let derived = self.cluster.service(name).map(|service| Derived {
             created: service.created,
-            forwarding: translate(service, self.cluster.slices(name)),
+            forwarding: translate(service, &self.cluster.slices(name)),
             unserved: service.unserved.clone(),
         });
         let known = self.derived.remove(name).unwrap_or_default();
@@ -173,8 +173,8 @@ mod tests {
     use super::*;
     use crate::cluster::{Delta, Endpoint, EndpointPort, Group, Readiness, Service, ServicePort, Slice};
 
-    fn name(name: impl ToString) -> Name {
-        Name::new(None, &name.to_string())
+    fn name(name: impl std::fmt::Display) -> Name {
+        Name::new(None, &format!("{name}"))
     }
 
     fn port(number: u16) -> Port {
@@ -288,7 +288,7 @@ mod tests {
         services.sort_by_key(|(name, service)| (service.created, (*name).clone()));
         let mut forwarding = Forwarding::new();
         for (name, service) in services {
-            for (frontend, rules) in translate(service, cluster.slices(name)) {
+            for (frontend, rules) in translate(service, &cluster.slices(name)) {
                 forwarding.entry(frontend).or_insert(rules);
             }
         }

@@ -17,15 +17,18 @@ use tokio::time::timeout_at;
 use crate::clock;
 use crate::cluster::{Family, Update};
 use crate::health_check::SharedHealth;
-use crate::metrics::Metrics;
+use crate::metrics::SyncMetrics;
 use crate::pacing::{Extent, Pacing};
 use crate::planner::{Planner, Remark, Settled};
+
+/// So many updates are taken in before what they lead to is written.
+const FOLDED_UPDATES: usize = 4096;
 
 /// How the thread is set up.
 pub(crate) struct Settings {
     pub(crate) least_interval: Duration,
     pub(crate) period: Duration,
-    pub(crate) metrics: Metrics,
+    pub(crate) metrics: SyncMetrics,
     pub(crate) health: SharedHealth,
 }
 
@@ -75,10 +78,10 @@ struct Written {
 impl Writer {
     async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
         while let Some(arrived) = self.wait(&mut updates).await {
-            let mut next = arrived;
-            while let Some(update) = next {
+            // Whatever has come meanwhile goes along, but not for ever.
+            let along = std::iter::from_fn(|| updates.try_recv().ok()).take(FOLDED_UPDATES);
+            for update in arrived.into_iter().chain(along) {
                 self.planner.update(update);
-                next = updates.try_recv().ok();
             }
             self.note_queued();
             if !self.planner.is_complete() {
@@ -117,14 +120,13 @@ impl Writer {
         let begun = clock::now();
         let settled = self.planner.settle();
         self.note_settled(&settled);
-        let written = match (extent, self.applied.take()) {
-            (Extent::Changes, Some(applied)) => self.write_changes(applied, &settled.frontends),
-            (Extent::Whole, applied) | (Extent::Changes, applied @ None) => {
-                self.write_all(applied).unwrap_or_else(|error| {
-                    tracing::error!(error = chain(&error), "kernel state not read, trying again");
-                    Written::default()
-                })
-            }
+        let known = self.applied.take_if(|_| extent == Extent::Changes);
+        let written = match known {
+            Some(applied) => self.write_changes(applied, &settled.frontends),
+            None => self.write_all().unwrap_or_else(|error| {
+                tracing::error!(error = chain(&error), "kernel state not read, trying again");
+                Written::default()
+            }),
         };
         let took = clock::now().saturating_duration_since(begun);
         log_changes(&written, took);
@@ -163,15 +165,13 @@ impl Writer {
     }
 
     /// Reads what there is and writes everything that is to be different.
-    fn write_all(&mut self, applied: Option<Observed>) -> Result<Written, Error> {
+    fn write_all(&mut self) -> Result<Written, Error> {
         let found = self.dataplane.observe()?;
-        let drifted = match applied {
-            Some(applied) => drifted(&applied.forwarding(), &found.forwarding()),
-            None => {
-                tracing::info!(frontends = found.services.len(), "adopting what the kernel forwards already");
-                0
-            }
-        };
+        if self.applied.is_none() {
+            tracing::info!(frontends = found.services.len(), "adopting what the kernel forwards already");
+        }
+        let left = self.applied.as_ref().map(Observed::forwarding);
+        let drifted = left.map_or(0, |left| drifted(&left, &found.forwarding()));
         let mut desired = self.planner.forwarding();
         self.left_out.retain(|frontend, _| desired.contains_key(frontend));
         desired.retain(|&frontend, service| {
@@ -204,7 +204,7 @@ impl Writer {
         metrics.frontends_left_out.set(gauge(self.left_out.len()));
         metrics.frontends.set(gauge(self.applied.as_ref().map_or(0, |applied| applied.services.len())));
         if !written.complete {
-            metrics.sync_failures.inc();
+            metrics.failures.inc();
             self.settings.health.lock().queued(now);
             self.pacing.failed(now);
             return;
@@ -218,7 +218,7 @@ impl Writer {
         metrics.note_sync(&families, took, wall);
         for (family, at) in self.triggers.drain(..) {
             let late = wall.duration_since(at).unwrap_or_default();
-            metrics.network_programming.with_label_values(&[family.name()]).observe(late.as_secs_f64());
+            metrics.note_in_force(family, late);
         }
         metrics.service_changes_pending.set(0);
         metrics.endpoint_changes_pending.set(0);

@@ -11,7 +11,7 @@ use crate::cluster::{Family, Readiness, Service, ServicePort, Slice};
 /// (`CategorizeEndpoints` in kube-proxy's `topology.go`).
 pub fn translate<'slice>(
     service: &Service,
-    slices: impl Iterator<Item = &'slice Slice> + Clone,
+    slices: &(impl Iterator<Item = &'slice Slice> + Clone),
 ) -> Forwarding {
     let mut forwarding = Forwarding::new();
     for port in &service.ports {
@@ -80,7 +80,7 @@ mod tests {
             let backends: Vec<String> = service.backends.iter().map(Backend::to_string).collect();
             format!("{frontend} -> {}", backends.join(" "))
         };
-        translate(&service, slices.iter()).iter().map(line).collect()
+        translate(&service, &slices.iter()).iter().map(line).collect()
     }
 
     const READY: Readiness = Readiness::Ready;

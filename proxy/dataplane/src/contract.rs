@@ -1,1 +1,226 @@
+//! What every [`Dataplane`] must keep, as checks that panic where it does not. For tests.
+//!
+//! ```no_run
+//! # fn open() -> Box<dyn dataplane::Dataplane> { unimplemented!() }
+//! dataplane::contract::holds(open);
+//! ```
 
+use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Protocol, Scope, Service, diff};
+
+use crate::{Dataplane, Error};
+
+/// Opens the dataplane under test: the same one every time, as a process does that starts again.
+pub trait Open: FnMut() -> Box<dyn Dataplane> {}
+
+impl<F: FnMut() -> Box<dyn Dataplane>> Open for F {}
+
+/// Checks everything that holds for any dataplane. What it forwards at first is removed.
+pub fn holds(mut open: impl Open) {
+    arrives_and_rests(&mut open);
+    takes_a_step_twice(&mut open);
+    survives_a_restart(&mut open);
+    removes_backends_with_their_service(&mut open);
+    gives_a_draining_backend_nothing_new(&mut open);
+    has_no_effect_on_what_is_not_there(&mut open);
+    speaks_for_what_it_supports(&mut open);
+}
+
+/// Checks that a dataplane that holds all it can says so, keeps what it has and takes more when there is room. `open`
+/// must yield one that holds `backends` backends at most, and at least two services.
+pub fn holds_when_full(mut open: impl Open, backends: u16) {
+    let mut dataplane = emptied(&mut open);
+    let (first, second) = (frontend(0, Protocol::Tcp), frontend(1, Protocol::Tcp));
+    must(&mut *dataplane, &[Change::AddService { frontend: first }, Change::AddService { frontend: second }]);
+    let add = |frontend, number| Change::AddBackend { frontend, backend: backend(number) };
+    let steps: Vec<Change> = (0..backends).map(|number| add(first, number)).collect();
+    must(&mut *dataplane, &steps);
+    let before = observed(&mut *dataplane);
+
+    let excess = add(second, 0);
+    let failures = dataplane.apply(&[excess, add(first, 0)]);
+    let [failure] = &failures[..] else { panic!("exactly one step is too much: {failures:?}") };
+    assert_eq!(failure.change, excess, "the step that failed is named");
+    assert!(matches!(failure.error, Error::Full { .. }), "full is said to be full: {:?}", failure.error);
+    assert_eq!(observed(&mut *dataplane), before, "what was there is untouched");
+
+    must(&mut *dataplane, &[Change::RemoveBackend { frontend: first, backend: backend(1) }, excess]);
+    let served = observed(&mut *dataplane).forwarding();
+    assert_eq!(served.get(&second), Some(&Service { backends: [backend(0)].into() }), "room is used again");
+}
+
+/// From anything to anything else: what is then observed is what was wanted, and nothing is left to do.
+fn arrives_and_rests(open: &mut impl Open) {
+    let mut dataplane = emptied(open);
+    let mut dice = Dice(0x5eed);
+    for round in 0..64 {
+        let desired = dice.forwarding();
+        let steps = diff(&observed(&mut *dataplane), &desired, &Scope::everything());
+        must(&mut *dataplane, &steps);
+        let after = observed(&mut *dataplane);
+        assert_eq!(after.forwarding(), desired, "round {round}: the steps arrive");
+        assert_eq!(diff(&after, &desired, &Scope::everything()), [], "round {round}: and then rest");
+    }
+}
+
+fn takes_a_step_twice(open: &mut impl Open) {
+    let mut dataplane = emptied(open);
+    let frontend = frontend(0, Protocol::Tcp);
+    for change in [
+        Change::AddService { frontend },
+        Change::AddBackend { frontend, backend: backend(0) },
+        Change::AddBackend { frontend, backend: backend(1) },
+        Change::RemoveBackend { frontend, backend: backend(0) },
+        Change::RemoveService { frontend },
+    ] {
+        must(&mut *dataplane, &[change]);
+        let once = observed(&mut *dataplane);
+        must(&mut *dataplane, &[change]);
+        assert_eq!(observed(&mut *dataplane), once, "{change}: a second time changes nothing");
+    }
+}
+
+fn survives_a_restart(open: &mut impl Open) {
+    let mut dataplane = emptied(open);
+    let desired = Dice(0xcafe).forwarding();
+    let steps = diff(&Observed::default(), &desired, &Scope::everything());
+    must(&mut *dataplane, &steps);
+    drop(dataplane);
+    let mut dataplane = open();
+    assert_eq!(observed(&mut *dataplane).forwarding(), desired, "what was forwarded is found again");
+    let removed: Vec<Change> =
+        desired.keys().map(|frontend| Change::RemoveService { frontend: *frontend }).collect();
+    must(&mut *dataplane, &removed);
+    assert_eq!(observed(&mut *dataplane), Observed::default(), "and can be changed");
+}
+
+fn removes_backends_with_their_service(open: &mut impl Open) {
+    let mut dataplane = emptied(open);
+    let (kept, frontend) = (frontend(0, Protocol::Udp), frontend(1, Protocol::Udp));
+    for frontend in [kept, frontend] {
+        let add = |number| Change::AddBackend { frontend, backend: backend(number) };
+        must(&mut *dataplane, &[Change::AddService { frontend }, add(0), add(1)]);
+    }
+    must(&mut *dataplane, &[Change::RemoveService { frontend }, Change::AddService { frontend }]);
+    let served = observed(&mut *dataplane).forwarding();
+    assert_eq!(served.get(&frontend), Some(&Service::default()), "its backends went with it");
+    assert_eq!(
+        served.get(&kept).map(|service| service.backends.len()),
+        Some(2),
+        "the same backends of others stay"
+    );
+}
+
+fn gives_a_draining_backend_nothing_new(open: &mut impl Open) {
+    let mut dataplane = emptied(open);
+    let frontend = frontend(0, Protocol::Tcp);
+    let (stays, leaves) = (backend(0), backend(1));
+    let add = |backend| Change::AddBackend { frontend, backend };
+    must(&mut *dataplane, &[Change::AddService { frontend }, add(stays), add(leaves)]);
+    must(&mut *dataplane, &[Change::DrainBackend { frontend, backend: leaves }]);
+    let drained = observed(&mut *dataplane);
+    let taking =
+        |observed: &Observed| observed.forwarding().get(&frontend).cloned().unwrap_or_default().backends;
+    assert_eq!(taking(&drained), [stays].into(), "only the other takes new connections");
+    let left = drained.services.get(&frontend).and_then(|service| service.backends.get(&leaves));
+    assert!(left.is_none_or(|found| found.draining), "it is gone, or known to be draining");
+    must(&mut *dataplane, &[add(leaves)]);
+    assert_eq!(taking(&observed(&mut *dataplane)), [stays, leaves].into(), "it can come back");
+}
+
+fn has_no_effect_on_what_is_not_there(open: &mut impl Open) {
+    let mut dataplane = emptied(open);
+    let (frontend, absent) = (frontend(0, Protocol::Tcp), frontend(1, Protocol::Tcp));
+    must(
+        &mut *dataplane,
+        &[Change::AddService { frontend }, Change::AddBackend { frontend, backend: backend(0) }],
+    );
+    let before = observed(&mut *dataplane);
+    must(
+        &mut *dataplane,
+        &[
+            Change::RemoveBackend { frontend, backend: backend(1) },
+            Change::DrainBackend { frontend, backend: backend(1) },
+            Change::AddBackend { frontend: absent, backend: backend(1) },
+            Change::RemoveBackend { frontend: absent, backend: backend(0) },
+            Change::RemoveService { frontend: absent },
+        ],
+    );
+    assert_eq!(observed(&mut *dataplane), before);
+}
+
+fn speaks_for_what_it_supports(open: &mut impl Open) {
+    let dataplane = open();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let frontend = frontend(0, protocol);
+        assert!(
+            dataplane.supports(frontend, &Service::default()).is_ok(),
+            "{frontend}: every dataplane serves it"
+        );
+    }
+}
+
+fn emptied(open: &mut impl Open) -> Box<dyn Dataplane> {
+    let mut dataplane = open();
+    let found = observed(&mut *dataplane);
+    must(&mut *dataplane, &diff(&found, &Forwarding::new(), &Scope::everything()));
+    assert_eq!(observed(&mut *dataplane), Observed::default(), "everything can be removed");
+    dataplane
+}
+
+fn must(dataplane: &mut dyn Dataplane, changes: &[Change]) {
+    let failures = dataplane.apply(changes);
+    assert!(failures.is_empty(), "every step succeeds: {failures:?}");
+}
+
+fn observed(dataplane: &mut dyn Dataplane) -> Observed {
+    match dataplane.observe() {
+        Ok(observed) => observed,
+        Err(error) => panic!("what is there can be read: {error:?}"),
+    }
+}
+
+fn frontend(number: u8, protocol: Protocol) -> Frontend {
+    let address = if number.is_multiple_of(2) {
+        [10, 254, 0, number].into()
+    } else {
+        [0xfd00, 0x254, 0, 0, 0, 0, 0, number.into()].into()
+    };
+    Frontend::new(address, HTTPS, protocol)
+}
+
+fn backend(number: u16) -> Backend {
+    let [high, low] = number.to_be_bytes();
+    Backend::new([10, 244, high, low].into(), HTTPS)
+}
+
+const HTTPS: Port = match Port::new(443) {
+    Some(port) => port,
+    None => panic!("only 0 is no port"),
+};
+
+/// Numbers that look random and are the same in every run (Steele, Lea, Flood: `SplitMix64`).
+struct Dice(u64);
+
+impl Dice {
+    /// A number below `sides`.
+    fn roll(&mut self, sides: u8) -> u8 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let [first, ..] = (mixed ^ (mixed >> 31)).to_be_bytes();
+        first % sides
+    }
+
+    fn forwarding(&mut self) -> Forwarding {
+        (0..self.roll(6)).map(|_| (self.frontend(), self.service())).collect()
+    }
+
+    fn frontend(&mut self) -> Frontend {
+        let protocol = if self.roll(2) == 0 { Protocol::Tcp } else { Protocol::Udp };
+        frontend(self.roll(4), protocol)
+    }
+
+    fn service(&mut self) -> Service {
+        Service { backends: (0..self.roll(6)).map(|_| backend(self.roll(8).into())).collect() }
+    }
+}

@@ -14,6 +14,8 @@ mod mirror;
 mod pins;
 mod pod;
 mod repair;
+#[cfg(test)]
+mod simulation;
 mod write;
 
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@
 //! steps ([`Dataplane::apply`]). It has no policy: whatever needs a node, a zone or a traffic policy was decided before.
 //! Every implementation passes the same tests, [`contract`].
 
-#[cfg(feature = "contract")]
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod ebpf;
 mod error;

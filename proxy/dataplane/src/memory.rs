@@ -47,3 +47,34 @@ impl Dataplane for Memory {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// Memory that outlives its owner, as a kernel does.
+    #[derive(Clone, Default)]
+    struct Kernel(Arc<Mutex<Memory>>);
+
+    impl Dataplane for Kernel {
+        fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
+            self.0.lock().unwrap().supports(frontend, service)
+        }
+
+        fn observe(&mut self) -> Result<Observed, Error> {
+            self.0.lock().unwrap().observe()
+        }
+
+        fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+            self.0.lock().unwrap().apply(changes)
+        }
+    }
+
+    #[test]
+    fn memory_keeps_the_contract() {
+        let kernel = Kernel::default();
+        crate::contract::holds(|| Box::new(kernel.clone()));
+    }
+}

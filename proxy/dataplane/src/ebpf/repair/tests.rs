@@ -1,1 +1,61 @@
+use plan::Observed;
+use proptest::prelude::*;
 
+use super::*;
+use crate::ebpf::simulation::{Kernel, changes};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_process_killed_between_two_writes_leaves_what_can_be_made_whole(
+        changes in changes(),
+        killed_after in 0..8_usize,
+    ) {
+        let (kernel, mut mirror) = (Kernel::default(), Mirror::default());
+        for change in changes {
+            let writes = mirror.writes(&change).unwrap();
+            let killed = Kernel::holding(kernel.found());
+            writes.iter().take(killed_after).for_each(|write| killed.write(*write));
+            let (repaired, repairs) = repair(&killed.found());
+            let before = mirror.observed();
+            repairs.into_iter().for_each(|write| killed.write(write));
+            prop_assert_eq!(repair(&killed.found()).1, vec![], "whole after one repair");
+
+            writes.into_iter().for_each(|write| kernel.write(write));
+            mirror.advance(&change);
+            let (kept, after) = (repaired.observed(), mirror.observed());
+            prop_assert!(kept == before || kept == after, "{change}: {kept:?}");
+        }
+    }
+}
+
+#[test]
+fn what_nobody_wrote_is_removed() {
+    let kernel = Kernel::default();
+    let stranger = ServiceKey {
+        address: ebpf_abi::Address::from_octets([7; 16]),
+        port: ebpf_abi::Port::from_number(0),
+        protocol: 6,
+    };
+    kernel.write(Write::PutService(stranger, Service { id: ServiceId(9), slots: 3 }));
+    kernel.write(Write::PutSlot(SlotKey { service: ServiceId(9), slot: 0 }, BackendId(4)));
+    kernel.write(Write::PutTurn(ServiceId(9)));
+    let (mirror, repairs) = repair(&kernel.found());
+    assert_eq!(mirror.observed(), Observed::default());
+    repairs.into_iter().for_each(|write| kernel.write(write));
+    assert_eq!(kernel.found(), Found::default());
+}
+
+#[test]
+fn identifiers_continue_after_all_that_were_seen() {
+    let next = |found: &Found| first_free(found);
+    assert_eq!(next(&Found::default()), 1);
+    let reserved = Found { turns: BTreeMap::from([(NO_SERVICE, Turn(2048))]), ..Found::default() };
+    assert_eq!(next(&reserved), 2048);
+    let seen = Found {
+        slots: BTreeMap::from([(SlotKey { service: ServiceId(3), slot: 0 }, BackendId(4096))]),
+        ..reserved.clone()
+    };
+    assert_eq!(next(&seen), 4097);
+}

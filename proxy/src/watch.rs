@@ -1,0 +1,337 @@
+//! Follows Services and their endpoints in a cluster: the only module that talks to the API server.
+//!
+//! Each kind is listed in pages, then watched from there on; a broken watch resumes where it was, one that cannot is
+//! listed anew. A list takes effect as a whole, so what vanished meanwhile is removed and a half-read list does nothing.
+//! A malformed object is refused with one line for each of its versions, and what was known of it stays in force.
+//!
+//! Endpoints come as `EndpointSlice`s or, from servers that do not serve `discovery.k8s.io/v1` (before Kubernetes 1.21),
+//! as Endpoints.
+
+mod connection;
+mod object;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::exit::chain;
+use futures::StreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt};
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+
+use self::object::Object;
+use crate::clock;
+use crate::cluster::{Delta, HEADLESS_LABEL, Kind, Name, PROXY_NAME_LABEL, Refusal, Slice, Update, kind};
+use crate::config::Access;
+use crate::metrics::SourceMetrics;
+
+pub(crate) use self::connection::AccessError;
+use self::connection::{Link, client, cluster_config};
+
+/// While a list is read, the server must go on with it this often.
+const LIST_WITHIN: Duration = Duration::from_mins(1);
+/// The first delay after a failure; it doubles up to [`LONGEST_DELAY`], which keeps us within seconds of a server that
+/// comes back, and is spread so that not all nodes come at once.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(3);
+/// A server that answered for this long before it failed was well.
+const WELL_AFTER: Duration = Duration::from_secs(5);
+
+/// The two watches of a cluster.
+pub(crate) struct Watch {
+    services: Follower<crate::cluster::Service>,
+    endpoints: Endpoints,
+}
+
+/// The endpoints, in whichever kind of object the server has them.
+struct Endpoints {
+    client: Client,
+    slices: Follower<Slice>,
+    /// Follows Endpoints objects.
+    old: Follower<Slice>,
+}
+
+impl Watch {
+    /// Prepares the connections; nothing is sent yet.
+    pub(crate) async fn prepare(
+        access: &Access,
+        metrics: &SourceMetrics,
+        updates: &mpsc::Sender<Update>,
+    ) -> Result<Self, AccessError> {
+        let config = cluster_config(access).await?;
+        tracing::info!(server = %config.cluster_url, "watching the cluster");
+        let follower = |kind| -> Result<_, AccessError> {
+            let link = Arc::new(Link::new(kind, metrics.clone()));
+            let client = client(&config, &link)?;
+            Ok((client, Following { kind, link, metrics: metrics.clone(), updates: updates.clone() }))
+        };
+        let (client, following) = follower(Kind::Service)?;
+        let services = Follower::new(client, following, kind::service, Update::Services);
+        let (client, following) = follower(Kind::EndpointSlice)?;
+        let slices = Follower::new(client.clone(), following, kind::endpoint_slice, Update::Slices);
+        let (old_client, following) = follower(Kind::Endpoints)?;
+        let old = Follower::new(old_client, following, kind::endpoints, Update::Slices);
+        Ok(Self { services, endpoints: Endpoints { client, slices, old } })
+    }
+
+    /// Follows the cluster until nobody listens any more.
+    pub(crate) async fn run(self) {
+        let Self { mut services, mut endpoints } = self;
+        let services = async { while services.follow().await == Ended::Broken {} };
+        tokio::join!(services, endpoints.follow());
+    }
+}
+
+impl Endpoints {
+    /// Slices where the server has them, else Endpoints. It is asked anew whenever a watch cannot go on.
+    async fn follow(&mut self) {
+        loop {
+            let ended = match self.client.list_api_group_resources(Kind::EndpointSlice.api_version()).await {
+                Ok(resources)
+                    if resources.resources.iter().any(|it| it.name == Kind::EndpointSlice.plural()) =>
+                {
+                    self.slices.follow().await
+                }
+                Ok(_) => self.old.follow().await,
+                Err(kube::Error::Api(status)) if status.code == 404 => self.old.follow().await,
+                Err(error) => {
+                    self.slices.failed(&watcher::Error::InitialListFailed(error)).await;
+                    Ended::Broken
+                }
+            };
+            match ended {
+                Ended::Broken => {}
+                Ended::Unheard => return,
+            }
+        }
+    }
+}
+
+/// Why a watch is not followed any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ended {
+    /// It cannot go on from where it was.
+    Broken,
+    /// Nobody listens.
+    Unheard,
+}
+
+struct Following {
+    kind: Kind,
+    link: Arc<Link>,
+    metrics: SourceMetrics,
+    updates: mpsc::Sender<Update>,
+}
+
+/// Follows the objects of one kind.
+struct Follower<T> {
+    client: Client,
+    following: Following,
+    read: fn(Value) -> Result<Option<T>, Refusal>,
+    update: fn(Delta<T>) -> Update,
+    /// Versions that were refused already, so that each is said once.
+    refused: BTreeMap<Name, String>,
+    /// The list being read.
+    list: BTreeMap<Name, T>,
+    list_refused: BTreeSet<Name>,
+    delay: Duration,
+}
+
+impl<T> Follower<T> {
+    fn new(
+        client: Client,
+        following: Following,
+        read: fn(Value) -> Result<Option<T>, Refusal>,
+        update: fn(Delta<T>) -> Update,
+    ) -> Self {
+        Self {
+            client,
+            following,
+            read,
+            update,
+            refused: BTreeMap::new(),
+            list: BTreeMap::new(),
+            list_refused: BTreeSet::new(),
+            delay: FIRST_DELAY,
+        }
+    }
+
+    /// Lists, then watches, until that cannot go on.
+    async fn follow(&mut self) -> Ended {
+        let api: Api<Object> = Api::all_with(self.client.clone(), &self.following.kind);
+        let labels = format!("!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}");
+        let mut events = pin!(watcher(api, watcher::Config::default().labels(&labels)));
+        let mut listing = true;
+        loop {
+            let event = match timeout(LIST_WITHIN, events.next()).await {
+                // Quiet is normal for a watch; the watcher itself renews one that is quiet for five minutes.
+                Err(_elapsed) if !listing => match events.next().await {
+                    Some(event) => event,
+                    None => return Ended::Broken,
+                },
+                Err(_elapsed) => {
+                    self.pause("the list does not go on", None).await;
+                    return Ended::Broken;
+                }
+                Ok(None) => return Ended::Broken,
+                Ok(Some(event)) => event,
+            };
+            match event {
+                Ok(event) => {
+                    listing = match event {
+                        Event::Init | Event::InitApply(_) => true,
+                        Event::InitDone | Event::Apply(_) | Event::Delete(_) => false,
+                    };
+                    if let Some(delta) = self.read_event(event) {
+                        self.delay = FIRST_DELAY;
+                        if self.following.updates.send((self.update)(delta)).await.is_err() {
+                            return Ended::Unheard;
+                        }
+                    }
+                }
+                Err(error) => {
+                    self.failed(&error).await;
+                    if !can_resume(&error) {
+                        return Ended::Broken;
+                    }
+                }
+            }
+        }
+    }
+
+    /// What an event says, as far as it is complete and understood.
+    fn read_event(&mut self, event: Event<Object>) -> Option<Delta<T>> {
+        match event {
+            Event::Init => {
+                self.list.clear();
+                self.list_refused.clear();
+                None
+            }
+            Event::InitApply(object) => {
+                match self.read_object(object) {
+                    Some((name, Ok(Some(read)))) => {
+                        self.list.insert(name, read);
+                    }
+                    Some((name, Err(Refused))) => {
+                        self.list_refused.insert(name);
+                    }
+                    Some((_, Ok(None))) | None => {}
+                }
+                None
+            }
+            Event::InitDone => {
+                let objects = std::mem::take(&mut self.list);
+                let refused = std::mem::take(&mut self.list_refused);
+                self.refused.retain(|name, _| refused.contains(name));
+                tracing::debug!(kind = self.following.kind.name(), objects = objects.len(), "listed");
+                Some(Delta::Listed { objects, refused })
+            }
+            Event::Apply(object) => match self.read_object(object)? {
+                (name, Ok(Some(read))) => Some(Delta::Applied(name, read)),
+                (name, Ok(None)) => Some(Delta::Removed(name)),
+                (_, Err(Refused)) => None,
+            },
+            Event::Delete(object) => {
+                let name = kind::name(&object.value).ok()?;
+                self.refused.remove(&name);
+                Some(Delta::Removed(name))
+            }
+        }
+    }
+
+    /// `None` for an object without a name.
+    fn read_object(&mut self, object: Object) -> Option<(Name, Result<Option<T>, Refused>)> {
+        let version = object.resource_version().unwrap_or_default();
+        let name = match kind::name(&object.value) {
+            Ok(name) => name,
+            Err(refusal) => {
+                self.note_refusal("(nameless)", &version, &refusal);
+                return None;
+            }
+        };
+        match (self.read)(object.value) {
+            Ok(read) => {
+                self.refused.remove(&name);
+                Some((name, Ok(read)))
+            }
+            Err(refusal) => {
+                if self.refused.get(&name) != Some(&version) {
+                    self.note_refusal(&name.to_string(), &version, &refusal);
+                    self.refused.insert(name.clone(), version);
+                }
+                Some((name, Err(Refused)))
+            }
+        }
+    }
+
+    fn note_refusal(&self, object: &str, version: &str, refusal: &Refusal) {
+        let kind = self.following.kind.name();
+        self.following.metrics.objects_refused.with_label_values(&[kind]).inc();
+        tracing::warn!(kind, object, version, reason = %refusal, "object refused, what was known of it stays in force");
+    }
+
+    async fn failed(&mut self, error: &watcher::Error) {
+        self.pause(&chain(error), retry_after(error)).await;
+    }
+
+    /// Waits before the next attempt, at least for as long as the server asked to.
+    async fn pause(&mut self, reason: &str, asked: Option<Duration>) {
+        if self.following.link.failed(reason, clock::now()) >= WELL_AFTER {
+            self.delay = FIRST_DELAY;
+        }
+        tracing::debug!(kind = self.following.kind.name(), reason, "request to the apiserver failed");
+        let delay = spread(self.delay).max(asked.unwrap_or_default());
+        self.delay = (self.delay * 2).min(LONGEST_DELAY);
+        tokio::select! {
+            () = sleep(delay) => {}
+            () = self.following.updates.closed() => {}
+        }
+    }
+}
+
+/// The object was not understood, and that has been said.
+struct Refused;
+
+/// Whether the watch goes on from where it was. Not if the server has forgotten that (410), does not know the kind any
+/// more (404), or sent what could not be read and is thus lost.
+fn can_resume(error: &watcher::Error) -> bool {
+    use watcher::Error;
+    match error {
+        // The watcher lists anew by itself.
+        Error::WatchError(_) | Error::NoResourceVersion => true,
+        Error::InitialListFailed(source) => !matches!(source, kube::Error::Api(status) if status.code == 404),
+        Error::WatchStartFailed(source) => {
+            !matches!(source, kube::Error::Api(status) if matches!(status.code, 404 | 410))
+        }
+        Error::WatchFailed(source) => !matches!(source, kube::Error::SerdeError(_)),
+    }
+}
+
+/// `Retry-After`, as the API server repeats it in the body of a refusal.
+fn retry_after(error: &watcher::Error) -> Option<Duration> {
+    use watcher::Error;
+    let status = match error {
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status))
+        | Error::WatchError(status) => status,
+        Error::InitialListFailed(_)
+        | Error::WatchStartFailed(_)
+        | Error::WatchFailed(_)
+        | Error::NoResourceVersion => return None,
+    };
+    let seconds = status.details.as_ref()?.retry_after_seconds;
+    Some(Duration::from_secs(seconds.into())).filter(|asked| !asked.is_zero())
+}
+
+/// Between half of `delay` and the whole.
+fn spread(delay: Duration) -> Duration {
+    // Differs from process to process and from call to call, which is all it must.
+    let random = RandomState::new().build_hasher().finish() % 1000;
+    let thousandths = u32::try_from(random).unwrap_or(0);
+    delay / 2 + delay / 2 * thousandths / 1000
+}

@@ -1,0 +1,196 @@
+//! How the API server is reached, and whether it is.
+//!
+//! An address that fails over leaves connections behind that nobody will ever answer. A watch is silent by nature, so
+//! silence proves nothing; therefore the kernel asks the other end every second or two (TCP keep-alive). A server that
+//! took the address over resets the connection at the first question, a dead one fails to answer: either way the watch
+//! is set up anew within [`DEAD_AFTER`] and goes on from where it was.
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper::{Request, Response, Uri};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use kube::client::{Body, ClientBuilder, ConfigExt};
+use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::{Client, Config};
+use tokio::time::timeout;
+
+use crate::clock;
+use crate::cluster::Kind;
+use crate::config::Access;
+use crate::metrics::SourceMetrics;
+
+/// A connection attempt that takes longer has failed; the kernel sends SYN at 0, 1 and 3 s.
+const CONNECT_WITHIN: Duration = Duration::from_millis(3500);
+/// A server that takes longer to begin an answer is not answering.
+const ANSWER_WITHIN: Duration = Duration::from_secs(15);
+/// A quiet connection is probed after this long, ...
+const PROBE_AFTER: Duration = Duration::from_secs(2);
+/// ... then this often, ...
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// ... and given up when nothing, probe or data, was acknowledged for this long.
+const DEAD_AFTER: Duration = Duration::from_secs(4);
+
+/// Why there is no way to the API server: the configuration must change.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AccessError {
+    /// The kubeconfig cannot be used.
+    #[error("read kubeconfig {}", path.display())]
+    Kubeconfig {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: Box<KubeconfigError>,
+    },
+    /// No kubeconfig was named and this is no pod.
+    #[error("neither --kubeconfig nor --master is given, and this is no pod of a cluster")]
+    InCluster {
+        /// What a pod would have.
+        source: InClusterError,
+    },
+    /// `--master` is no URL.
+    #[error("--master: {url:?} is not a URL such as https://10.0.0.1:6443")]
+    Master {
+        /// What was given.
+        url: String,
+    },
+    /// Certificates, keys or tokens cannot be used.
+    #[error("prepare the connection to {url}")]
+    Client {
+        /// The server.
+        url: Uri,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+}
+
+/// Reads what `access` names.
+pub(crate) async fn cluster_config(access: &Access) -> Result<Config, AccessError> {
+    let master = access.master.as_deref().map(master).transpose()?;
+    let mut config = match (&access.kubeconfig, master) {
+        (None, None) => Config::incluster().map_err(|source| AccessError::InCluster { source })?,
+        (None, Some(url)) => Config::new(url),
+        (Some(path), master) => {
+            let failed = |source| AccessError::Kubeconfig { path: path.clone(), source: Box::new(source) };
+            let kubeconfig = Kubeconfig::read_from(path).map_err(failed)?;
+            let authority = authority_file(&kubeconfig);
+            let options = KubeConfigOptions::default();
+            let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(failed)?;
+            // Read again when it changes, so that a new authority needs no restart.
+            config.root_cert_file = authority;
+            config.cluster_url = master.unwrap_or(config.cluster_url);
+            config
+        }
+    };
+    config.connect_timeout = Some(CONNECT_WITHIN);
+    Ok(config)
+}
+
+fn master(url: &str) -> Result<Uri, AccessError> {
+    let parsed = url.parse::<Uri>().ok().filter(|url| matches!(url.scheme_str(), Some("http" | "https")));
+    parsed.ok_or_else(|| AccessError::Master { url: url.to_owned() })
+}
+
+/// The file with the certificate authority of the current context, if it is a file.
+fn authority_file(kubeconfig: &Kubeconfig) -> Option<PathBuf> {
+    let current = kubeconfig.current_context.as_ref()?;
+    let context = kubeconfig.contexts.iter().find(|context| context.name == *current)?.context.as_ref()?;
+    let cluster =
+        kubeconfig.clusters.iter().find(|cluster| cluster.name == context.cluster)?.cluster.as_ref()?;
+    cluster.certificate_authority.as_ref().map(PathBuf::from)
+}
+
+/// A client with connections of its own, whose answers `link` hears of.
+///
+/// Made by hand instead of by [`Client::try_from`] for the sake of the keep-alive, and because that one logs an error
+/// for every failed attempt.
+pub(crate) fn client(config: &Config, link: &Arc<Link>) -> Result<Client, AccessError> {
+    let failed = |source| AccessError::Client { url: config.cluster_url.clone(), source: Box::new(source) };
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_keepalive(Some(PROBE_AFTER));
+    connector.set_keepalive_interval(Some(PROBE_EVERY));
+    connector.set_tcp_user_timeout(Some(DEAD_AFTER));
+    let connector = config.rustls_https_connector_with_connector(connector).map_err(failed)?;
+    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let link = Arc::clone(link);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (http, link) = (http.clone(), Arc::clone(&link));
+        async move {
+            let response: Response<_> = timeout(ANSWER_WITHIN, http.request(request)).await??;
+            if response.status().is_success() {
+                link.answered(clock::now());
+            }
+            Ok::<_, Box<dyn Error + Send + Sync>>(response)
+        }
+    });
+    let builder = ClientBuilder::new(service, config.default_namespace.clone())
+        .with_layer(&config.extra_headers_layer().map_err(failed)?);
+    Ok(match config.auth_layer().map_err(failed)? {
+        Some(auth) => builder.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),
+        None => builder.with_layer(&config.base_uri_layer()).build(),
+    })
+}
+
+/// Whether the API server answers for one kind: said when it changes, not at every attempt.
+#[derive(Debug)]
+pub(crate) struct Link {
+    kind: Kind,
+    metrics: SourceMetrics,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Untried,
+    Connected { since: Instant },
+    Away { since: Instant },
+}
+
+impl Link {
+    pub(crate) fn new(kind: Kind, metrics: SourceMetrics) -> Self {
+        metrics.connected.with_label_values(&[kind.name()]).set(0);
+        metrics.errors.with_label_values(&[kind.name()]).inc_by(0);
+        Self { kind, metrics, state: Mutex::new(State::Untried) }
+    }
+
+    /// The server answered a request.
+    fn answered(&self, now: Instant) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match *state {
+            State::Connected { .. } => return,
+            State::Untried => tracing::info!(kind = self.kind.name(), "apiserver answers"),
+            State::Away { since } => {
+                let away = now.saturating_duration_since(since);
+                tracing::info!(kind = self.kind.name(), ?away, "apiserver answers again");
+            }
+        }
+        *state = State::Connected { since: now };
+        self.metrics.connected.with_label_values(&[self.kind.name()]).set(1);
+    }
+
+    /// A request failed or a watch broke. Says for how long the server had answered before.
+    pub(crate) fn failed(&self, reason: &str, now: Instant) -> Duration {
+        self.metrics.errors.with_label_values(&[self.kind.name()]).inc();
+        self.metrics.connected.with_label_values(&[self.kind.name()]).set(0);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let answered = match *state {
+            State::Away { .. } => return Duration::ZERO,
+            State::Untried => Duration::ZERO,
+            State::Connected { since } => now.saturating_duration_since(since),
+        };
+        tracing::warn!(
+            kind = self.kind.name(),
+            reason,
+            "apiserver does not answer, forwarding goes on as it is"
+        );
+        *state = State::Away { since: now };
+        answered
+    }
+}
