@@ -31,6 +31,7 @@ pub mod router;
 mod virtual_address;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::pin::pin;
@@ -86,8 +87,9 @@ async fn serve(config: Config) -> Result<(), Error> {
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let relay = Relay::bind(&config.frontend, threads)?;
     let front_door = Arc::new(FrontDoor::default());
-    let admin = bind_admin(&config, registry, &front_door).await?;
-    tracing::info!(frontend = %relay.address(), admin = %config.admin, threads, connections = limit, "front door bound");
+    let (admin, admin_address) = bind_admin(&config, registry, &front_door).await?;
+    let address = relay.address();
+    tracing::info!(frontend = %address, admin = %admin_address, threads, connections = limit, "front door bound");
 
     let mut tasks = JoinSet::new();
     tasks.spawn(admin_forever(admin));
@@ -113,10 +115,13 @@ async fn bind_admin(
     config: &Config,
     registry: Registry,
     front_door: &Arc<FrontDoor>,
-) -> Result<Admin, Error> {
+) -> Result<(Admin, SocketAddr), Error> {
+    let fail = |source| Error::Admin { address: config.admin, source };
     let front_door = Arc::clone(front_door);
     let routes = Routes::default().with_metrics(registry).with("/healthz", move || front_door.health());
-    Admin::bind(config.admin, routes).await.map_err(|source| Error::Admin { address: config.admin, source })
+    let admin = Admin::bind(config.admin, routes).await.map_err(fail)?;
+    let address = admin.address().map_err(fail)?;
+    Ok((admin, address))
 }
 
 async fn admin_forever(admin: Admin) -> Infallible {

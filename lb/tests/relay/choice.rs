@@ -1,0 +1,139 @@
+//! Which backend a client meets.
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use lb::health::Status;
+use lb::relay::ConnectFailure;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::lab::{Lab, Settings, hanging, named, refusing, until, within};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn round_robin_is_exact_however_many_clients_and_threads() {
+    let backends = [named('a').await, named('b').await, named('c').await];
+    let lab = Lab::start_with(&backends, &Settings { threads: 4, ..Settings::default() });
+    let address = lab.address;
+    let work = move || {
+        let greeted = |_| {
+            let mut name = [0];
+            TcpStream::connect(address).unwrap().read_exact(&mut name).unwrap();
+            char::from(name[0])
+        };
+        (0..30).map(greeted).collect::<Vec<char>>()
+    };
+    let threads: Vec<_> = (0..4).map(|_| tokio::task::spawn_blocking(work)).collect();
+    let mut counts = BTreeMap::new();
+    for thread in threads {
+        for name in within("clients", thread).await.unwrap() {
+            *counts.entry(name).or_insert(0) += 1;
+        }
+    }
+    assert_eq!(counts, BTreeMap::from([('a', 40), ('b', 40), ('c', 40)]));
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn least_connections_fills_up_whoever_has_fewest() {
+    let backends = [named('a').await, named('b').await];
+    let settings = Settings { frontend: "balance: least-connections", ..Settings::default() };
+    let lab = Lab::start_with(&backends, &settings);
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        held.push(lab.greeted().await);
+    }
+    assert_eq!((lab.active(0), lab.active(1)), (5, 5));
+    held.retain(|(_, name)| *name == 'b');
+    until("the relay has seen them go", || lab.active(0) == 0).await;
+    for _ in 0..5 {
+        let (client, name) = lab.greeted().await;
+        assert_eq!(name, 'a');
+        held.push((client, name));
+    }
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_connect_is_tried_elsewhere_and_told_to_health() {
+    let (_socket, dead) = refusing();
+    let lab = Lab::start(&[dead, named('b').await]);
+    for _ in 0..20 {
+        assert_eq!(lab.greeted().await.1, 'b');
+    }
+    assert_eq!(lab.pool.status(0), Status::Down);
+    assert_eq!(lab.pool.metrics(0).connect_failures(ConnectFailure::Refused).get(), 2, "fall is 2");
+    assert_eq!(lab.metrics.refused.get(), 0);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connect_that_hangs_is_tried_elsewhere() {
+    let (_queued, _socket, hanging) = hanging().await;
+    let settings = Settings { frontend: "connectTimeout: 50ms", ..Settings::default() };
+    let lab = Lab::start_with(&[hanging, named('b').await], &settings);
+    for _ in 0..6 {
+        assert_eq!(lab.greeted().await.1, 'b');
+    }
+    assert_eq!(lab.pool.status(0), Status::Down);
+    assert_eq!(lab.pool.metrics(0).connect_failures(ConnectFailure::TimedOut).get(), 2, "fall is 2");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_backend_a_client_is_reset_at_once() {
+    let (_first, refusing_first) = refusing();
+    let (_second, refusing_second) = refusing();
+    let lab = Lab::start(&[refusing_first, refusing_second]);
+    // The first two find out that nobody is there, the third that nobody is up.
+    for refused in 1..=3 {
+        // The reset may come before the client has seen that it is connected.
+        let client = async { tokio::net::TcpStream::connect(lab.address).await?.read_u8().await };
+        let error = within("reset", client).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_eq!(lab.metrics.refused.get(), refused);
+    }
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn draining_keeps_old_connections_and_sends_new_ones_elsewhere() {
+    let lab = Lab::start(&[named('a').await, named('b').await]);
+    let (mut old, name) = lab.greeted().await;
+    assert_eq!(name, 'a');
+    lab.make_unready(0);
+    for _ in 0..10 {
+        assert_eq!(lab.greeted().await.1, 'b');
+    }
+    old.write_all(b"x").await.unwrap();
+    assert_eq!(within("echo", old.read_u8()).await.unwrap(), b'x');
+    assert_eq!(lab.metrics.refused.get(), 0);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_beyond_the_limit_wait_until_others_leave() {
+    let settings = Settings { threads: 1, limit: 2, ..Settings::default() };
+    let lab = Lab::start_with(&[named('a').await], &settings);
+    let first = lab.greeted().await;
+    let _second = lab.greeted().await;
+    let mut third = lab.connect().await;
+    let early = tokio::time::timeout(Duration::from_millis(100), third.read_u8()).await;
+    assert!(early.is_err(), "the third is served beside two others: {early:?}");
+    drop(first);
+    assert_eq!(within("greeting", third.read_u8()).await.unwrap(), b'a');
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_stops_closes_its_connections_and_its_port() {
+    let lab = Lab::start(&[named('a').await]);
+    let (mut client, _) = lab.greeted().await;
+    let (address, pool) = (lab.address, std::sync::Arc::clone(&lab.pool));
+    lab.stop().await;
+    assert_eq!(within("end", client.read(&mut [0])).await.unwrap(), 0);
+    let error = TcpStream::connect(address).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(pool.metrics(0).active.get(), 0);
+}
