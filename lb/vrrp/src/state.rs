@@ -34,9 +34,7 @@ impl State {
         match self {
             Self::Initialize => None,
             Self::Backup { master_down_at, .. } => Some(*master_down_at),
-            Self::Master { advertise_at, announcements } => {
-                Some(announcements.due().map_or(*advertise_at, |due| due.min(*advertise_at)))
-            }
+            Self::Master { advertise_at, announcements } => Some(announcements.due().min(*advertise_at)),
         }
     }
 
@@ -114,9 +112,10 @@ pub enum Action {
     Release,
 }
 
-/// The repetition of gratuitous ARP by a master: at once, then 50 ms, 200 ms and 1 s later.
+/// The repetition of gratuitous ARP by a master: at once, then 50 ms, 200 ms and 1 s later, and every 10 s from there.
 ///
-/// One frame may be lost, and one may lose a race against the last answers of the former master. Later ones cure both.
+/// One frame may be lost, and one may lose a race against the last answers of the former master: the first ones cure
+/// that. The slow ones are for hosts that were cut off while the master changed, of which no router can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Announcements {
     last: Instant,
@@ -124,25 +123,28 @@ pub struct Announcements {
 }
 
 impl Announcements {
-    /// The pauses between one announcement and the next.
+    /// The pauses after the first announcements.
     const PAUSES: [Duration; 3] =
         [Duration::from_millis(50), Duration::from_millis(150), Duration::from_millis(800)];
+    /// The pauses after all others.
+    const REFRESH: Duration = Duration::from_secs(10);
 
     /// The first one has been made at `now`.
     pub(crate) const fn begun(now: Instant) -> Self {
         Self { last: now, made: 0 }
     }
 
-    /// When the next one is due, if any is.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        Self::PAUSES.get(self.made).map(|&pause| self.last + pause)
+    /// When the next one is due.
+    pub(crate) fn due(&self) -> Instant {
+        self.last + Self::PAUSES.get(self.made).copied().unwrap_or(Self::REFRESH)
     }
 
     /// The same after `now`, and whether an announcement is to be made now.
     pub(crate) fn advance(self, now: Instant) -> (Self, bool) {
-        match self.due() {
-            Some(due) if due <= now => (Self { last: now, made: self.made + 1 }, true),
-            Some(_) | None => (self, false),
+        if self.due() <= now {
+            (Self { last: now, made: self.made.saturating_add(1) }, true)
+        } else {
+            (self, false)
         }
     }
 
