@@ -1,3 +1,4 @@
 //! Tier 4: topologies in network namespaces, with real packets. Needs root.
 
 mod harness;
+mod traffic;

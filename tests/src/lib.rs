@@ -5,6 +5,7 @@
 mod api;
 pub mod apiserver;
 mod bpf_fs;
+pub mod capture;
 pub mod certificates;
 mod cgroup;
 mod error;
@@ -12,6 +13,8 @@ mod label;
 mod namespace;
 pub mod objects;
 mod process;
+pub mod topology;
+pub mod traffic;
 pub mod wait;
 
 pub use api::{Answer, Api, WatchEnd, kubeconfig};

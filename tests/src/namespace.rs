@@ -144,14 +144,14 @@ pub struct Switch {
     next_port: Arc<AtomicU32>,
 }
 
-const BRIDGE: &str = "bridge0";
-
 impl Switch {
+    pub(crate) const BRIDGE: &str = "bridge0";
+
     /// A switch without ports, which floods multicast as VRRP needs it.
     pub fn new(label: &str) -> Result<Self> {
         let namespace = Namespace::new(label)?;
-        namespace.ip(&["link", "add", "name", BRIDGE, "type", "bridge", "mcast_snooping", "0"])?;
-        namespace.link_up(BRIDGE)?;
+        namespace.ip(&["link", "add", "name", Self::BRIDGE, "type", "bridge", "mcast_snooping", "0"])?;
+        namespace.link_up(Self::BRIDGE)?;
         Ok(Self { namespace, next_port: Arc::new(AtomicU32::new(0)) })
     }
 
@@ -159,7 +159,7 @@ impl Switch {
     pub fn attach(&self, namespace: &Namespace, interface: &str, addresses: &[&str]) -> Result<Plug> {
         let port = format!("port{}", self.next_port.fetch_add(1, Ordering::Relaxed));
         namespace.cable(interface, &self.namespace, &port)?;
-        self.namespace.ip(&["link", "set", &port, "master", BRIDGE])?;
+        self.namespace.ip(&["link", "set", &port, "master", Self::BRIDGE])?;
         for address in addresses {
             namespace.address(interface, address)?;
         }
@@ -174,6 +174,16 @@ impl Switch {
     /// Puts the cable back.
     pub fn plug(&self, plug: &Plug) -> Result<()> {
         self.namespace.link_up(&plug.0)
+    }
+
+    /// Takes a port out of the switch while the cable stays in: the other end keeps its carrier and reaches nobody.
+    pub fn detach(&self, plug: &Plug) -> Result<()> {
+        self.namespace.ip(&["link", "set", &plug.0, "nomaster"]).map(drop)
+    }
+
+    /// Makes a detached port one of the switch again.
+    pub fn reattach(&self, plug: &Plug) -> Result<()> {
+        self.namespace.ip(&["link", "set", &plug.0, "master", BRIDGE]).map(drop)
     }
 
     /// The namespace of the switch: a capture there sees every port.

@@ -1,0 +1,253 @@
+//! What VRRP and ARP say on a wire, as they say it.
+//!
+//! Parsed here once more and by hand, so that our own codec is checked by something that shares no line with it.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+use crate::error::report_leftover;
+use crate::{Error, Namespace, Result, Switch, wait};
+
+/// An Ethernet address.
+pub type Mac = [u8; 6];
+
+/// `PACKET_OUTGOING` of packet(7): on its way out of the interface.
+const OUTGOING: u8 = 4;
+
+/// One frame of interest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// When it was seen.
+    pub at: Instant,
+    /// Who sent it.
+    pub source: Mac,
+    /// To whom.
+    pub destination: Mac,
+    /// What it says.
+    pub content: Content,
+}
+
+/// What a frame says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A `VRRPv3` advertisement over IPv4 (RFC 9568 section 5).
+    Advert {
+        /// The IP source.
+        from: Ipv4Addr,
+        /// The IP destination.
+        to: Ipv4Addr,
+        /// IP time to live; must be 255.
+        ttl: u8,
+        /// Virtual router identifier.
+        router: u8,
+        /// Priority; 0 is a farewell.
+        priority: u8,
+        /// The advertised interval.
+        interval: Duration,
+        /// The virtual addresses.
+        addresses: Vec<Ipv4Addr>,
+    },
+    /// An ARP packet for IPv4 (RFC 826).
+    Arp {
+        /// 1: request, 2: reply.
+        operation: u16,
+        /// The sender's Ethernet address.
+        sender_mac: Mac,
+        /// The sender's address; equal to `target` if it is gratuitous.
+        sender: Ipv4Addr,
+        /// Whom it is about.
+        target: Ipv4Addr,
+    },
+}
+
+/// A capture that runs until it is dropped.
+#[derive(Debug)]
+pub struct Capture {
+    frames: Arc<Mutex<Vec<Frame>>>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Clone, Copy)]
+enum Place {
+    /// Both directions of one interface.
+    Interface(usize),
+    /// What comes in by any port, the bridge itself left out: every frame once.
+    SwitchWithout(usize),
+}
+
+impl Capture {
+    /// Sees every frame that enters the switch, once, whatever port it is for.
+    pub fn on_switch(switch: &Switch) -> Result<Self> {
+        Self::start(switch.namespace(), Switch::BRIDGE, Place::SwitchWithout)
+    }
+
+    /// Sees both directions of one interface.
+    pub fn on_interface(namespace: &Namespace, interface: &str) -> Result<Self> {
+        Self::start(namespace, interface, Place::Interface)
+    }
+
+    /// The frames so far.
+    pub fn frames(&self) -> Vec<Frame> {
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits for a frame that `is_it` knows, among those seen already too.
+    pub fn wait_for(&self, what: &str, limit: Duration, is_it: impl Fn(&Frame) -> bool) -> Result<Frame> {
+        wait::until_some(what, limit, || Ok(self.frames().into_iter().find(&is_it)))
+    }
+
+    fn start(namespace: &Namespace, interface: &str, place: impl Fn(usize) -> Place) -> Result<Self> {
+        let (socket, index) = namespace.run(|| open(interface))??;
+        let place = place(index);
+        let (frames, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
+        let (seen, stopped) = (Arc::clone(&frames), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            if let Err(error) = receive(&socket, place, &seen, &stopped) {
+                report_leftover("a capture that failed", &error);
+            }
+        });
+        Ok(Self { frames, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            report_leftover("capture", &"its thread panicked");
+        }
+    }
+}
+
+fn open(interface: &str) -> Result<(OwnedFd, usize)> {
+    let failed = || Error::system("capture on", interface);
+    let flags = SockFlag::SOCK_CLOEXEC;
+    let socket =
+        socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).map_err(failed())?;
+    setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50)).map_err(failed())?;
+    let index = if_nametoindex(interface).map_err(failed())?;
+    Ok((socket, usize::try_from(index).unwrap_or_default()))
+}
+
+fn receive(socket: &OwnedFd, place: Place, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> io::Result<()> {
+    let mut buffer = [0; 2048];
+    while !stop.load(Ordering::Relaxed) {
+        let (length, from) = match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
+            Ok((length, Some(from))) => (length, from),
+            Ok((_, None)) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let wanted = match place {
+            Place::Interface(index) => from.ifindex() == index,
+            Place::SwitchWithout(bridge) => from.ifindex() != bridge && from.pkttype() != OUTGOING,
+        };
+        if let Some((source, destination, content)) = parse(&buffer[..length]).filter(|_| wanted) {
+            let frame = Frame { at: wait::now(), source, destination, content };
+            frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        }
+    }
+    Ok(())
+}
+
+fn parse(frame: &[u8]) -> Option<(Mac, Mac, Content)> {
+    let destination = frame.get(..6)?.try_into().ok()?;
+    let source = frame.get(6..12)?.try_into().ok()?;
+    let payload = frame.get(14..)?;
+    let content = match frame.get(12..14)? {
+        [0x08, 0x06] => parse_arp(payload),
+        [0x08, 0x00] => parse_advert(payload),
+        _ => None,
+    }?;
+    Some((source, destination, content))
+}
+
+fn parse_arp(packet: &[u8]) -> Option<Content> {
+    if packet.get(..6)? != [0, 1, 8, 0, 6, 4] {
+        return None;
+    }
+    Some(Content::Arp {
+        operation: u16::from_be_bytes(packet.get(6..8)?.try_into().ok()?),
+        sender_mac: packet.get(8..14)?.try_into().ok()?,
+        sender: address(packet, 14)?,
+        target: address(packet, 24)?,
+    })
+}
+
+/// IP protocol 112; version 3, type 1.
+fn parse_advert(packet: &[u8]) -> Option<Content> {
+    let header = usize::from(packet.first()? & 0x0f) * 4;
+    let advert = packet.get(header..)?;
+    if *packet.get(9)? != 112 || *advert.first()? != 0x31 {
+        return None;
+    }
+    let interval = u16::from_be_bytes(advert.get(4..6)?.try_into().ok()?) & 0x0fff;
+    let count = usize::from(*advert.get(3)?);
+    Some(Content::Advert {
+        from: address(packet, 12)?,
+        to: address(packet, 16)?,
+        ttl: *packet.get(8)?,
+        router: *advert.get(1)?,
+        priority: *advert.get(2)?,
+        interval: Duration::from_millis(u64::from(interval) * 10),
+        addresses: (0..count).map(|number| address(advert, 8 + 4 * number)).collect::<Option<_>>()?,
+    })
+}
+
+fn address(packet: &[u8], at: usize) -> Option<Ipv4Addr> {
+    let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+    Some(octets.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_advert_is_read() {
+        let mut frame = vec![0x01, 0x00, 0x5e, 0, 0, 0x12, 0, 0, 0x5e, 0, 1, 51, 0x08, 0x00];
+        frame.extend([0x45, 0xc0, 0, 32, 0, 0, 0, 0, 255, 112, 0, 0, 192, 0, 2, 1, 224, 0, 0, 18]);
+        frame.extend([0x31, 51, 200, 1, 0, 10, 0xab, 0xcd, 192, 0, 2, 250]);
+        let (source, destination, content) = parse(&frame).unwrap();
+        assert_eq!((source, destination), ([0, 0, 0x5e, 0, 1, 51], [1, 0, 0x5e, 0, 0, 0x12]));
+        let expected = Content::Advert {
+            from: Ipv4Addr::new(192, 0, 2, 1),
+            to: Ipv4Addr::new(224, 0, 0, 18),
+            ttl: 255,
+            router: 51,
+            priority: 200,
+            interval: Duration::from_millis(100),
+            addresses: vec![Ipv4Addr::new(192, 0, 2, 250)],
+        };
+        assert_eq!(content, expected);
+        for length in 0..frame.len() {
+            assert_eq!(parse(&frame[..length]), None, "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn a_gratuitous_arp_is_read() {
+        let mac = [2, 0, 0, 0, 0, 1];
+        let mut frame = [[0xff; 6], mac].concat();
+        frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+        frame.extend(mac);
+        frame.extend([192, 0, 2, 250, 0, 0, 0, 0, 0, 0, 192, 0, 2, 250]);
+        let address = Ipv4Addr::new(192, 0, 2, 250);
+        let expected = Content::Arp { operation: 1, sender_mac: mac, sender: address, target: address };
+        assert_eq!(parse(&frame), Some((mac, [0xff; 6], expected)));
+    }
+}

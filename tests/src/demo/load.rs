@@ -1,0 +1,196 @@
+//! Clients: processes of their own inside the namespaces, watched while they dial.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::chart;
+use super::measure::Dial;
+use super::network::{FRONT_DOOR, KUBERNETES, NOBODY, WEB};
+use super::screen::Screen;
+use super::site::Site;
+use crate::traffic::{self, Attempt, HoldReport};
+use crate::{Error, Process, Program, Result, wait};
+
+/// How much longer than planned a client may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// A dial that takes longer has failed. Below one second, after which the kernel sends a lost SYN again: a client that
+/// waits for that has not been served.
+const DIAL_LIMIT: &str = "900";
+/// What is asked of an API server: answered by one that drains, too, and to anybody.
+const PATH: &str = "/version";
+
+/// Who is dialed, and from where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// The API server through the virtual address, from outside the cluster: a TLS connection and a request.
+    FrontDoor,
+    /// The API server through the Service `kubernetes`, from the worker: a TLS connection and a request.
+    Kubernetes,
+    /// The pods through their Service, from another pod of the worker.
+    Web,
+    /// A Service without endpoints, from that pod.
+    Nobody,
+}
+
+impl Way {
+    const fn target(self) -> SocketAddr {
+        match self {
+            Self::FrontDoor => FRONT_DOOR,
+            Self::Kubernetes => KUBERNETES,
+            Self::Web => WEB,
+            Self::Nobody => NOBODY,
+        }
+    }
+
+    const fn speaks_tls(self) -> bool {
+        match self {
+            Self::FrontDoor | Self::Kubernetes => true,
+            Self::Web | Self::Nobody => false,
+        }
+    }
+
+    /// Puts a client in its place: its namespace, and where the proxy serves it, the worker's control group.
+    fn place(self, client: Program, site: &Site) -> Program {
+        let (network, cgroup) = (&site.network, &site.worker.cgroup);
+        match self {
+            Self::FrontDoor => client.inside(&network.client),
+            Self::Kubernetes => client.inside(&network.worker).in_cgroup(cgroup),
+            Self::Web | Self::Nobody => client.inside(&network.client_pod).in_cgroup(cgroup),
+        }
+    }
+
+    fn arguments(self, site: &Site) -> Vec<String> {
+        if !self.speaks_tls() {
+            return Vec::new();
+        }
+        let mut arguments = ["--protocol", "tls", "--path", PATH, "--authority"].map(str::to_owned).to_vec();
+        arguments.push(site.control_plane.authority_file().display().to_string());
+        for (name, certificate) in site.control_plane.certificates() {
+            arguments.extend(["--backend".to_owned(), format!("{name}={}", certificate.display())]);
+        }
+        arguments
+    }
+}
+
+/// Dials in progress.
+#[derive(Debug)]
+pub struct Load {
+    process: Process,
+    log: File,
+    /// The end of what was read: the beginning of a line.
+    unread: String,
+    began: Duration,
+    dials: Vec<Dial>,
+    limit: Duration,
+}
+
+impl Load {
+    /// Starts a client that dials `rate` times a second for so long, whatever becomes of its dials.
+    pub fn start(site: &Site, way: Way, rate: u32, milliseconds: u32) -> Result<Self> {
+        let path = site.log(&format!("dial-{way:?}"));
+        let client = traffic::dial(&way.target().to_string(), way.arguments(site))?
+            .arguments(["--rate", &rate.to_string(), "--milliseconds", &milliseconds.to_string()])
+            .arguments(["--timeout-milliseconds", DIAL_LIMIT, "--each"])
+            .log_to(&path);
+        let process = way.place(client, site).spawn()?;
+        let log = File::open(&path).map_err(Error::system("open", path.display()))?;
+        let limit = Duration::from_millis(milliseconds.into()) + PATIENCE;
+        Ok(Self { process, log, unread: String::new(), began: Duration::ZERO, dials: Vec::new(), limit })
+    }
+
+    /// The dials that have ended, in the order of their ends.
+    pub fn dials(&mut self) -> Result<&[Dial]> {
+        let position = SeekFrom::Current(0);
+        let read = self.log.seek(position).and_then(|_| self.log.read_to_string(&mut self.unread));
+        read.map_err(Error::system("read", "the log of a client"))?;
+        while let Some(end) = self.unread.find('\n') {
+            let line: String = self.unread.drain(..=end).collect();
+            match serde_json::from_str(&line).map_err(Error::json(&line))? {
+                Line::Began { began_nanoseconds } => self.began = Duration::from_nanos(began_nanoseconds),
+                Line::Attempt(attempt) => self.dials.push(dial(self.began, attempt)),
+                Line::Report { .. } => {}
+            }
+        }
+        Ok(&self.dials)
+    }
+
+    /// Draws the dials until there are `enough` of them. The client ending first is an error.
+    pub fn until(&mut self, screen: &mut Screen, enough: impl Fn(&[Dial]) -> bool) -> Result<()> {
+        let limit = self.limit;
+        wait::until_some("the client has dialed enough", limit, || {
+            let ended = self.process.ended()?;
+            let dials = self.dials()?;
+            screen.live(&chart::timeline(dials, screen.has_colours()))?;
+            match (enough(dials), ended) {
+                (true, _) => Ok(Some(())),
+                (false, None) => Ok(None),
+                (false, Some(status)) => {
+                    Err(Error::Ended { program: "a client".to_owned(), status: status.to_string() })
+                }
+            }
+        })
+    }
+
+    /// Draws the dials to the end and returns all of them.
+    pub fn finish(mut self, screen: &mut Screen) -> Result<Vec<Dial>> {
+        wait::until_some("the client has ended", self.limit, || {
+            let ended = self.process.ended()?;
+            let dials = self.dials()?;
+            screen.live(&chart::timeline(dials, screen.has_colours()))?;
+            Ok(ended)
+        })
+        .and_then(|status| succeeded("a client", status))?;
+        self.dials()?;
+        Ok(self.dials)
+    }
+}
+
+/// Connections that are kept open, with a request on each every 100 ms.
+#[derive(Debug)]
+pub struct Held(Process);
+
+impl Held {
+    /// Opens them through the front door; returns when all are open.
+    pub fn open(site: &Site, connections: u32, milliseconds: u32) -> Result<Self> {
+        let way = Way::FrontDoor;
+        let client = traffic::hold(&way.target().to_string(), way.arguments(site))?
+            .arguments(["--connections", &connections.to_string()])
+            .arguments(["--milliseconds", &milliseconds.to_string()])
+            .log_to(site.log("hold"));
+        let mut process = way.place(client, site).spawn()?;
+        process.wait_for_log("holding", PATIENCE)?;
+        Ok(Self(process))
+    }
+
+    /// How they fared, once their time is over.
+    pub fn finish(self) -> Result<HoldReport> {
+        traffic::finish(self.0, PATIENCE)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Began { began_nanoseconds: u64 },
+    Attempt(Attempt),
+    #[expect(dead_code, reason = "it tells the report from an attempt")]
+    Report { attempts: usize },
+}
+
+fn dial(began: Duration, attempt: Attempt) -> Dial {
+    let start = began + Duration::from_secs_f64(attempt.at / 1e3);
+    let outcome = attempt.backend.ok_or_else(|| attempt.error.unwrap_or_default());
+    Dial { start, end: start + Duration::from_secs_f64(attempt.took / 1e3), outcome }
+}
+
+fn succeeded(program: &str, status: std::process::ExitStatus) -> Result<()> {
+    if status.success() {
+        return Ok(());
+    }
+    Err(Error::Ended { program: program.to_owned(), status: status.to_string() })
+}

@@ -1,0 +1,118 @@
+//! Everything that runs, and what a stage asks of all of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::control_plane::ControlPlane;
+use super::load::{self, Load, Plan};
+use super::master::Master;
+use super::network::{MASTERS, NOBODY, Network, PODS, POD_PORT, WEB};
+use super::worker::Worker;
+use crate::{Api, Error, Process, Result, objects, wait};
+
+/// How long nodes may take to find together.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The whole set. What runs is dropped before what it runs in.
+#[derive(Debug)]
+pub struct Site {
+    /// The masters, in the order of [`MASTERS`].
+    pub masters: Vec<Master>,
+    /// The worker.
+    pub worker: Worker,
+    /// Who writes objects, through the virtual address.
+    pub api: Api,
+    /// The API server.
+    pub control_plane: ControlPlane,
+    /// The namespaces.
+    pub network: Network,
+    servers: Vec<Process>,
+}
+
+impl Site {
+    /// Lays the cables; nothing runs but the pods' servers. Files go to `folder`.
+    pub fn new(folder: &Path) -> Result<Self> {
+        let network = Network::new()?;
+        let control_plane = ControlPlane::new(folder)?;
+        let worker = Worker::new(folder, &control_plane.kubeconfig())?;
+        let api = control_plane.api(&network.client)?;
+        let masters = (0..MASTERS.len()).map(|position| Master::new(position, folder)).collect();
+        let serve = |(pod, &(name, _)): (&_, &(&str, _))| load::serve(pod, name, POD_PORT, folder);
+        let servers = network.pods.iter().zip(&PODS).map(serve).collect::<Result<_>>()?;
+        Ok(Self { masters, worker, api, control_plane, network, servers })
+    }
+
+    /// Starts the apiservers, then the front doors.
+    pub fn start_masters(&mut self) -> Result<()> {
+        for master in &mut self.masters {
+            master.start_apiserver(&self.network, &self.control_plane)?;
+        }
+        for master in &mut self.masters {
+            master.start_front_door(&self.network, &self.control_plane)?;
+        }
+        Ok(())
+    }
+
+    /// Who holds the virtual address, once exactly one does among those that are `connected`.
+    pub fn holder(&self, connected: impl Fn(usize) -> bool) -> Result<usize> {
+        wait::until_some("one master holds the virtual address", PATIENCE, || {
+            let mut holders = Vec::new();
+            for (position, master) in self.masters.iter().enumerate() {
+                if connected(position) && master.holds_address(&self.network)? {
+                    holders.push(position);
+                }
+            }
+            Ok(if let [holder] = holders[..] { Some(holder) } else { None })
+        })
+    }
+
+    /// Waits until every front door has a role and knows every apiserver to be ready.
+    pub fn settle(&mut self) -> Result<()> {
+        wait::until_some("every front door is in order", PATIENCE, || {
+            for master in &mut self.masters {
+                if !master.is_settled(&self.network)? {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })
+    }
+
+    /// Writes the Services, and that `pods` serve.
+    pub fn write_services(&self, pods: &[&str]) -> Result<()> {
+        let web = objects::service("web", &WEB.ip().to_string()).port("http", "TCP", WEB.port());
+        let nobody = objects::service("nobody", &NOBODY.ip().to_string()).port("http", "TCP", NOBODY.port());
+        for object in self.control_plane.own_service() {
+            self.api.apply(&object)?;
+        }
+        for service in [web.with("/spec/ports/0", "targetPort", POD_PORT), nobody] {
+            self.api.apply(&service.json())?;
+        }
+        self.write_endpoints(pods).map(drop)
+    }
+
+    /// Writes that the pods of these names serve; returns once the API server has it.
+    pub fn write_endpoints(&self, pods: &[&str]) -> Result<Value> {
+        let serving = PODS.iter().filter(|(name, _)| pods.contains(name));
+        let addresses: Vec<String> = serving.map(|(_, address)| address.to_string()).collect();
+        let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+        self.api.apply(&self.control_plane.endpoints("web", ("http", POD_PORT), &addresses))
+    }
+
+    /// Fails if a pod's server ended.
+    pub fn check_pods(&mut self) -> Result<()> {
+        for server in &mut self.servers {
+            if let Some(status) = server.ended()? {
+                return Err(Error::Ended { program: "the server of a pod".to_owned(), status: status.to_string() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts dialing.
+    pub fn dial(&self, plan: &Plan) -> Result<Load> {
+        Load::start(plan, self)
+    }
+}

@@ -1,0 +1,135 @@
+//! Masters and a client on one link: where front doors live.
+//!
+//! ```text
+//!     master .241   master .242   master .243     client .20
+//!         |             |             |               |
+//!   ------+-------------+-------------+---------------+------ 172.16.60.0/24, virtual address .250
+//! ```
+//!
+//! ```no_run
+//! use tests::topology::{Link, VIRTUAL_ADDRESS};
+//!
+//! let link = Link::new(3)?;
+//! link.masters()[0].namespace().address("eth0", "172.16.60.250/32")?;
+//! assert_eq!(link.holders()?, [0]);
+//! # Ok::<(), tests::Error>(())
+//! ```
+
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+
+use crate::{Error, Namespace, Plug, Result, Switch};
+
+/// What the masters share.
+pub const VIRTUAL_ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 250);
+/// Where clients knock.
+pub const FRONT_DOOR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(VIRTUAL_ADDRESS), 8443);
+/// What every host calls its end of the cable.
+pub const INTERFACE: &str = "eth0";
+
+const FIRST_MASTER: u8 = 241;
+const CLIENT: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 20);
+
+/// Some masters and a client on a switch.
+#[derive(Debug)]
+pub struct Link {
+    switch: Switch,
+    masters: Vec<Host>,
+    client: Host,
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub struct Host {
+    namespace: Namespace,
+    address: Ipv4Addr,
+    plug: Plug,
+}
+
+impl Link {
+    /// `masters` of them, at most nine. Needs root.
+    pub fn new(masters: u8) -> Result<Self> {
+        assert!(masters < 10, "the virtual address follows the ninth master");
+        let switch = Switch::new("link")?;
+        let host = |label: &str, address: Ipv4Addr| {
+            let namespace = Namespace::new(label)?;
+            let plug = switch.attach(&namespace, INTERFACE, &[&format!("{address}/24")])?;
+            Ok(Host { namespace, address, plug })
+        };
+        let master = |number: u8| {
+            host(&format!("m{}", number + 1), Ipv4Addr::new(172, 16, 60, FIRST_MASTER + number))
+        };
+        let masters = (0..masters).map(master).collect::<Result<_>>()?;
+        let client = host("client", CLIENT)?;
+        Ok(Self { switch, masters, client })
+    }
+
+    /// The masters, in the order of their addresses.
+    pub fn masters(&self) -> &[Host] {
+        &self.masters
+    }
+
+    /// The client.
+    pub const fn client(&self) -> &Host {
+        &self.client
+    }
+
+    /// Which masters have the virtual address on an interface, reachable or not.
+    pub fn holders(&self) -> Result<Vec<usize>> {
+        let mut holders = Vec::new();
+        for (position, master) in self.masters.iter().enumerate() {
+            if master.holds(VIRTUAL_ADDRESS)? {
+                holders.push(position);
+            }
+        }
+        Ok(holders)
+    }
+
+    /// Pulls the cable of `host`: it sees its carrier go.
+    pub fn unplug(&self, host: &Host) -> Result<()> {
+        self.switch.unplug(&host.plug)
+    }
+
+    /// Puts it back.
+    pub fn plug(&self, host: &Host) -> Result<()> {
+        self.switch.plug(&host.plug)
+    }
+
+    /// Parts `host` from all others without its noticing: its carrier stays, as behind a failed switch further on.
+    pub fn part(&self, host: &Host) -> Result<()> {
+        self.switch.detach(&host.plug)
+    }
+
+    /// Brings it together with them again.
+    pub fn join(&self, host: &Host) -> Result<()> {
+        self.switch.reattach(&host.plug)
+    }
+}
+
+impl Host {
+    /// Its namespace.
+    pub const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Its own address.
+    pub const fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Its hardware address.
+    pub fn hardware_address(&self) -> Result<String> {
+        let link = self.namespace.ip(&["-brief", "link", "show", INTERFACE])?;
+        let address = link.split_whitespace().nth(2).map(str::to_owned);
+        address.ok_or_else(|| Error::Command { command: "ip link show".to_owned(), output: link })
+    }
+
+    /// Whether `address` is on one of its interfaces.
+    pub fn holds(&self, address: Ipv4Addr) -> Result<bool> {
+        self.namespace.run(|| is_here(address))
+    }
+}
+
+/// Whether `address` is on an interface of the namespace that the calling thread is in: only then can it be bound.
+pub fn is_here(address: Ipv4Addr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
