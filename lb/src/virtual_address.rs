@@ -20,12 +20,12 @@ pub(crate) struct Observed {
     pub(crate) secondary: bool,
 }
 
-/// Puts `network.addr()` on the interface. Success if it is there already.
-pub(crate) fn add(netlink: &mut Netlink, index: u32, network: Ipv4Net) -> io::Result<()> {
+/// Puts `network.addr()` on the interface, and tells whether it was missing. Success if it is there already.
+pub(crate) fn add(netlink: &mut Netlink, index: u32, network: Ipv4Net) -> io::Result<bool> {
     let message = RouteNetlinkMessage::NewAddress(message(index, network.addr(), Some(network.prefix_len())));
     match netlink.request(message, NLM_F_CREATE | NLM_F_EXCL) {
-        Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => Ok(()),
-        answer => answer.map(drop),
+        Err(error) if error.raw_os_error() == Some(Errno::EEXIST as i32) => Ok(false),
+        answer => answer.map(|_| true),
     }
 }
 

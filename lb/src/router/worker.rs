@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 use tracing::{error, info, warn};
-use vrrp::{Action, Advert, Event, Received, Rejected, Settings, State, decode, encode, step};
+use vrrp::{Action, Advert, Event, Received, Rejected, Role, Settings, State, decode, encode, step};
 
 use super::complaints::Complaints;
 use super::interface::{Interface, Monitor, primary_address};
@@ -177,7 +177,7 @@ impl Worker {
             found.is_some_and(|it| it.up && it.index == attachment.index && it.mac == Some(attachment.mac))
         };
         match (&self.attachment, found) {
-            (Some(attachment), _) if same(attachment) => return Ok(()),
+            (Some(attachment), _) if same(attachment) => return self.restore(attachment.index),
             (Some(_), _) => {
                 self.handle(Event::LinkDown, now())?;
                 self.attachment = None;
@@ -255,7 +255,7 @@ impl Worker {
                 self.send(advert, now);
                 Ok(())
             }
-            Action::Claim => self.claim(attachment.index),
+            Action::Claim => self.claim(attachment.index).map(drop),
             Action::Announce => {
                 self.announce(now);
                 Ok(())
@@ -294,10 +294,23 @@ impl Worker {
         }
     }
 
-    fn claim(&mut self, index: u32) -> Result<(), RouterError> {
+    /// Puts the addresses on the interface, and tells whether any was missing.
+    fn claim(&mut self, index: u32) -> Result<bool, RouterError> {
+        let mut missing = false;
         for &network in self.config.addresses.networks() {
-            virtual_address::add(&mut self.netlink, index, network)
+            missing |= virtual_address::add(&mut self.netlink, index, network)
                 .map_err(|source| self.failure("add a virtual address", source))?;
+        }
+        Ok(missing)
+    }
+
+    /// Puts back what somebody else has taken off while we are master.
+    fn restore(&mut self, index: u32) -> Result<(), RouterError> {
+        if self.state.role() == Role::Master && self.claim(index)? {
+            self.announce(now());
+            if self.complaints.worth_a_line(Ipv4Addr::UNSPECIFIED, "restore", now()) {
+                warn!(interface = self.config.interface, "virtual address had been removed: put back");
+            }
         }
         Ok(())
     }

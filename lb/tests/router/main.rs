@@ -212,6 +212,40 @@ fn it_says_what_is_wrong_with_the_interface_and_with_its_privileges() {
     assert_eq!(message(config(100, false)), "eth0 has no IPv4 address besides the virtual ones");
 }
 
+#[test]
+fn an_address_that_somebody_removes_from_the_master_comes_back() {
+    let lab = Lab::new();
+    let router = start(&lab, config(100, false)).unwrap();
+    await_that("we are master", || router.role() == Role::Master && lab.ours.holds_virtual_address());
+    lab.ours.ip(&["address", "delete", "172.16.60.250/32", "dev", INTERFACE]);
+    await_that("the address is back", || lab.ours.holds_virtual_address());
+}
+
+#[test]
+fn it_names_the_capability_that_is_missing() {
+    let lab = Lab::new();
+    for (capability, dropped) in [("CAP_NET_RAW", "-net_raw"), ("CAP_NET_ADMIN", "-net_admin")] {
+        let this = std::env::current_exe().unwrap();
+        let mut child = std::process::Command::new("setpriv");
+        child.args(["--bounding-set", dropped]).arg(this).env("LACKS", capability);
+        child.args(["--exact", "without_a_capability_it_does_not_start", "--ignored", "--nocapture"]);
+        let output = lab.ours.run(|| child.output().unwrap());
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "without {capability}: {text}");
+    }
+}
+
+#[test]
+#[ignore = "it_names_the_capability_that_is_missing runs it, in a process that lacks one"]
+fn without_a_capability_it_does_not_start() {
+    let capability = std::env::var("LACKS").unwrap();
+    let metrics = RouterMetrics::register(&Registry::new()).unwrap();
+    match Router::start(config(100, false), metrics) {
+        Err(RouterError::Permission { capability: missing, .. }) => assert_eq!(missing, capability),
+        outcome => panic!("{outcome:?}"),
+    }
+}
+
 /// A complete packet from the other host: a good advert, then spoilt.
 struct Forgery {
     what: &'static str,

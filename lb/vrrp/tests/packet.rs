@@ -64,7 +64,7 @@ fn our_adverts_are_those_that_keepalived_would_send() {
 #[test]
 fn every_check_has_its_own_reason() {
     type Spoil = fn(&mut Vec<u8>);
-    let cases: [(&str, Spoil, Rejected); 22] = [
+    let cases: [(&str, Spoil, Rejected); 23] = [
         ("another router", |it| it[21] = 52, Rejected::RouterId),
         (
             "another router, forwarded, of version 2",
@@ -90,6 +90,15 @@ fn every_check_has_its_own_reason() {
         ("version 4", |it| it[20] = 0x41, Rejected::Version { found: 4 }),
         ("type 2", |it| it[20] = 0x32, Rejected::Type { found: 2 }),
         ("no address", |it| it[23] = 0, Rejected::Length),
+        (
+            "no address, and no room for one",
+            |it| {
+                it[3] = 28;
+                it[23] = 0;
+                it.truncate(28);
+            },
+            Rejected::Length,
+        ),
         ("two addresses, one there", |it| it[23] = 2, Rejected::Length),
         ("damaged", |it| it[22] = 201, Rejected::Checksum { other_form_matches: false }),
         ("no checksum", |it| it[26..28].fill(0), Rejected::Checksum { other_form_matches: false }),
@@ -158,10 +167,13 @@ fn the_order_of_addresses_does_not_matter_but_their_number_does() {
         ..settings(local, Checksum::PseudoHeader)
     };
     let [a, b] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
-    let sender = with(KEEPALIVED, &[a, b]);
-    let bytes = packet(KEEPALIVED, &encode(&sender, Advert { priority: None, interval: sender.interval }));
-    assert!(decode(&with(OURS, &[b, a]), &bytes).is_ok());
-    assert_eq!(decode(&with(OURS, &[a]), &bytes), Err(Rejected::Addresses));
+    for (sent, ours) in [([a, b], [b, a]), ([b, a], [a, b])] {
+        let sender = with(KEEPALIVED, &sent);
+        let bytes =
+            packet(KEEPALIVED, &encode(&sender, Advert { priority: None, interval: sender.interval }));
+        assert!(decode(&with(OURS, &ours), &bytes).is_ok());
+        assert_eq!(decode(&with(OURS, &[a]), &bytes), Err(Rejected::Addresses));
+    }
 }
 
 #[test]
