@@ -1,1 +1,3 @@
-fn main() {}
+//! Tier 5: a real etcd and kube-apiserver. Needs root and `KUBEBUILDER_ASSETS`.
+
+mod stub;

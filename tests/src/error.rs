@@ -53,6 +53,12 @@ pub enum Error {
         /// Where it should be.
         directory: String,
     },
+    /// There is no real apiserver to test with.
+    #[error("{what}: it must name a folder with the binaries etcd and kube-apiserver")]
+    NoAssets {
+        /// What is missing.
+        what: String,
+    },
     /// A process ended though it was expected to run on.
     #[error("{program} ended with {status}")]
     Ended {

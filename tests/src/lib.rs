@@ -9,6 +9,7 @@ pub mod capture;
 pub mod certificates;
 mod cgroup;
 mod error;
+pub mod kube_apiserver;
 mod label;
 mod namespace;
 pub mod objects;

@@ -183,7 +183,7 @@ impl Switch {
 
     /// Makes a detached port one of the switch again.
     pub fn reattach(&self, plug: &Plug) -> Result<()> {
-        self.namespace.ip(&["link", "set", &plug.0, "master", BRIDGE]).map(drop)
+        self.namespace.ip(&["link", "set", &plug.0, "master", Self::BRIDGE]).map(drop)
     }
 
     /// The namespace of the switch: a capture there sees every port.

@@ -55,9 +55,8 @@ impl Link {
             let plug = switch.attach(&namespace, INTERFACE, &[&format!("{address}/24")])?;
             Ok(Host { namespace, address, plug })
         };
-        let master = |number: u8| {
-            host(&format!("m{}", number + 1), Ipv4Addr::new(172, 16, 60, FIRST_MASTER + number))
-        };
+        let master =
+            |number: u8| host(&format!("m{}", number + 1), Ipv4Addr::new(172, 16, 60, FIRST_MASTER + number));
         let masters = (0..masters).map(master).collect::<Result<_>>()?;
         let client = host("client", CLIENT)?;
         Ok(Self { switch, masters, client })

@@ -68,6 +68,9 @@ impl Server {
                 }
                 answer
             }
+            (None, None) if path.starts_with("/api") => {
+                refuse(&Refusal::NotFound("the server could not find the requested resource".to_owned()))
+            }
             (None, None) => text(StatusCode::NOT_FOUND, "404 page not found\n"),
             (None, Some(target)) => {
                 self.serve(target, &query, request, verified).await.unwrap_or_else(|r| refuse(&r))

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 use serde::Serialize;
-use tests::{Error, Result, traffic};
+use tests::{Error, Result, traffic, wait};
 
 #[derive(Parser)]
 enum Arguments {
@@ -16,7 +16,7 @@ enum Arguments {
     Dial {
         #[command(flatten)]
         dial: traffic::Dial,
-        /// Prints every attempt as a line of JSON when it ends.
+        /// Prints when it began, and every attempt when it ends, as lines of JSON.
         #[arg(long)]
         each: bool,
     },
@@ -36,6 +36,9 @@ async fn main() -> Result<()> {
     match Arguments::parse() {
         Arguments::Serve(settings) => traffic::run_serve(settings, || println!("listening")).await,
         Arguments::Dial { dial, each } => {
+            if each {
+                println!("{{\"began_nanoseconds\":{}}}", wait::unix_nanoseconds());
+            }
             let show = |attempt: &traffic::Attempt| match serde_json::to_string(attempt) {
                 Ok(line) if each => println!("{line}"),
                 Ok(_) | Err(_) => {}

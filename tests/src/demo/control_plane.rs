@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::network::{APISERVER_PORT, FRONT_DOOR, KUBERNETES, MASTERS, MasterPlan};
 use crate::apiserver::{Options, Store, Stub};
-use crate::certificates::Authority;
+use crate::certificates::{Authority, Identity};
 use crate::{Api, Error, Namespace, Result, objects};
 
 /// What the proxy and the writer of objects show. The stub asks for none.
@@ -17,7 +17,10 @@ const TOKEN: &str = "demo";
 #[derive(Debug)]
 pub struct ControlPlane {
     authority: Authority,
+    folder: PathBuf,
     authority_file: PathBuf,
+    /// In the order of [`MASTERS`]: clients tell the apiservers apart by them.
+    identities: Vec<Identity>,
     store: Store,
 }
 
@@ -28,13 +31,15 @@ pub struct Apiserver {
 }
 
 impl ControlPlane {
-    /// Makes the certificates.
+    /// Makes the certificates, in `folder`.
     pub fn new(folder: &Path) -> Result<Self> {
         let authority = Authority::new("fairway demo")?;
         let authority_file = folder.join("ca.crt");
         std::fs::write(&authority_file, authority.pem())
             .map_err(Error::system("write", authority_file.display()))?;
-        Ok(Self { authority, authority_file, store: Store::default() })
+        let identities = MASTERS.iter().map(|plan| issue(&authority, plan, folder)).collect::<Result<_>>()?;
+        let folder = folder.to_owned();
+        Ok(Self { authority, folder, authority_file, identities, store: Store::default() })
     }
 
     /// What answers, for the report.
@@ -47,11 +52,16 @@ impl ControlPlane {
         &self.authority_file
     }
 
+    /// The certificates of the apiservers, PEM, by name.
+    pub fn certificates(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        MASTERS.iter().map(|plan| (plan.name, self.folder.join(format!("{}.crt", plan.name))))
+    }
+
     /// Starts the apiserver of a master.
-    pub fn start_apiserver(&self, plan: MasterPlan, namespace: &Namespace) -> Result<Apiserver> {
+    pub fn start_apiserver(&self, position: usize, namespace: &Namespace) -> Result<Apiserver> {
+        let plan = MASTERS[position];
         let address = SocketAddr::new(plan.address.into(), APISERVER_PORT);
-        let names = [FRONT_DOOR.ip(), KUBERNETES.ip(), plan.address.into()].map(|name| name.to_string());
-        let identity = self.authority.server(plan.name, &names.each_ref().map(String::as_str))?;
+        let identity = self.identities[position].clone();
         let listener = namespace.run(|| TcpListener::bind(address))?;
         let listener = listener.map_err(Error::system("listen on", address))?;
         Ok(Apiserver { stub: Stub::serve(listener, Options::new(plan.name, identity), &self.store)? })
@@ -96,4 +106,12 @@ impl Apiserver {
     pub fn recover(&mut self) {
         self.stub.faults(|faults| faults.unready = false);
     }
+}
+
+/// A certificate for every address a client may know an apiserver by.
+fn issue(authority: &Authority, plan: &MasterPlan, folder: &Path) -> Result<Identity> {
+    let names = [FRONT_DOOR.ip(), KUBERNETES.ip(), plan.address.into()].map(|name| name.to_string());
+    let identity = authority.server(plan.name, &names.each_ref().map(String::as_str))?;
+    identity.write(folder, plan.name)?;
+    Ok(identity)
 }

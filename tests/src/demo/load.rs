@@ -1,9 +1,8 @@
 //! Clients: processes of their own inside the namespaces, watched while they dial.
 
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::Read;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -105,15 +104,14 @@ impl Load {
 
     /// The dials that have ended, in the order of their ends.
     pub fn dials(&mut self) -> Result<&[Dial]> {
-        let position = SeekFrom::Current(0);
-        let read = self.log.seek(position).and_then(|_| self.log.read_to_string(&mut self.unread));
+        let read = self.log.read_to_string(&mut self.unread);
         read.map_err(Error::system("read", "the log of a client"))?;
         while let Some(end) = self.unread.find('\n') {
             let line: String = self.unread.drain(..=end).collect();
             match serde_json::from_str(&line).map_err(Error::json(&line))? {
                 Line::Began { began_nanoseconds } => self.began = Duration::from_nanos(began_nanoseconds),
                 Line::Attempt(attempt) => self.dials.push(dial(self.began, attempt)),
-                Line::Report { .. } => {}
+                Line::Report {} => {}
             }
         }
         Ok(&self.dials)
@@ -178,8 +176,7 @@ impl Held {
 enum Line {
     Began { began_nanoseconds: u64 },
     Attempt(Attempt),
-    #[expect(dead_code, reason = "it tells the report from an attempt")]
-    Report { attempts: usize },
+    Report {},
 }
 
 fn dial(began: Duration, attempt: Attempt) -> Dial {

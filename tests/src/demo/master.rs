@@ -36,7 +36,7 @@ impl Master {
     /// Starts the apiserver.
     pub fn start_apiserver(&mut self, network: &Network, control_plane: &ControlPlane) -> Result<()> {
         let (namespace, _) = &network.masters[self.position];
-        self.apiserver = Some(control_plane.start_apiserver(self.plan, namespace)?);
+        self.apiserver = Some(control_plane.start_apiserver(self.position, namespace)?);
         Ok(())
     }
 

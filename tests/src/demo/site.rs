@@ -1,16 +1,16 @@
 //! Everything that runs, and what a stage asks of all of it.
 
-use std::path::Path;
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use super::control_plane::ControlPlane;
-use super::load::{self, Load, Plan};
 use super::master::Master;
 use super::network::{MASTERS, NOBODY, Network, PODS, POD_PORT, WEB};
 use super::worker::Worker;
-use crate::{Api, Error, Process, Result, objects, wait};
+use crate::{Api, Error, Namespace, Process, Program, Result, objects, wait};
 
 /// How long nodes may take to find together.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +29,8 @@ pub struct Site {
     /// The namespaces.
     pub network: Network,
     servers: Vec<Process>,
+    folder: PathBuf,
+    logs: Cell<usize>,
 }
 
 impl Site {
@@ -39,9 +41,12 @@ impl Site {
         let worker = Worker::new(folder, &control_plane.kubeconfig())?;
         let api = control_plane.api(&network.client)?;
         let masters = (0..MASTERS.len()).map(|position| Master::new(position, folder)).collect();
-        let serve = |(pod, &(name, _)): (&_, &(&str, _))| load::serve(pod, name, POD_PORT, folder);
-        let servers = network.pods.iter().zip(&PODS).map(serve).collect::<Result<_>>()?;
-        Ok(Self { masters, worker, api, control_plane, network, servers })
+        let mut servers = Vec::new();
+        for (pod, (name, address)) in network.pods.iter().zip(PODS) {
+            servers.push(serve(pod, name, &format!("{address}:{POD_PORT}"), folder)?);
+        }
+        let (folder, logs) = (folder.to_owned(), Cell::new(0));
+        Ok(Self { masters, worker, api, control_plane, network, servers, folder, logs })
     }
 
     /// Starts the apiservers, then the front doors.
@@ -111,8 +116,18 @@ impl Site {
         Ok(())
     }
 
-    /// Starts dialing.
-    pub fn dial(&self, plan: &Plan) -> Result<Load> {
-        Load::start(plan, self)
+    /// A new file for the log of a client.
+    pub fn log(&self, name: &str) -> PathBuf {
+        let number = self.logs.get();
+        self.logs.set(number + 1);
+        self.folder.join(format!("{number}-{name}.log"))
     }
+}
+
+/// A pod's server, which answers with its name.
+fn serve(pod: &Namespace, name: &str, address: &str, folder: &Path) -> Result<Process> {
+    let program = Program::ours("traffic")?.arguments(["serve", address, "--name", name]);
+    let mut process = program.inside(pod).log_to(folder.join(format!("pod-{name}.log"))).spawn()?;
+    process.wait_for_log("listening", PATIENCE)?;
+    Ok(process)
 }
