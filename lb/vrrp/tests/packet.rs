@@ -62,19 +62,13 @@ fn our_adverts_are_those_that_keepalived_would_send() {
 }
 
 #[test]
+#[rustfmt::skip]
 fn every_check_has_its_own_reason() {
     type Spoil = fn(&mut Vec<u8>);
+    let damaged = Rejected::Checksum { other_form_matches: false };
     let cases: [(&str, Spoil, Rejected); 23] = [
         ("another router", |it| it[21] = 52, Rejected::RouterId),
-        (
-            "another router, forwarded, of version 2",
-            |it| {
-                it[8] = 1;
-                it[20] = 0x21;
-                it[21] = 52;
-            },
-            Rejected::RouterId,
-        ),
+        ("another router, forwarded, version 2", |it| { it[8] = 1; it[20] = 0x21; it[21] = 52; }, Rejected::RouterId),
         ("empty", Vec::clear, Rejected::Header),
         ("part of a header", |it| it.truncate(19), Rejected::Header),
         ("IPv6", |it| it[0] = 0x65, Rejected::Header),
@@ -90,34 +84,12 @@ fn every_check_has_its_own_reason() {
         ("version 4", |it| it[20] = 0x41, Rejected::Version { found: 4 }),
         ("type 2", |it| it[20] = 0x32, Rejected::Type { found: 2 }),
         ("no address", |it| it[23] = 0, Rejected::Length),
-        (
-            "no address, and no room for one",
-            |it| {
-                it[3] = 28;
-                it[23] = 0;
-                it.truncate(28);
-            },
-            Rejected::Length,
-        ),
+        ("no address, and no room for one", |it| { it[3] = 28; it[23] = 0; it.truncate(28); }, Rejected::Length),
         ("two addresses, one there", |it| it[23] = 2, Rejected::Length),
-        ("damaged", |it| it[22] = 201, Rejected::Checksum { other_form_matches: false }),
-        ("no checksum", |it| it[26..28].fill(0), Rejected::Checksum { other_form_matches: false }),
-        (
-            "interval 0",
-            |it| {
-                it[25] = 0;
-                it[27] += 0x0a;
-            },
-            Rejected::Interval,
-        ),
-        (
-            "another address",
-            |it| {
-                it[31] = 251;
-                it[27] -= 1;
-            },
-            Rejected::Addresses,
-        ),
+        ("damaged", |it| it[22] = 201, damaged),
+        ("no checksum", |it| it[26..28].fill(0), damaged),
+        ("interval 0", |it| { it[25] = 0; it[27] += 0x0a; }, Rejected::Interval),
+        ("another address", |it| { it[31] = 251; it[27] -= 1; }, Rejected::Addresses),
     ];
     for (what, spoil, expected) in cases {
         let mut bytes = ADVERT.to_vec();
