@@ -85,9 +85,11 @@ async fn serve(config: Config) -> Result<(), Error> {
     let router_metrics = RouterMetrics::register(&registry).map_err(metrics_error)?;
     let limit = relay::connection_limit()?;
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let relay = Relay::bind(&config.frontend, threads)?;
     let front_door = Arc::new(FrontDoor::default());
+    // Before the relay: a second front door started by mistake fails here, and not after it has taken over a share of
+    // the first one's clients.
     let (admin, admin_address) = bind_admin(&config, registry, &front_door).await?;
+    let relay = Relay::bind(&config.frontend, threads)?;
     let address = relay.address();
     tracing::info!(frontend = %address, admin = %admin_address, threads, connections = limit, "front door bound");
 
