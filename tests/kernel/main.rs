@@ -3,6 +3,10 @@
 //! Every test has a [`node::Node`] of its own: a network namespace, a control group that the test's process enters, and
 //! a bpffs. A process is in one control group only, so the nodes take turns.
 
+mod balance;
+mod contract;
+mod lifecycle;
 mod node;
 mod reach;
+mod refusal;
 mod server;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dataplane::{Capacity, Dataplane, Ebpf, Settings};
@@ -80,6 +81,23 @@ impl Drop for Home {
 
 fn enter(cgroup: &Path) {
     fs::write(cgroup.join("cgroup.procs"), std::process::id().to_string()).unwrap();
+}
+
+const TOLD: &str = "FAIRWAY_TEST_TOLD";
+
+/// This program again, to run one ignored test as a process of its own; `word` is for that test.
+pub(crate) fn another_process(test: &str, settings: &Settings, word: &str) -> Command {
+    let [cgroup, bpf_fs] = [&settings.cgroup, &settings.bpf_fs].map(|path| path.display().to_string());
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--ignored", "--nocapture"]).env(TOLD, [&cgroup, &bpf_fs, word].join(" "));
+    command
+}
+
+/// What [`another_process`] was told.
+pub(crate) fn told() -> (Settings, String) {
+    let told = std::env::var(TOLD).expect("this test is run by another one");
+    let [cgroup, bpf_fs, word] = told.split(' ').collect::<Vec<_>>().try_into().unwrap();
+    (Settings { cgroup: cgroup.into(), bpf_fs: bpf_fs.into() }, word.to_owned())
 }
 
 /// A frontend from `tcp 10.254.0.1:80`.

@@ -77,8 +77,16 @@ fn a_client_of_a_service_without_backends_is_refused_at_once() {
         node.run(|| {
             assert_eq!(ask(named).unwrap_err().kind(), ErrorKind::ConnectionRefused, "tcp {named}");
             let socket = client(named);
-            assert_eq!(socket.send_to(b"who?", named).unwrap_err().kind(), ErrorKind::ConnectionRefused, "udp {named}");
-            assert_eq!(socket.connect(named).unwrap_err().kind(), ErrorKind::ConnectionRefused, "udp {named}");
+            assert_eq!(
+                socket.send_to(b"who?", named).unwrap_err().kind(),
+                ErrorKind::ConnectionRefused,
+                "udp {named}"
+            );
+            assert_eq!(
+                socket.connect(named).unwrap_err().kind(),
+                ErrorKind::ConnectionRefused,
+                "udp {named}"
+            );
         });
     }
 }
@@ -94,7 +102,10 @@ fn what_is_no_service_is_left_alone() {
         // Another port, another protocol, and a server of its own.
         assert_eq!(ask("10.254.0.1:81").unwrap_err().kind(), ErrorKind::NetworkUnreachable);
         let socket = client("10.254.0.1:80");
-        assert_eq!(socket.send_to(b"who?", "10.254.0.1:80").unwrap_err().kind(), ErrorKind::NetworkUnreachable);
+        assert_eq!(
+            socket.send_to(b"who?", "10.254.0.1:80").unwrap_err().kind(),
+            ErrorKind::NetworkUnreachable
+        );
         let mut stream = connect(&own.to_string()).unwrap();
         assert_eq!((greeting(&mut stream).unwrap(), stream.peer_addr().unwrap()), (own, own));
     });

@@ -36,7 +36,12 @@ pub(crate) fn open_cgroup(path: &Path) -> Result<fs::File, Error> {
 /// Makes sure that `path` is on a bpffs. Where it is below `/sys/fs/bpf` and nothing is mounted there, mounts one, as
 /// service managers do at boot.
 pub(crate) fn require_bpf_fs(path: &Path) -> Result<(), Error> {
-    let failed = |source| Error::File { action: "pin state in", path: path.to_owned(), source };
+    let failed = |source| {
+        if is_permission(&source) {
+            return Error::Permission { action: "use the directory of the pinned state" };
+        }
+        Error::File { action: "pin state in", path: path.to_owned(), source }
+    };
     if nearest_file_system(path).map_err(failed)? == BPF_FS_MAGIC {
         return Ok(());
     }

@@ -10,6 +10,7 @@
 //! Nothing runs per packet: once connected, a socket talks to its backend as if it had named it.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(clippy::needless_pass_by_value, reason = "aya hands the context over by value")]
 
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;

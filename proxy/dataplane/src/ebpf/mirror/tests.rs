@@ -107,6 +107,28 @@ fn a_change_writes_as_much_in_a_large_map_as_in_a_small_one() {
 }
 
 #[test]
+fn no_identifier_is_used_before_it_is_reserved() {
+    let frontend = Frontend::new([10, 254, 0, 1].into(), port(), plan::Protocol::Tcp);
+    let mut mirror = Mirror::default();
+    let mut reserved = 0;
+    for number in 0..5000_u16 {
+        let [high, low] = number.to_be_bytes();
+        let backend = Backend::new([10, 244, high, low].into(), port());
+        for change in [Change::AddService { frontend }, Change::AddBackend { frontend, backend }] {
+            for write in mirror.writes(&change).unwrap() {
+                if let Write::Reserve(first_free) = write {
+                    reserved = first_free;
+                }
+                if let Write::PutBackend(id, _) = write {
+                    assert!(id.0 < reserved, "{id:?} with {reserved} reserved");
+                }
+            }
+            mirror.advance(&change);
+        }
+    }
+}
+
+#[test]
 fn when_identifiers_run_out_nothing_is_written() {
     let mirror = Mirror::new(BTreeMap::new(), Identifiers::from(u32::MAX - 3));
     let frontend = Frontend::new([10, 254, 0, 1].into(), port(), plan::Protocol::Tcp);

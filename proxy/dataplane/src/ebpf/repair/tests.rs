@@ -21,6 +21,7 @@ proptest! {
             let before = mirror.observed();
             repairs.into_iter().for_each(|write| killed.write(write));
             prop_assert_eq!(repair(&killed.found()).1, vec![], "whole after one repair");
+            prop_assert!(is_whole(&killed.found()), "{:?}", killed.found());
 
             writes.into_iter().for_each(|write| kernel.write(write));
             mirror.advance(&change);
@@ -28,6 +29,15 @@ proptest! {
             prop_assert!(kept == before || kept == after, "{change}: {kept:?}");
         }
     }
+}
+
+/// Every service has as many slots as it says, and every backend is in exactly one.
+fn is_whole(found: &Found) -> bool {
+    let promised: u32 = found.services.values().map(|service| service.slots).sum();
+    let holders: BTreeSet<_> = found.slots.values().collect();
+    promised as usize == found.slots.len()
+        && holders.len() == found.slots.len()
+        && holders == found.backends.keys().collect()
 }
 
 #[test]

@@ -1,0 +1,140 @@
+//! Who gets the next connection, and who keeps those there are.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::ScopedJoinHandle;
+
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use plan::Change;
+
+use crate::node::{Node, apply, backend, frontend, serve};
+use crate::server::{TcpServer, UdpServer, ask, connect, exchange, greeting};
+
+const FRONTEND: &str = "10.254.0.1:80";
+
+#[test]
+fn connections_from_all_processors_are_shared_out_exactly() {
+    let node = Node::new("spread");
+    let mut ebpf = node.open();
+    node.run(|| {
+        let servers = [1, 2, 3].map(|last| TcpServer::start(&format!("127.0.0.{last}:0")));
+        let addresses = servers.each_ref().map(TcpServer::address);
+        serve(&mut ebpf, frontend("tcp 10.254.0.1:80"), &addresses);
+        let clients = |processor| {
+            move || -> Vec<SocketAddr> {
+                stay_on(processor);
+                (0..75).map(|_| ask(FRONTEND).unwrap()).collect()
+            }
+        };
+        let met: Vec<SocketAddr> = std::thread::scope(|scope| {
+            let threads = [0, 1, 0, 1].map(|processor| scope.spawn(clients(processor)));
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        assert_eq!(count(&met), addresses.map(|address| (address, 100)).into());
+    });
+}
+
+#[test]
+fn an_exchange_of_datagrams_stays_with_its_backend_until_that_is_removed() {
+    let node = Node::new("exchange");
+    let mut ebpf = node.open();
+    node.run(|| {
+        let servers = [1, 2, 3].map(|last| UdpServer::start(&format!("127.0.0.{last}:0")));
+        let service = frontend("udp 10.254.0.1:80");
+        serve(&mut ebpf, service, &servers.each_ref().map(UdpServer::address));
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let meet = || exchange(&socket, FRONTEND).unwrap().0;
+        let first = meet();
+        assert_eq!([meet(), meet(), meet()], [first; 3], "one exchange, one backend");
+        let other = UdpSocket::bind("0.0.0.0:0").unwrap();
+        assert_ne!(exchange(&other, FRONTEND).unwrap().0, first, "another socket has its own");
+
+        apply(&mut ebpf, &[Change::RemoveBackend { frontend: service, backend: backend(first) }]);
+        let second = meet();
+        assert_ne!(second, first, "a removed backend gets no more datagrams, though it would answer");
+        assert_eq!([meet(), meet(), meet()], [second; 3]);
+
+        // Returning makes it a new backend: the exchange does not go back.
+        apply(&mut ebpf, &[Change::AddBackend { frontend: service, backend: backend(first) }]);
+        assert_eq!(meet(), second);
+    });
+}
+
+#[test]
+fn an_established_connection_outlives_its_backends_place_in_the_plan() {
+    let node = Node::new("outlive");
+    let mut ebpf = node.open();
+    node.run(|| {
+        let servers = [1, 2].map(|last| TcpServer::start(&format!("127.0.0.{last}:0")));
+        let service = frontend("tcp 10.254.0.1:80");
+        serve(&mut ebpf, service, &servers.each_ref().map(TcpServer::address));
+        let mut stream = connect(FRONTEND).unwrap();
+        let met = greeting(&mut stream).unwrap();
+        apply(&mut ebpf, &[Change::RemoveBackend { frontend: service, backend: backend(met) }]);
+        for _ in 0..4 {
+            assert_ne!(ask(FRONTEND).unwrap(), met, "new connections go elsewhere");
+        }
+        stream.write_all(b"still there?").unwrap();
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"still there?");
+        assert_eq!(stream.peer_addr().unwrap(), FRONTEND.parse().unwrap());
+    });
+}
+
+#[test]
+fn no_connection_fails_while_backends_come_and_go() {
+    let node = Node::new("churn");
+    let mut ebpf = node.open();
+    node.run(|| {
+        let servers = [1, 2, 3].map(|last| TcpServer::start(&format!("127.0.0.{last}:0")));
+        let service = frontend("tcp 10.254.0.1:80");
+        serve(&mut ebpf, service, &[servers[0].address()]);
+        let (stop, connections) = (AtomicBool::new(false), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            let clients = [0, 1].map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        ask(FRONTEND).unwrap();
+                        connections.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            });
+            // One of the three is there at any moment, and never the same for long.
+            let mut round = 0;
+            while connections.load(Ordering::Relaxed) < 2000
+                && !clients.iter().any(ScopedJoinHandle::is_finished)
+            {
+                round += 1;
+                let server = |offset: usize| backend(servers[(round + offset) % 3].address());
+                let steps = [
+                    Change::AddBackend { frontend: service, backend: server(1) },
+                    Change::AddBackend { frontend: service, backend: server(2) },
+                    Change::RemoveBackend { frontend: service, backend: server(0) },
+                    Change::RemoveBackend { frontend: service, backend: server(2) },
+                ];
+                apply(&mut ebpf, &steps);
+            }
+            stop.store(true, Ordering::Relaxed);
+            clients.into_iter().for_each(|client| client.join().unwrap());
+            println!("{connections:?} connections while backends came and went {round} times");
+        });
+    });
+}
+
+fn stay_on(processor: usize) {
+    let mut set = CpuSet::new();
+    set.set(processor).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &set).unwrap();
+}
+
+fn count(met: &[SocketAddr]) -> BTreeMap<SocketAddr, usize> {
+    let mut counts = BTreeMap::new();
+    for address in met {
+        *counts.entry(*address).or_default() += 1;
+    }
+    counts
+}
