@@ -76,7 +76,12 @@ impl Worker {
         worker.release(attachment.index)?;
         if interface.up {
             worker.attachment = Some(attachment);
-            worker.handle(Event::Start, now())?;
+            let started = worker.handle(Event::Start, now());
+            if started.is_err() {
+                // The owner of the addresses may have got some of them.
+                worker.handle(Event::Stop, now())?;
+            }
+            started?;
         } else {
             warn!(interface = worker.config.interface, "link is down: the virtual router waits for it");
         }
