@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use daemon::exit::chain;
 use futures::StreamExt;
+use kube::core::Status;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
@@ -97,8 +98,8 @@ impl Endpoints {
                 {
                     self.slices.follow().await
                 }
-                Ok(_) => self.old.follow().await,
-                Err(kube::Error::Api(status)) if status.code == 404 => self.old.follow().await,
+                Ok(_) => self.follow_old().await,
+                Err(kube::Error::Api(status)) if status.code == 404 => self.follow_old().await,
                 Err(error) => {
                     self.slices.failed(&watcher::Error::InitialListFailed(error)).await;
                     Ended::Broken
@@ -109,6 +110,14 @@ impl Endpoints {
                 Ended::Unheard => return,
             }
         }
+    }
+
+    async fn follow_old(&mut self) -> Ended {
+        tracing::info!("no EndpointSlices are served, watching Endpoints");
+        self.slices.following.link.forget();
+        let ended = self.old.follow().await;
+        self.old.following.link.forget();
+        ended
     }
 }
 
@@ -175,7 +184,7 @@ impl<T> Follower<T> {
                     None => return Ended::Broken,
                 },
                 Err(_elapsed) => {
-                    self.pause("the list does not go on", None).await;
+                    self.pause("the list does not go on", Duration::ZERO).await;
                     return Ended::Broken;
                 }
                 Ok(None) => return Ended::Broken,
@@ -195,7 +204,18 @@ impl<T> Follower<T> {
                     }
                 }
                 Err(error) => {
-                    self.failed(&error).await;
+                    match status(&error) {
+                        // It answers well enough; only that it has forgotten where we were.
+                        Some(status) if status.code == 410 => {
+                            tracing::info!(
+                                kind = self.following.kind.name(),
+                                reason = status.message,
+                                "listing anew"
+                            );
+                            self.wait_longer(Duration::ZERO).await;
+                        }
+                        Some(_) | None => self.failed(&error).await,
+                    }
                     if !can_resume(&error) {
                         return Ended::Broken;
                     }
@@ -276,16 +296,28 @@ impl<T> Follower<T> {
     }
 
     async fn failed(&mut self, error: &watcher::Error) {
-        self.pause(&chain(error), retry_after(error)).await;
+        match status(error) {
+            Some(status) => {
+                let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+                let reason = format!("{} {}: {}", status.code, status.reason, status.message);
+                self.pause(&reason, Duration::from_secs(asked.into())).await;
+            }
+            None => self.pause(&chain(error), Duration::ZERO).await,
+        }
     }
 
     /// Waits before the next attempt, at least for as long as the server asked to.
-    async fn pause(&mut self, reason: &str, asked: Option<Duration>) {
+    async fn pause(&mut self, reason: &str, asked: Duration) {
         if self.following.link.failed(reason, clock::now()) >= WELL_AFTER {
             self.delay = FIRST_DELAY;
         }
         tracing::debug!(kind = self.following.kind.name(), reason, "request to the apiserver failed");
-        let delay = spread(self.delay).max(asked.unwrap_or_default());
+        self.wait_longer(asked).await;
+    }
+
+    /// Waits for at least `asked`, longer each time, and not at all where nobody listens any more.
+    async fn wait_longer(&mut self, asked: Duration) {
+        let delay = spread(self.delay).max(asked);
         self.delay = (self.delay * 2).min(LONGEST_DELAY);
         tokio::select! {
             () = sleep(delay) => {}
@@ -297,35 +329,32 @@ impl<T> Follower<T> {
 /// The object was not understood, and that has been said.
 struct Refused;
 
-/// Whether the watch goes on from where it was. Not if the server has forgotten that (410), does not know the kind any
-/// more (404), or sent what could not be read and is thus lost.
+/// Whether the watch goes on from where it was, or lists anew by itself. Not if the server has forgotten where that was
+/// (410), does not know the kind any more (404), or sent what could not be read and is thus lost.
 fn can_resume(error: &watcher::Error) -> bool {
     use watcher::Error;
     match error {
-        // The watcher lists anew by itself.
         Error::WatchError(_) | Error::NoResourceVersion => true,
-        Error::InitialListFailed(source) => !matches!(source, kube::Error::Api(status) if status.code == 404),
-        Error::WatchStartFailed(source) => {
-            !matches!(source, kube::Error::Api(status) if matches!(status.code, 404 | 410))
+        Error::InitialListFailed(_) | Error::WatchStartFailed(_) => {
+            status(error).is_none_or(|status| !matches!(status.code, 404 | 410))
         }
         Error::WatchFailed(source) => !matches!(source, kube::Error::SerdeError(_)),
     }
 }
 
-/// `Retry-After`, as the API server repeats it in the body of a refusal.
-fn retry_after(error: &watcher::Error) -> Option<Duration> {
+/// What the server said, where the error is its own.
+fn status(error: &watcher::Error) -> Option<&Status> {
     use watcher::Error;
-    let status = match error {
+    match error {
         Error::InitialListFailed(kube::Error::Api(status))
         | Error::WatchStartFailed(kube::Error::Api(status))
-        | Error::WatchError(status) => status,
+        | Error::WatchFailed(kube::Error::Api(status))
+        | Error::WatchError(status) => Some(status),
         Error::InitialListFailed(_)
         | Error::WatchStartFailed(_)
         | Error::WatchFailed(_)
-        | Error::NoResourceVersion => return None,
-    };
-    let seconds = status.details.as_ref()?.retry_after_seconds;
-    Some(Duration::from_secs(seconds.into())).filter(|asked| !asked.is_zero())
+        | Error::NoResourceVersion => None,
+    }
 }
 
 /// Between half of `delay` and the whole.

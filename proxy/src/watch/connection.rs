@@ -69,7 +69,7 @@ pub(crate) enum AccessError {
 }
 
 /// Reads what `access` names.
-pub(crate) async fn cluster_config(access: &Access) -> Result<Config, AccessError> {
+pub(super) async fn cluster_config(access: &Access) -> Result<Config, AccessError> {
     let master = access.master.as_deref().map(master).transpose()?;
     let mut config = match (&access.kubeconfig, master) {
         (None, None) => Config::incluster().map_err(|source| AccessError::InCluster { source })?,
@@ -108,7 +108,7 @@ fn authority_file(kubeconfig: &Kubeconfig) -> Option<PathBuf> {
 ///
 /// Made by hand instead of by [`Client::try_from`] for the sake of the keep-alive, and because that one logs an error
 /// for every failed attempt.
-pub(crate) fn client(config: &Config, link: &Arc<Link>) -> Result<Client, AccessError> {
+pub(super) fn client(config: &Config, link: &Arc<Link>) -> Result<Client, AccessError> {
     let failed = |source| AccessError::Client { url: config.cluster_url.clone(), source: Box::new(source) };
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -140,7 +140,7 @@ pub(crate) fn client(config: &Config, link: &Arc<Link>) -> Result<Client, Access
 
 /// Whether the API server answers for one kind: said when it changes, not at every attempt.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(super) struct Link {
     kind: Kind,
     metrics: SourceMetrics,
     state: Mutex<State>,
@@ -154,10 +154,15 @@ enum State {
 }
 
 impl Link {
-    pub(crate) fn new(kind: Kind, metrics: SourceMetrics) -> Self {
-        metrics.connected.with_label_values(&[kind.name()]).set(0);
-        metrics.errors.with_label_values(&[kind.name()]).inc_by(0);
+    pub(super) fn new(kind: Kind, metrics: SourceMetrics) -> Self {
         Self { kind, metrics, state: Mutex::new(State::Untried) }
+    }
+
+    /// This kind is not asked for any more: neither is its absence worth an alarm.
+    pub(super) fn forget(&self) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = State::Untried;
+        // An error means that it was never asked for.
+        drop(self.metrics.connected.remove_label_values(&[self.kind.name()]));
     }
 
     /// The server answered a request.
@@ -176,7 +181,7 @@ impl Link {
     }
 
     /// A request failed or a watch broke. Says for how long the server had answered before.
-    pub(crate) fn failed(&self, reason: &str, now: Instant) -> Duration {
+    pub(super) fn failed(&self, reason: &str, now: Instant) -> Duration {
         self.metrics.errors.with_label_values(&[self.kind.name()]).inc();
         self.metrics.connected.with_label_values(&[self.kind.name()]).set(0);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,7 @@
+//! The whole loop, from each source of Services and endpoints to a dataplane in memory.
+#![expect(clippy::unwrap_used, reason = "a test may say so by panicking")]
+
+mod api;
+mod manifests;
+mod watch;
+mod window;
