@@ -91,8 +91,9 @@ impl Pool {
         Some(Lease { pool: Arc::clone(self), backend })
     }
 
-    /// Takes in what was learned of a backend; `reason` is what an operator is told if that changes its status.
-    pub fn observe(&self, backend: usize, event: Event, reason: &dyn Display) {
+    /// Takes in what was learned of a backend; `reason` is what an operator is told if that changes its status. Returns
+    /// whether it did.
+    pub fn observe(&self, backend: usize, event: Event, reason: &dyn Display) -> bool {
         let mut state = self.state();
         let health = &mut state.members[backend].health;
         let before = health.status();
@@ -112,6 +113,7 @@ impl Pool {
         if settled {
             self.settled.send_replace(true);
         }
+        before != after
     }
 
     /// Waits until it makes sense to accept clients: one backend is up, or the first probe of each has ended. Each

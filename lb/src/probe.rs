@@ -5,6 +5,7 @@
 use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::mem::discriminant;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -168,6 +169,7 @@ async fn request(
 /// connect asks for it. Dropping it between or during probes is harmless.
 pub async fn watch(probe: Probe, pool: Arc<Pool>, backend: usize) -> Infallible {
     let interval = probe.check.interval;
+    let mut said = Vec::new();
     loop {
         let started = Instant::now();
         let answer = probe.ask().await;
@@ -176,8 +178,23 @@ pub async fn watch(probe: Probe, pool: Arc<Pool>, backend: usize) -> Infallible 
         metrics.probe_duration.observe(started.elapsed().as_secs_f64());
         metrics.probes(result).inc();
         match &answer {
-            Ok(()) => pool.observe(backend, result.event(), &"answered 200"),
-            Err(error) => pool.observe(backend, result.event(), &daemon::exit::chain(error)),
+            Ok(()) => {
+                said.clear();
+                pool.observe(backend, result.event(), &"answered 200");
+            }
+            Err(error) => {
+                let reason = daemon::exit::chain(error);
+                let changed = pool.observe(backend, result.event(), &reason);
+                // A server that was not there yet may turn out to be one that is not trusted: each kind of failure is
+                // said once, even if the status stays the same.
+                let new = !said.contains(&discriminant(error));
+                if new {
+                    said.push(discriminant(error));
+                }
+                if new && !changed {
+                    tracing::info!(backend = %pool.backend(backend).name, %reason, "probe failed");
+                }
+            }
         }
         let wanted = async {
             pool.probe_wanted(backend).await;
