@@ -3,4 +3,7 @@
 #![expect(clippy::expect_used, reason = "a test that cannot be set up has failed")]
 
 mod dependencies;
+mod forwarding;
+mod node;
 mod stub;
+mod sync;

@@ -14,6 +14,7 @@ mod label;
 mod namespace;
 pub mod objects;
 mod process;
+pub mod scenario;
 pub mod topology;
 pub mod traffic;
 pub mod wait;

@@ -61,9 +61,9 @@ impl Server {
         });
         tokio::time::sleep(delay).await;
         let mut answer = match (fault, target) {
-            (Some((code, retry_after)), _) => {
-                let mut answer = refuse(&Refusal::Fault(code));
-                if let Some(seconds) = retry_after {
+            (Some((code, retry_after_seconds)), _) => {
+                let mut answer = refuse(&Refusal::Fault { code, retry_after_seconds });
+                if let Some(seconds) = retry_after_seconds {
                     answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
                 }
                 answer

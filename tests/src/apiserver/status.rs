@@ -34,7 +34,12 @@ pub(super) enum Refusal {
         current: u64,
     },
     /// A fault that a test asked for.
-    Fault(u16),
+    Fault {
+        /// The HTTP status.
+        code: u16,
+        /// When to come back.
+        retry_after_seconds: Option<u64>,
+    },
 }
 
 impl Refusal {
@@ -49,7 +54,7 @@ impl Refusal {
             Self::Expired { .. } => 410,
             Self::Invalid(_) => 422,
             Self::TooLarge { .. } => 504,
-            Self::Fault(code) => *code,
+            Self::Fault { code, .. } => *code,
         }
     }
 
@@ -64,7 +69,7 @@ impl Refusal {
             Self::Expired { .. } => "Expired",
             Self::Invalid(_) => "Invalid",
             Self::TooLarge { .. } => "Timeout",
-            Self::Fault(code) => match code {
+            Self::Fault { code, .. } => match code {
                 401 => "Unauthorized",
                 403 => "Forbidden",
                 404 => "NotFound",
@@ -90,7 +95,7 @@ impl Refusal {
             Self::TooLarge { asked, current } => {
                 format!("Too large resource version: {asked}, current: {current}")
             }
-            Self::Fault(code) => format!("a fault injected by a test: {code}"),
+            Self::Fault { code, .. } => format!("a fault injected by a test: {code}"),
         }
     }
 
@@ -102,6 +107,9 @@ impl Refusal {
         });
         if let Self::TooLarge { .. } = self {
             status["details"] = json!({"causes": [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]});
+        }
+        if let Self::Fault { retry_after_seconds: Some(seconds), .. } = self {
+            status["details"] = json!({"retryAfterSeconds": seconds});
         }
         status
     }

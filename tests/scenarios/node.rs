@@ -1,0 +1,200 @@
+//! A node in a box: fairway-proxy's whole sync loop against a stub, on a dataplane in memory.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dataplane::{Dataplane, Failure, Memory, Unsupported};
+use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Protocol, Service};
+use proxy::config::{Access, Config, Source};
+use tempfile::TempDir;
+use tests::apiserver::{Options, Release, Store, Stub};
+use tests::certificates::{Authority, Identity};
+use tests::{Error, Result, kubeconfig, wait};
+use tokio::sync::oneshot;
+
+/// How long anything may take that should take milliseconds.
+pub(crate) const SOON: Duration = Duration::from_secs(10);
+
+/// One apiserver that can go and come back, and its objects.
+pub(crate) struct Server {
+    pub(crate) store: Store,
+    authority: Authority,
+    identity: Identity,
+    release: Release,
+    address: SocketAddr,
+    stub: Option<Stub>,
+}
+
+impl Server {
+    pub(crate) fn start(release: Release) -> Result<Self> {
+        let authority = Authority::new("test")?;
+        let identity = authority.server("stub", &["127.0.0.1"])?;
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Self { store: Store::default(), authority, identity, release, address, stub: None };
+        server.come()?;
+        Ok(server)
+    }
+
+    /// Starts to serve, on the address it had if it served before.
+    pub(crate) fn come(&mut self) -> Result<()> {
+        let listener = TcpListener::bind(self.address).map_err(Error::system("bind", self.address))?;
+        let mut options = Options::new("stub", self.identity.clone());
+        options.release = self.release;
+        let stub = Stub::serve(listener, options, &self.store)?;
+        self.address = stub.address();
+        self.stub = Some(stub);
+        Ok(())
+    }
+
+    /// Dies; the objects stay.
+    pub(crate) fn go(&mut self) {
+        self.stub = None;
+    }
+
+    pub(crate) fn stub(&self) -> &Stub {
+        self.stub.as_ref().expect("it serves")
+    }
+}
+
+/// A running proxy.
+pub(crate) struct Node {
+    recorder: Recorder,
+    metrics: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+    _home: TempDir,
+}
+
+impl Node {
+    /// Starts a proxy that follows `server`.
+    pub(crate) fn start(server: &Server) -> Result<Self> {
+        let home = tempfile::tempdir().map_err(Error::system("make", "a directory"))?;
+        let (authority, config) = (home.path().join("ca.crt"), home.path().join("kubeconfig"));
+        let text = kubeconfig(&server.address.to_string(), &authority, "token");
+        std::fs::write(&authority, server.authority.pem()).map_err(Error::system("write", "ca.crt"))?;
+        std::fs::write(&config, text).map_err(Error::system("write", "kubeconfig"))?;
+        let metrics = free_address()?;
+        let config = Config {
+            source: Source::Cluster(Access { kubeconfig: Some(config), master: None }),
+            healthz: None,
+            metrics: Some(metrics),
+            bind_address_hard_fail: true,
+            ..Config::default()
+        };
+        let recorder = Recorder::default();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let dataplane = Box::new(recorder.clone());
+        let thread = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+            let shutdown = async { drop(stopped.await) };
+            runtime
+                .block_on(proxy::run_with(config, dataplane, shutdown))
+                .expect("the proxy ends in good order");
+        });
+        Ok(Self { recorder, metrics, stop: Some(stop), thread: Some(thread), _home: home })
+    }
+
+    /// What new connections meet now.
+    pub(crate) fn forwarding(&self) -> Forwarding {
+        self.recorder.lock().memory.observe().expect("memory can be read").forwarding()
+    }
+
+    /// Every step so far, in order.
+    pub(crate) fn changes(&self) -> Vec<Change> {
+        self.recorder.lock().changes.clone()
+    }
+
+    /// Waits until TCP to `frontend` reaches exactly `backends`; no backends: until it is refused.
+    pub(crate) fn reaches(&self, frontend: &str, backends: &[&str]) -> Result<()> {
+        let frontend = frontend_of(frontend);
+        let service = Service { backends: backends.iter().map(|backend| backend_of(backend)).collect() };
+        let what = format!("{frontend} reaches {backends:?}");
+        wait::until(&what, SOON, || self.forwarding().get(&frontend) == Some(&service))
+    }
+
+    /// Waits until nobody serves `frontend`.
+    pub(crate) fn passes(&self, frontend: &str) -> Result<()> {
+        let frontend = frontend_of(frontend);
+        wait::until(&format!("{frontend} is not served"), SOON, || !self.forwarding().contains_key(&frontend))
+    }
+
+    /// Waits until the metric, spelt with its labels, is as wanted.
+    pub(crate) fn metric(&self, name: &str, wanted: impl Fn(f64) -> bool) -> Result<()> {
+        wait::until(&format!("{name} is as it should be"), SOON, || {
+            let page = scrape(self.metrics).unwrap_or_default();
+            let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+            value.is_some_and(&wanted)
+        })
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        let ended = self.thread.take().map(JoinHandle::join);
+        assert!(std::thread::panicking() || matches!(ended, None | Some(Ok(()))), "the proxy failed");
+    }
+}
+
+pub(crate) fn frontend_of(text: &str) -> Frontend {
+    let (address, port) = split(text);
+    Frontend::new(address.ip(), port, Protocol::Tcp)
+}
+
+fn backend_of(text: &str) -> Backend {
+    let (address, port) = split(text);
+    Backend::new(address.ip(), port)
+}
+
+fn split(text: &str) -> (SocketAddr, Port) {
+    let address: SocketAddr = text.parse().expect("an address with a port");
+    (address, Port::new(address.port()).expect("a port"))
+}
+
+/// A memory dataplane that several hold, and that remembers how it came to be.
+#[derive(Clone, Default)]
+struct Recorder(Arc<Mutex<Recorded>>);
+
+#[derive(Default)]
+struct Recorded {
+    memory: Memory,
+    changes: Vec<Change>,
+}
+
+impl Recorder {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Recorded> {
+        self.0.lock().expect("nobody panics with it in hand")
+    }
+}
+
+impl Dataplane for Recorder {
+    fn supports(&self, frontend: Frontend, service: &Service) -> std::result::Result<(), Unsupported> {
+        self.lock().memory.supports(frontend, service)
+    }
+
+    fn observe(&mut self) -> std::result::Result<Observed, dataplane::Error> {
+        self.lock().memory.observe()
+    }
+
+    fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+        let mut recorded = self.lock();
+        recorded.changes.extend_from_slice(changes);
+        recorded.memory.apply(changes)
+    }
+}
+
+fn free_address() -> Result<SocketAddr> {
+    let any = TcpListener::bind("127.0.0.1:0").map_err(Error::system("bind", "any port"))?;
+    any.local_addr().map_err(Error::system("look at", "a listener"))
+}
+
+fn scrape(address: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}
