@@ -292,6 +292,15 @@ mod tests {
     }
 
     #[test]
+    fn the_configuration_of_the_daemon_set_is_flawless() {
+        let text = include_str!("../../deploy/config.yaml");
+        let map: Value = serde_saphyr::from_str(text).expect("a ConfigMap");
+        let (config, warnings) = read(map["data"]["config.yaml"].as_str().expect("a file")).expect("valid");
+        assert_eq!(warnings, []);
+        assert!(matches!(config.source, Source::Cluster(Access { kubeconfig: Some(_), .. })));
+    }
+
+    #[test]
     fn nothing_but_the_head_is_the_default() {
         assert_eq!(read(HEAD), Ok((Config::default(), Vec::new())));
     }

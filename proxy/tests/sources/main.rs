@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test may say so by panicking")]
 
 mod api;
+mod failure;
 mod manifests;
 mod watch;
 mod window;

@@ -26,11 +26,11 @@ fn slice(name: &str, endpoints: &[u8]) -> String {
     )
 }
 
-fn web(endpoints: &[u8]) -> String {
+pub(crate) fn web(endpoints: &[u8]) -> String {
     format!("{}---\n{}", service("web", 1), slice("web", endpoints))
 }
 
-fn put(directory: &Path, name: &str, text: &str) {
+pub(crate) fn put(directory: &Path, name: &str, text: &str) {
     let draft = directory.join(format!(".{name}"));
     fs::write(&draft, text).unwrap();
     fs::rename(draft, directory.join(name)).unwrap();
@@ -46,7 +46,7 @@ async fn forwarding_follows_the_files() {
     let directory = directory.path();
     let window = Window::new();
     put(directory, "web.yaml", &web(&[1, 2]));
-    with_proxy(config(directory), &window, async || {
+    with_proxy(config(directory), window.clone(), async || {
         window.until(1, Some(2)).await;
         assert_eq!(window.forwarding().len(), 1, "SCTP is left out, TCP is not");
 
@@ -78,14 +78,14 @@ async fn a_restart_adopts_what_is_there_and_writes_only_what_differs() {
     let window = Window::new();
     put(directory, "web.yaml", &web(&[1]));
     put(directory, "gone.yaml", &service("gone", 2));
-    with_proxy(config(directory), &window, async || {
+    with_proxy(config(directory), window.clone(), async || {
         window.until(1, Some(1)).await;
         window.until(2, Some(0)).await;
     })
     .await;
     fs::remove_file(directory.join("gone.yaml")).unwrap();
     window.take_changes();
-    with_proxy(config(directory), &window, async || window.until(2, None).await).await;
+    with_proxy(config(directory), window.clone(), async || window.until(2, None).await).await;
     assert_eq!(window.take_changes(), [Change::RemoveService { frontend: frontend(2) }]);
 }
 
@@ -94,7 +94,7 @@ async fn a_directory_may_come_later_and_go_for_a_while() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("manifests");
     let window = Window::new();
-    with_proxy(config(&directory), &window, async || {
+    with_proxy(config(&directory), window.clone(), async || {
         let draft = parent.path().join("draft");
         fs::create_dir(&draft).unwrap();
         put(&draft, "web.yaml", &web(&[1]));

@@ -79,7 +79,7 @@ async fn pages_are_listed_and_changes_followed() {
     })
     .await;
     let window = Window::new();
-    with_proxy(config(&api), &window, async || {
+    with_proxy(config(&api), window.clone(), async || {
         window.until(2, Some(0)).await;
         assert_eq!(window.backends(1), Some(2));
         slices.send(event("ADDED", &slice("two", &[3]))).await.unwrap();
@@ -113,7 +113,7 @@ async fn a_malformed_object_is_refused_and_the_rest_goes_on() {
     })
     .await;
     let window = Window::new();
-    with_proxy(config(&api), &window, async || {
+    with_proxy(config(&api), window.clone(), async || {
         window.until(1, Some(1)).await;
         let mut broken = service("one", 1);
         broken["spec"]["clusterIP"] = json!("010.0.0.9");
@@ -138,7 +138,7 @@ async fn old_servers_have_endpoints_instead_of_slices() {
     })
     .await;
     let window = Window::new();
-    with_proxy(config(&api), &window, async || window.until(1, Some(1)).await).await;
+    with_proxy(config(&api), window.clone(), async || window.until(1, Some(1)).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,7 +167,7 @@ async fn a_forgotten_version_leads_to_a_new_list_and_breaks_nothing() {
         })
         .await;
         let window = Window::new();
-        with_proxy(config(&api), &window, async || {
+        with_proxy(config(&api), window.clone(), async || {
             window.until(3, Some(0)).await;
             window.until(2, None).await;
         })
@@ -197,7 +197,7 @@ async fn nothing_is_written_before_every_kind_has_been_listed() {
     })
     .await;
     let window = Window::new();
-    with_proxy(config(&api), &window, async || {
+    with_proxy(config(&api), window.clone(), async || {
         while refused.load(Ordering::SeqCst) < 3 {
             tokio::task::yield_now().await;
         }
@@ -230,7 +230,7 @@ async fn forwarding_goes_on_while_the_server_is_away_and_follows_when_it_is_back
     let metrics = std::net::TcpListener::bind(ANYWHERE).unwrap().local_addr().unwrap();
     let window = Window::new();
     let address = api.address;
-    with_proxy(Config { metrics: Some(metrics), ..config(&api) }, &window, async || {
+    with_proxy(Config { metrics: Some(metrics), ..config(&api) }, window.clone(), async || {
         window.until(1, Some(1)).await;
         until_metric(metrics, "fairway_proxy_apiserver_connected{kind=\"Service\"} 1").await;
         drop(api);

@@ -81,9 +81,13 @@ pub(crate) fn quiet(source: Source) -> Config {
 }
 
 /// Runs the proxy while `scene` goes on, then asks it to end.
-pub(crate) async fn with_proxy(config: Config, window: &Window, scene: impl AsyncFnOnce()) {
+pub(crate) async fn with_proxy(
+    config: Config,
+    dataplane: impl Dataplane + 'static,
+    scene: impl AsyncFnOnce(),
+) {
     let (stop, stopped) = oneshot::channel();
-    let running = tokio::spawn(proxy::run_with(config, Box::new(window.clone()), async {
+    let running = tokio::spawn(proxy::run_with(config, Box::new(dataplane), async {
         stopped.await.unwrap();
     }));
     scene().await;
