@@ -46,6 +46,7 @@ pub(crate) struct Lab {
 
 /// What most tests do not care about.
 pub(crate) struct Settings<'a> {
+    pub(crate) listen: &'a str,
     /// The lines of the section `frontend`, besides `listen`.
     pub(crate) frontend: &'a str,
     pub(crate) threads: usize,
@@ -54,7 +55,7 @@ pub(crate) struct Settings<'a> {
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Self { frontend: "", threads: 2, limit: 1000 }
+        Self { listen: "127.0.0.1:0", frontend: "", threads: 2, limit: 1000 }
     }
 }
 
@@ -64,7 +65,7 @@ impl Lab {
     }
 
     pub(crate) fn start_with(backends: &[SocketAddr], settings: &Settings<'_>) -> Self {
-        let config = configuration(backends, settings.frontend);
+        let config = configuration(backends, settings);
         let metrics = Metrics::register(&Registry::new(), &config.backends).unwrap();
         let two = NonZeroU32::new(2).unwrap();
         let thresholds = Thresholds { rise: two, fall: two };
@@ -106,14 +107,15 @@ impl Lab {
     }
 }
 
-fn configuration(backends: &[SocketAddr], frontend: &str) -> Config {
+fn configuration(backends: &[SocketAddr], settings: &Settings<'_>) -> Config {
+    let Settings { listen, frontend, .. } = settings;
     let mut list = String::new();
     for (position, address) in backends.iter().enumerate() {
         writeln!(list, "  - {{name: b{position}, address: '{address}'}}").unwrap();
     }
     let text = format!(
         "apiVersion: fairway.dev/v1alpha1\nkind: FrontDoor\n\
-         frontend:\n  listen: 127.0.0.1:0\n  {frontend}\nbackends:\n{list}\
+         frontend:\n  listen: {listen}\n  {frontend}\nbackends:\n{list}\
          healthCheck:\n  tls: {{caFile: ca}}\n"
     );
     let authority = crate::tls::Authority::new();

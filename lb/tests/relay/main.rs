@@ -1,4 +1,5 @@
-//! Relay, health checks and the process round them, with real sockets on the loopback interface.
+//! Relay, health checks and the process round them, with real sockets on the loopback interface; in one
+//! case on a link between two namespaces, for which root and `ip` are needed.
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test panics where it fails")]
 
@@ -8,3 +9,4 @@ mod probe;
 mod process;
 mod pump;
 mod tls;
+mod vanish;
