@@ -1,3 +1,10 @@
-//! The demo. It is written on top of the harness of this package.
+//! `make demo`: see [`tests::demo`].
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use tests::demo;
+
+fn main() -> ExitCode {
+    demo::run(&demo::Arguments::parse())
+}

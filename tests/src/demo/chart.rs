@@ -8,17 +8,18 @@ use super::measure::Dial;
 use super::screen::{Tone, paint};
 
 /// The time one mark of a [`timeline`] stands for: five dials at 100 per second.
-pub const MARK: Duration = Duration::from_millis(50);
+pub(crate) const MARK: Duration = Duration::from_millis(50);
 /// How wide a picture may get.
 const WIDTH: usize = 100;
 
 /// One mark for each [`MARK`] of time since the first dial: did those begun then get their answers? `█` all, `▄` some,
 /// `×` none; `·` where none has ended yet. The latest ones if there are too many.
-pub fn timeline(dials: &[Dial], colours: bool) -> String {
+pub(crate) fn timeline(dials: &[Dial], colours: bool) -> String {
     let Some(first) = dials.iter().map(|dial| dial.start).min() else { return String::new() };
     let mut marks: Vec<(usize, usize)> = Vec::new();
     for dial in dials {
-        let mark = usize::try_from((dial.start - first).as_nanos() / MARK.as_nanos()).unwrap_or(usize::MAX);
+        let mark = usize::try_from(dial.start.saturating_sub(first).as_nanos() / MARK.as_nanos())
+            .unwrap_or(usize::MAX);
         if mark >= marks.len() {
             marks.resize(mark + 1, (0, 0));
         }
@@ -39,7 +40,7 @@ fn symbol(answered: usize, failed: usize, colours: bool) -> String {
 }
 
 /// A bar for each share, all on one line, the longest one `width` wide.
-pub fn bars(spread: &BTreeMap<String, usize>, width: usize) -> String {
+pub(crate) fn bars(spread: &BTreeMap<String, usize>, width: usize) -> String {
     let most = spread.values().copied().max().unwrap_or(0).max(1);
     let bar = |(name, share): (&String, &usize)| {
         format!("{name} {:<width$} {share}", "█".repeat((share * width).div_ceil(most)))
@@ -48,7 +49,7 @@ pub fn bars(spread: &BTreeMap<String, usize>, width: usize) -> String {
 }
 
 /// The figures of a run: what was found, what was promised, what others reached.
-pub fn table(figures: &[Figure], colours: bool) -> Vec<String> {
+pub(crate) fn table(figures: &[Figure], colours: bool) -> Vec<String> {
     let rows: Vec<[String; 4]> = figures.iter().map(row).collect();
     let header = ["", "found", "promised", "keepalived + HAProxy"].map(str::to_owned);
     let width = |column: usize| {
@@ -89,7 +90,14 @@ mod tests {
 
     #[test]
     fn a_timeline_shows_when_dials_failed() {
-        let dials = [dial(1000, true), dial(1049, true), dial(1050, true), dial(1060, false), dial(1120, false), dial(1210, true)];
+        let dials = [
+            dial(1000, true),
+            dial(1049, true),
+            dial(1050, true),
+            dial(1060, false),
+            dial(1120, false),
+            dial(1210, true),
+        ];
         assert_eq!(timeline(&dials, false), "█▄×·█");
         assert_eq!(timeline(&dials[..1], true), "\x1b[32m█\x1b[0m");
         assert_eq!(timeline(&[], false), "");
@@ -99,7 +107,8 @@ mod tests {
 
     #[test]
     fn bars_are_as_long_as_shares_are_large() {
-        let spread = |shares: &[(&str, usize)]| shares.iter().map(|&(name, share)| (name.to_owned(), share)).collect();
+        let spread =
+            |shares: &[(&str, usize)]| shares.iter().map(|&(name, share)| (name.to_owned(), share)).collect();
         assert_eq!(bars(&spread(&[("m1", 100), ("m2", 50)]), 4), "m1 ████ 100   m2 ██   50");
         assert_eq!(bars(&spread(&[("m1", 1), ("m2", 300)]), 4), "m1 █    1   m2 ████ 300");
         assert_eq!(bars(&spread(&[]), 4), "");
@@ -109,7 +118,9 @@ mod tests {
     fn the_table_is_aligned_and_marks_what_was_broken() {
         let ms = Duration::from_millis;
         let figures = [
-            Figure::new("a", "node killed", Found::Time(ms(318))).promised(Promise::Within(ms(350))).against("331-358 ms"),
+            Figure::new("a", "node killed", Found::Time(ms(318)))
+                .promised(Promise::Within(ms(350)))
+                .against("331-358 ms"),
             Figure::new("b", "stopped", Found::Time(ms(30))).promised(Promise::Within(ms(20))),
             Figure::new("c", "back as", Found::Word("backup".into())),
         ];

@@ -3,115 +3,182 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::network::{APISERVER_PORT, FRONT_DOOR, KUBERNETES, MASTERS, MasterPlan};
+use super::network::{APISERVER_PORT, KUBERNETES, MASTERS, Network};
 use crate::apiserver::{Options, Store, Stub};
 use crate::certificates::{Authority, Identity};
+use crate::kube_apiserver::{self, ADMIN_TOKEN, KubeApiserver, PROXY_TOKEN, assets};
+use crate::namespace::command;
+use crate::topology::FRONT_DOOR;
 use crate::{Api, Error, Namespace, Result, objects};
 
-/// What the proxy and the writer of objects show. The stub asks for none.
-const TOKEN: &str = "demo";
+/// A real apiserver goes on serving for so long after it has said that it is not ready: longer than it is watched.
+const SHUTDOWN_DELAY: &str = "--shutdown-delay-duration=8s";
+const ETCD_PORT: u16 = 2379;
 
 /// Everything the apiservers share.
 #[derive(Debug)]
-pub struct ControlPlane {
-    authority: Authority,
-    folder: PathBuf,
+pub(crate) struct ControlPlane {
+    kind: Kind,
+    /// The certificate that clients trust, PEM.
+    authority: String,
     authority_file: PathBuf,
-    /// In the order of [`MASTERS`]: clients tell the apiservers apart by them.
-    identities: Vec<Identity>,
-    store: Store,
+}
+
+#[derive(Debug)]
+enum Kind {
+    /// The identities are in the order of [`MASTERS`].
+    Stub {
+        identities: Vec<Identity>,
+        store: Store,
+    },
+    Real {
+        shared: Box<kube_apiserver::ControlPlane>,
+        version: String,
+    },
 }
 
 /// One apiserver.
 #[derive(Debug)]
-pub struct Apiserver {
-    stub: Stub,
+pub(crate) enum Apiserver {
+    /// Ours.
+    Stub(Stub),
+    /// Kubernetes'.
+    Real(KubeApiserver),
 }
 
 impl ControlPlane {
-    /// Makes the certificates, in `folder`.
-    pub fn new(folder: &Path) -> Result<Self> {
+    /// The real one where `KUBEBUILDER_ASSETS` says where it is, else the stub. The stubs' certificates go to `folder`.
+    pub(crate) fn new(folder: &Path, network: &Network) -> Result<Self> {
+        if std::env::var_os("KUBEBUILDER_ASSETS").is_some() {
+            Self::real(network)
+        } else {
+            Self::stub(folder, network)
+        }
+    }
+
+    fn stub(folder: &Path, network: &Network) -> Result<Self> {
         let authority = Authority::new("fairway demo")?;
         let authority_file = folder.join("ca.crt");
         std::fs::write(&authority_file, authority.pem())
             .map_err(Error::system("write", authority_file.display()))?;
-        let identities = MASTERS.iter().map(|plan| issue(&authority, plan, folder)).collect::<Result<_>>()?;
-        let folder = folder.to_owned();
-        Ok(Self { authority, folder, authority_file, identities, store: Store::default() })
+        let mut identities = Vec::new();
+        for (name, host) in MASTERS.iter().zip(network.link.masters()) {
+            let addresses =
+                [FRONT_DOOR.ip(), KUBERNETES.ip(), host.address().into()].map(|ip| ip.to_string());
+            let identity = authority.server(name, &addresses.each_ref().map(String::as_str))?;
+            identity.write(folder, name)?;
+            identities.push(identity);
+        }
+        Ok(Self {
+            kind: Kind::Stub { identities, store: Store::default() },
+            authority: authority.pem().to_owned(),
+            authority_file,
+        })
     }
 
-    /// What answers, for the report.
-    pub fn name(&self) -> String {
-        "stub that speaks the API server's protocol".to_owned()
+    fn real(network: &Network) -> Result<Self> {
+        let assets = assets()?;
+        let version = command(&assets.join("kube-apiserver").display().to_string(), &["--version"])?;
+        let version = version.trim().to_owned();
+        let etcd = SocketAddr::new(network.store.address().into(), ETCD_PORT);
+        let shared = kube_apiserver::ControlPlane::start(&assets, etcd, network.store.namespace())?;
+        let mut shared = shared.with_flags(&[SHUTDOWN_DELAY]);
+        shared.etcd().keep_log()?;
+        let (authority, authority_file) = (shared.authority().pem().to_owned(), shared.authority_file());
+        Ok(Self { kind: Kind::Real { shared: Box::new(shared), version }, authority, authority_file })
+    }
+
+    /// What answers, for people.
+    pub(crate) fn name(&self) -> &str {
+        match &self.kind {
+            Kind::Stub { .. } => "a stub that speaks its protocol",
+            Kind::Real { version, .. } => version,
+        }
     }
 
     /// The file that clients find the authority's certificate in.
-    pub fn authority_file(&self) -> &Path {
+    pub(crate) fn authority_file(&self) -> &Path {
         &self.authority_file
     }
 
-    /// The certificates of the apiservers, PEM, by name.
-    pub fn certificates(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
-        MASTERS.iter().map(|plan| (plan.name, self.folder.join(format!("{}.crt", plan.name))))
+    /// The certificates of the apiservers, PEM, by name: clients tell them apart by these.
+    pub(crate) fn certificates(&self) -> impl Iterator<Item = (&'static str, PathBuf)> {
+        MASTERS.iter().map(|name| (*name, self.authority_file.with_file_name(format!("{name}.crt"))))
     }
 
-    /// Starts the apiserver of a master.
-    pub fn start_apiserver(&self, position: usize, namespace: &Namespace) -> Result<Apiserver> {
-        let plan = MASTERS[position];
-        let address = SocketAddr::new(plan.address.into(), APISERVER_PORT);
-        let identity = self.identities[position].clone();
-        let listener = namespace.run(|| TcpListener::bind(address))?;
-        let listener = listener.map_err(Error::system("listen on", address))?;
-        Ok(Apiserver { stub: Stub::serve(listener, Options::new(plan.name, identity), &self.store)? })
+    /// Starts the apiserver of a master; returns when it is ready.
+    pub(crate) fn start_apiserver(&self, position: usize, network: &Network) -> Result<Apiserver> {
+        let (name, host) = (MASTERS[position], network.master(position));
+        let address = SocketAddr::new(host.address().into(), APISERVER_PORT);
+        match &self.kind {
+            Kind::Stub { identities, store, .. } => {
+                let listener = host.namespace().run(|| TcpListener::bind(address))?;
+                let listener = listener.map_err(Error::system("listen on", address))?;
+                let options = Options::new(name, identities[position].clone());
+                Ok(Apiserver::Stub(Stub::serve(listener, options, store)?))
+            }
+            Kind::Real { shared, .. } => {
+                let names = [FRONT_DOOR.ip().to_string()];
+                let mut server = shared.apiserver(
+                    name,
+                    address,
+                    &names.each_ref().map(String::as_str),
+                    host.namespace(),
+                )?;
+                server.process().keep_log()?;
+                Ok(Apiserver::Real(server))
+            }
+        }
     }
 
-    /// A client that writes objects through the front door.
-    pub fn api(&self, from: &Namespace) -> Result<Api> {
-        Ok(Api::new(FRONT_DOOR, self.authority.pem())?.with_token(TOKEN).inside(from))
+    /// A client that may write objects, through the front door.
+    pub(crate) fn api(&self, from: &Namespace) -> Result<Api> {
+        Ok(Api::new(FRONT_DOOR, &self.authority)?.with_token(ADMIN_TOKEN).inside(from))
     }
 
     /// The proxy's kubeconfig: it knows the virtual address and no master.
-    pub fn kubeconfig(&self) -> String {
-        crate::kubeconfig(&FRONT_DOOR.to_string(), &self.authority_file, TOKEN)
+    pub(crate) fn kubeconfig(&self) -> String {
+        crate::kubeconfig(&FRONT_DOOR.to_string(), &self.authority_file, PROXY_TOKEN)
     }
 
-    /// The Service `kubernetes` and who is behind it. A real apiserver writes them itself.
-    pub fn own_service(&self) -> Vec<Value> {
-        let service = objects::service("kubernetes", &KUBERNETES.ip().to_string());
-        let service = service.port("https", "TCP", KUBERNETES.port()).with(
-            "/spec/ports/0",
-            "targetPort",
-            APISERVER_PORT,
-        );
-        let addresses = MASTERS.map(|master| master.address.to_string());
-        let addresses = addresses.each_ref().map(String::as_str);
-        vec![service.json(), self.endpoints("kubernetes", ("https", APISERVER_PORT), &addresses)]
+    /// The Service `kubernetes` and who is behind it, unless the API server writes them itself.
+    pub(crate) fn own_service(&self, network: &Network) -> Vec<Value> {
+        match &self.kind {
+            Kind::Stub { .. } => {
+                let addresses: Vec<String> =
+                    network.link.masters().iter().map(|host| host.address().to_string()).collect();
+                let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+                let service = objects::service("kubernetes", &KUBERNETES.ip().to_string())
+                    .port("https", "TCP", KUBERNETES.port())
+                    .with("/spec/ports/0", "targetPort", APISERVER_PORT);
+                vec![service.json(), self.endpoints("kubernetes", ("https", APISERVER_PORT), &addresses)]
+            }
+            Kind::Real { .. } => Vec::new(),
+        }
     }
 
-    /// Who is behind a service, in the kind of object this API server knows.
-    pub fn endpoints(&self, service: &str, (port, number): (&str, u16), addresses: &[&str]) -> Value {
-        objects::slice(service, service).port(port, "TCP", number).ready(addresses).json()
+    /// Who is behind a service, in the kind of object that a proxy of this API server's age reads.
+    pub(crate) fn endpoints(&self, service: &str, (port, number): (&str, u16), addresses: &[&str]) -> Value {
+        let object = match &self.kind {
+            Kind::Stub { .. } => objects::slice(service, service),
+            Kind::Real { .. } => objects::endpoints(service),
+        };
+        object.port(port, "TCP", number).ready(addresses).json()
     }
 }
 
 impl Apiserver {
-    /// Begins to stop as a real one does: not ready any more, but still serving.
-    pub fn drain(&mut self) {
-        self.stub.faults(|faults| faults.unready = true);
+    /// Begins to stop: not ready any more, but still serving.
+    pub(crate) fn drain(&mut self) -> Result<()> {
+        match self {
+            Self::Stub(stub) => {
+                stub.faults(|faults| faults.unready = true);
+                Ok(())
+            }
+            Self::Real(server) => server.process().signal(Signal::SIGTERM),
+        }
     }
-
-    /// Ready again.
-    pub fn recover(&mut self) {
-        self.stub.faults(|faults| faults.unready = false);
-    }
-}
-
-/// A certificate for every address a client may know an apiserver by.
-fn issue(authority: &Authority, plan: &MasterPlan, folder: &Path) -> Result<Identity> {
-    let names = [FRONT_DOOR.ip(), KUBERNETES.ip(), plan.address.into()].map(|name| name.to_string());
-    let identity = authority.server(plan.name, &names.each_ref().map(String::as_str))?;
-    identity.write(folder, plan.name)?;
-    Ok(identity)
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// One finding.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// The name in JSON; the unit is its last word.
     pub key: &'static str,
     /// The name for people.
@@ -23,7 +23,7 @@ pub struct Figure {
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Found {
+pub(crate) enum Found {
     /// A time.
     Time(Duration),
     /// The same time, taken again and again.
@@ -38,7 +38,7 @@ pub enum Found {
 
 /// What must hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Promise {
+pub(crate) enum Promise {
     /// No time is longer.
     Within(Duration),
     /// The first number of a count is zero.
@@ -51,24 +51,24 @@ pub enum Promise {
 
 impl Figure {
     /// A finding of which nothing is promised.
-    pub const fn new(key: &'static str, title: &'static str, found: Found) -> Self {
+    pub(crate) const fn new(key: &'static str, title: &'static str, found: Found) -> Self {
         Self { key, title, found, promise: None, baseline: None }
     }
 
     /// Adds what must hold.
     #[must_use]
-    pub fn promised(self, promise: Promise) -> Self {
+    pub(crate) fn promised(self, promise: Promise) -> Self {
         Self { promise: Some(promise), ..self }
     }
 
     /// Adds what others reached.
     #[must_use]
-    pub fn against(self, baseline: &'static str) -> Self {
+    pub(crate) fn against(self, baseline: &'static str) -> Self {
         Self { baseline: Some(baseline), ..self }
     }
 
     /// Whether the promise, if there is one, was kept. A promise that does not fit what was found is broken.
-    pub fn is_kept(&self) -> bool {
+    pub(crate) fn is_kept(&self) -> bool {
         let Some(promise) = &self.promise else { return true };
         match (promise, &self.found) {
             (Promise::Within(limit), Found::Time(time)) => time <= limit,
@@ -86,7 +86,7 @@ impl Figure {
     }
 
     /// As JSON.
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let mut value = self.found.json();
         value["name"] = self.key.into();
         value["title"] = self.title.into();
@@ -147,7 +147,7 @@ impl std::fmt::Display for Promise {
 
 /// Everything a run has found, as it goes into the JSON document.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// Which API server answered.
     pub apiserver: String,
     /// How long the run took.
@@ -160,7 +160,7 @@ pub struct Report {
 
 impl Report {
     /// Of a finished run.
-    pub fn new(apiserver: String, took: Duration, figures: &[Figure]) -> Self {
+    pub(crate) fn new(apiserver: String, took: Duration, figures: &[Figure]) -> Self {
         Self {
             apiserver,
             seconds: (took.as_secs_f64() * 10.0).round() / 10.0,
@@ -171,7 +171,7 @@ impl Report {
 }
 
 /// A duration for people, to three digits.
-pub fn shown(time: Duration) -> String {
+pub(crate) fn shown(time: Duration) -> String {
     match time.as_secs_f64() * 1e3 {
         short if short < 9.95 => format!("{short:.1} ms"),
         medium if medium < 999.5 => format!("{medium:.0} ms"),
@@ -180,7 +180,7 @@ pub fn shown(time: Duration) -> String {
 }
 
 /// A spread for people: `m1 100, m2 100`.
-pub fn shares(spread: &BTreeMap<String, usize>) -> String {
+pub(crate) fn shares(spread: &BTreeMap<String, usize>) -> String {
     let words: Vec<String> = spread.iter().map(|(name, share)| format!("{name} {share}")).collect();
     if words.is_empty() { "nobody".to_owned() } else { words.join(", ") }
 }
@@ -228,7 +228,8 @@ mod tests {
             Figure::new("stop_gap", "t", Found::Time(Duration::from_micros(31_415))).promised(limit.clone()),
             Figure::new("kill_gap", "t", Found::Time(Duration::ZERO)).promised(limit).against("70 ms"),
         ];
-        let report = serde_json::to_value(Report::new("stub".into(), Duration::from_secs(1), &figures)).unwrap();
+        let report =
+            serde_json::to_value(Report::new("stub".into(), Duration::from_secs(1), &figures)).unwrap();
         assert_eq!(report["broken"], json!(["stop_gap"]));
         assert_eq!(report["figures"][0]["milliseconds"], 31.42);
         assert_eq!(report["figures"][0]["promised"], "at most 20 ms");
@@ -242,7 +243,10 @@ mod tests {
             (Found::Time(Duration::from_micros(9_960)), "10 ms"),
             (Found::Time(Duration::from_millis(318)), "318 ms"),
             (Found::Time(Duration::from_millis(1_250)), "1.2 s"),
-            (Found::Times(vec![Duration::from_millis(3), Duration::from_millis(12)]), "median 3.0 ms, max 12 ms of 2"),
+            (
+                Found::Times(vec![Duration::from_millis(3), Duration::from_millis(12)]),
+                "median 3.0 ms, max 12 ms of 2",
+            ),
             (Found::Count(0, 612), "0 of 612"),
             (Found::Spread(spread(&[("m1", 100), ("m2", 99)])), "m1 100, m2 99"),
             (Found::Spread(spread(&[])), "nobody"),

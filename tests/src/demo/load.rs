@@ -9,9 +9,10 @@ use serde::Deserialize;
 
 use super::chart;
 use super::measure::Dial;
-use super::network::{FRONT_DOOR, KUBERNETES, NOBODY, WEB};
+use super::network::{KUBERNETES, NOBODY, WEB};
 use super::screen::Screen;
 use super::site::Site;
+use crate::topology::FRONT_DOOR;
 use crate::traffic::{self, Attempt, HoldReport};
 use crate::{Error, Process, Program, Result, wait};
 
@@ -23,9 +24,14 @@ const DIAL_LIMIT: &str = "900";
 /// What is asked of an API server: answered by one that drains, too, and to anybody.
 const PATH: &str = "/version";
 
+/// The time by the clock of [`Dial::start`].
+pub(crate) fn now() -> Duration {
+    Duration::from_nanos_u128(wait::unix_nanoseconds())
+}
+
 /// Who is dialed, and from where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub(crate) enum Way {
     /// The API server through the virtual address, from outside the cluster: a TLS connection and a request.
     FrontDoor,
     /// The API server through the Service `kubernetes`, from the worker: a TLS connection and a request.
@@ -57,7 +63,7 @@ impl Way {
     fn place(self, client: Program, site: &Site) -> Program {
         let (network, cgroup) = (&site.network, &site.worker.cgroup);
         match self {
-            Self::FrontDoor => client.inside(&network.client),
+            Self::FrontDoor => client.inside(network.link.client().namespace()),
             Self::Kubernetes => client.inside(&network.worker).in_cgroup(cgroup),
             Self::Web | Self::Nobody => client.inside(&network.client_pod).in_cgroup(cgroup),
         }
@@ -78,7 +84,7 @@ impl Way {
 
 /// Dials in progress.
 #[derive(Debug)]
-pub struct Load {
+pub(crate) struct Load {
     process: Process,
     log: File,
     /// The end of what was read: the beginning of a line.
@@ -90,7 +96,7 @@ pub struct Load {
 
 impl Load {
     /// Starts a client that dials `rate` times a second for so long, whatever becomes of its dials.
-    pub fn start(site: &Site, way: Way, rate: u32, milliseconds: u32) -> Result<Self> {
+    pub(crate) fn start(site: &Site, way: Way, rate: u32, milliseconds: u32) -> Result<Self> {
         let path = site.log(&format!("dial-{way:?}"));
         let client = traffic::dial(&way.target().to_string(), way.arguments(site))?
             .arguments(["--rate", &rate.to_string(), "--milliseconds", &milliseconds.to_string()])
@@ -103,7 +109,7 @@ impl Load {
     }
 
     /// The dials that have ended, in the order of their ends.
-    pub fn dials(&mut self) -> Result<&[Dial]> {
+    pub(crate) fn dials(&mut self) -> Result<&[Dial]> {
         let read = self.log.read_to_string(&mut self.unread);
         read.map_err(Error::system("read", "the log of a client"))?;
         while let Some(end) = self.unread.find('\n') {
@@ -118,7 +124,7 @@ impl Load {
     }
 
     /// Draws the dials until there are `enough` of them. The client ending first is an error.
-    pub fn until(&mut self, screen: &mut Screen, enough: impl Fn(&[Dial]) -> bool) -> Result<()> {
+    pub(crate) fn until(&mut self, screen: &mut Screen, enough: impl Fn(&[Dial]) -> bool) -> Result<()> {
         let limit = self.limit;
         wait::until_some("the client has dialed enough", limit, || {
             let ended = self.process.ended()?;
@@ -135,7 +141,7 @@ impl Load {
     }
 
     /// Draws the dials to the end and returns all of them.
-    pub fn finish(mut self, screen: &mut Screen) -> Result<Vec<Dial>> {
+    pub(crate) fn finish(mut self, screen: &mut Screen) -> Result<Vec<Dial>> {
         wait::until_some("the client has ended", self.limit, || {
             let ended = self.process.ended()?;
             let dials = self.dials()?;
@@ -150,11 +156,11 @@ impl Load {
 
 /// Connections that are kept open, with a request on each every 100 ms.
 #[derive(Debug)]
-pub struct Held(Process);
+pub(crate) struct Held(Process);
 
 impl Held {
     /// Opens them through the front door; returns when all are open.
-    pub fn open(site: &Site, connections: u32, milliseconds: u32) -> Result<Self> {
+    pub(crate) fn open(site: &Site, connections: u32, milliseconds: u32) -> Result<Self> {
         let way = Way::FrontDoor;
         let client = traffic::hold(&way.target().to_string(), way.arguments(site))?
             .arguments(["--connections", &connections.to_string()])
@@ -166,7 +172,7 @@ impl Held {
     }
 
     /// How they fared, once their time is over.
-    pub fn finish(self) -> Result<HoldReport> {
+    pub(crate) fn finish(self) -> Result<HoldReport> {
         traffic::finish(self.0, PATIENCE)
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::control_plane::{Apiserver, ControlPlane};
 use super::metrics::metrics;
-use super::network::{APISERVER_PORT, FRONT_DOOR, MASTERS, MasterPlan, Network, VIRTUAL_ADDRESS};
+use super::network::{APISERVER_PORT, MASTERS, Network};
+use crate::topology::{FRONT_DOOR, Host, INTERFACE, VIRTUAL_ADDRESS};
 use crate::{Error, Process, Program, Result};
 
 /// Where a front door serves its metrics.
@@ -16,9 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A master.
 #[derive(Debug)]
-pub struct Master {
-    /// What was planned.
-    pub plan: MasterPlan,
+pub(crate) struct Master {
     position: usize,
     folder: PathBuf,
     starts: usize,
@@ -28,55 +27,50 @@ pub struct Master {
 
 impl Master {
     /// One of [`MASTERS`], not running yet. Its files go to `folder`.
-    pub fn new(position: usize, folder: &Path) -> Self {
-        let plan = MASTERS[position];
-        Self { plan, position, folder: folder.to_owned(), starts: 0, front_door: None, apiserver: None }
+    pub(crate) fn new(position: usize, folder: &Path) -> Self {
+        Self { position, folder: folder.to_owned(), starts: 0, front_door: None, apiserver: None }
     }
 
     /// Starts the apiserver.
-    pub fn start_apiserver(&mut self, network: &Network, control_plane: &ControlPlane) -> Result<()> {
-        let (namespace, _) = &network.masters[self.position];
-        self.apiserver = Some(control_plane.start_apiserver(self.position, namespace)?);
+    pub(crate) fn start_apiserver(&mut self, network: &Network, control_plane: &ControlPlane) -> Result<()> {
+        // What served until now gives its address up first.
+        self.apiserver = None;
+        self.apiserver = Some(control_plane.start_apiserver(self.position, network)?);
         Ok(())
     }
 
     /// Starts the front door.
-    pub fn start_front_door(&mut self, network: &Network, control_plane: &ControlPlane) -> Result<()> {
-        let file = self.folder.join(format!("{}.yaml", self.plan.name));
-        let text = configuration(self.plan, control_plane.authority_file());
+    pub(crate) fn start_front_door(&mut self, network: &Network, control_plane: &ControlPlane) -> Result<()> {
+        let file = self.folder.join(format!("{}.yaml", self.name()));
+        let text = configuration(self.position, network.link.masters(), control_plane.authority_file());
         std::fs::write(&file, text).map_err(Error::system("write", file.display()))?;
         self.starts += 1;
-        let log = self.folder.join(format!("{}-fairway-lb-{}.log", self.plan.name, self.starts));
+        let log = self.folder.join(format!("{}-fairway-lb-{}.log", self.name(), self.starts));
         let program = Program::ours("fairway-lb")?
             .arguments(["--config".as_ref(), file.as_os_str()])
-            .inside(&network.masters[self.position].0)
+            .inside(network.master(self.position).namespace())
             .log_to(log);
         self.front_door = Some(program.spawn()?);
         Ok(())
     }
 
-    /// Whether the virtual address is on its interface.
-    pub fn holds_address(&self, network: &Network) -> Result<bool> {
-        let address = VIRTUAL_ADDRESS.to_string();
-        let shown =
-            network.masters[self.position].0.ip(&["-oneline", "address", "show", "to", &address])?;
-        Ok(!shown.trim().is_empty())
-    }
-
     /// Whether the front door knows its role, and every apiserver to be ready.
-    pub fn is_settled(&mut self, network: &Network) -> Result<bool> {
+    pub(crate) fn is_settled(&mut self, network: &Network) -> Result<bool> {
         if let Some(status) = self.front_door.as_mut().map(Process::ended).transpose()?.flatten() {
             return Err(self.ended(status));
         }
-        let Some(metrics) = metrics(&network.masters[self.position].0, METRICS_PORT)? else { return Ok(false) };
-        let is_up = |name: &str| metrics.value(&format!("fairway_lb_backend_up{{backend=\"{name}\"}}")) == Some(1.0);
+        let Some(metrics) = metrics(network.master(self.position).namespace(), METRICS_PORT)? else {
+            return Ok(false);
+        };
+        let is_up =
+            |name: &str| metrics.value(&format!("fairway_lb_backend_up{{backend=\"{name}\"}}")) == Some(1.0);
         let has_role = metrics.value("fairway_lb_vrrp_state").is_some_and(|state| state > 0.0);
-        Ok(has_role && MASTERS.iter().all(|master| is_up(master.name)))
+        Ok(has_role && MASTERS.iter().all(|master| is_up(master)))
     }
 
     /// The whole node is gone from one instant to the next: its cable first, so that nothing can say goodbye.
-    pub fn die(&mut self, network: &Network) -> Result<()> {
-        network.unplug(self.position)?;
+    pub(crate) fn die(&mut self, network: &Network) -> Result<()> {
+        network.link.unplug(network.master(self.position))?;
         if let Some(mut front_door) = self.front_door.take() {
             front_door.kill()?;
         }
@@ -85,18 +79,19 @@ impl Master {
     }
 
     /// The node boots: no address is left from its former life, and its programs start anew.
-    pub fn boot(&mut self, network: &Network, control_plane: &ControlPlane) -> Result<()> {
-        if self.holds_address(network)? {
+    pub(crate) fn boot(&mut self, network: &Network, control_plane: &ControlPlane) -> Result<()> {
+        let host = network.master(self.position);
+        if host.holds(VIRTUAL_ADDRESS)? {
             let address = format!("{VIRTUAL_ADDRESS}/32");
-            network.masters[self.position].0.ip(&["address", "delete", &address, "dev", "eth0"])?;
+            host.namespace().ip(&["address", "delete", &address, "dev", INTERFACE])?;
         }
-        network.plug(self.position)?;
+        network.link.plug(host)?;
         self.start_apiserver(network, control_plane)?;
         self.start_front_door(network, control_plane)
     }
 
     /// Ends the front door as a service manager does; returns when it is gone.
-    pub fn stop_front_door(&mut self) -> Result<()> {
+    pub(crate) fn stop_front_door(&mut self) -> Result<()> {
         let Some(mut front_door) = self.front_door.take() else { return Ok(()) };
         let status = front_door.terminate(PATIENCE)?;
         if status.success() {
@@ -105,35 +100,42 @@ impl Master {
         Err(self.ended(status))
     }
 
-    /// Its apiserver, while the node lives.
-    pub const fn apiserver(&mut self) -> Option<&mut Apiserver> {
-        self.apiserver.as_mut()
+    /// Its apiserver; that of a dead node is an error.
+    pub(crate) fn apiserver(&mut self) -> Result<&mut Apiserver> {
+        let program = format!("the apiserver of {}", self.name());
+        let ended = || Error::Ended { program, status: "its node".to_owned() };
+        self.apiserver.as_mut().ok_or_else(ended)
+    }
+
+    const fn name(&self) -> &'static str {
+        MASTERS[self.position]
     }
 
     fn ended(&self, status: ExitStatus) -> Error {
-        Error::Ended { program: format!("fairway-lb of {}", self.plan.name), status: status.to_string() }
+        Error::Ended { program: format!("fairway-lb of {}", self.name()), status: status.to_string() }
     }
 }
 
-/// What a front door is told.
-fn configuration(plan: MasterPlan, authority: &Path) -> String {
-    let backends: String = MASTERS
-        .iter()
-        .map(|master| format!("  - {{name: {}, address: \"{}:{APISERVER_PORT}\"}}\n", master.name, master.address))
-        .collect();
+/// What a front door is told. The first master wants the address most.
+fn configuration(position: usize, masters: &[Host], authority: &Path) -> String {
+    let priority = 250 - 10 * position;
+    let backend = |(name, host): (&&str, &Host)| {
+        format!("{{name: {name}, address: \"{}:{APISERVER_PORT}\"}}", host.address())
+    };
+    let backends: Vec<String> = MASTERS.iter().zip(masters).map(backend).collect();
     format!(
         "apiVersion: fairway.dev/v1alpha1\n\
          kind: FrontDoor\n\
          virtualRouter:\n\
-        \x20 interface: eth0\n\
+        \x20 interface: {INTERFACE}\n\
         \x20 routerId: 51\n\
-        \x20 priority: {}\n\
+        \x20 priority: {priority}\n\
         \x20 advertInterval: 100ms\n\
         \x20 addresses: [{VIRTUAL_ADDRESS}/32]\n\
          frontend: {{listen: \"{FRONT_DOOR}\"}}\n\
-         backends:\n{backends}\
+         backends: [{}]\n\
          healthCheck: {{tls: {{caFile: \"{}\"}}}}\n",
-        plan.priority,
+        backends.join(", "),
         authority.display(),
     )
 }

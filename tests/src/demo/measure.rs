@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// One attempt of a client: a connection of its own, one request, one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Dial {
+pub(crate) struct Dial {
     /// When it began, since 1970.
     pub start: Duration,
     /// When its answer was complete, or it was given up.
@@ -16,7 +16,7 @@ pub struct Dial {
 
 /// A time in which clients were not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outage {
+pub(crate) struct Outage {
     /// The start of the first dial that failed.
     pub begin: Duration,
     /// The end of the first success among the dials begun after it; the end of the last dial if there is none.
@@ -27,13 +27,13 @@ pub struct Outage {
 
 impl Outage {
     /// How long it lasted.
-    pub const fn gap(&self) -> Duration {
+    pub(crate) const fn gap(&self) -> Duration {
         self.end.saturating_sub(self.begin)
     }
 }
 
 /// Every outage, in order. Dials overlap: one that succeeds slowly does not hide that a later one was served sooner.
-pub fn outages(dials: &[Dial]) -> Vec<Outage> {
+pub(crate) fn outages(dials: &[Dial]) -> Vec<Outage> {
     let mut failed: Vec<&Dial> = dials.iter().filter(|dial| dial.outcome.is_err()).collect();
     failed.sort_by_key(|dial| dial.start);
     let last = dials.iter().map(|dial| dial.end).max().unwrap_or_default();
@@ -55,37 +55,37 @@ pub fn outages(dials: &[Dial]) -> Vec<Outage> {
 }
 
 /// The longest outage; zero if every dial succeeded.
-pub fn longest_gap(dials: &[Dial]) -> Duration {
+pub(crate) fn longest_gap(dials: &[Dial]) -> Duration {
     outages(dials).iter().map(Outage::gap).max().unwrap_or_default()
 }
 
 /// The longest time in which no answer came, between the first start and the last end.
-pub fn longest_silence(dials: &[Dial]) -> Duration {
+pub(crate) fn longest_silence(dials: &[Dial]) -> Duration {
     let answers = dials.iter().filter(|dial| dial.outcome.is_ok()).map(|dial| dial.end);
     let mut moments: Vec<Duration> = answers.collect();
     moments.extend(dials.iter().map(|dial| dial.start).min());
     moments.extend(dials.iter().map(|dial| dial.end).max());
     moments.sort_unstable();
-    moments.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+    moments.windows(2).map(|pair| pair[1].saturating_sub(pair[0])).max().unwrap_or_default()
 }
 
 /// How many dials failed.
-pub fn failed(dials: &[Dial]) -> usize {
+pub(crate) fn failed(dials: &[Dial]) -> usize {
     dials.iter().filter(|dial| dial.outcome.is_err()).count()
 }
 
 /// Why dials failed, and how many for each reason.
-pub fn reasons(dials: &[Dial]) -> BTreeMap<String, usize> {
+pub(crate) fn reasons(dials: &[Dial]) -> BTreeMap<String, usize> {
     count(dials.iter().filter_map(|dial| dial.outcome.as_ref().err()))
 }
 
 /// Who answered how often.
-pub fn spread(dials: &[Dial]) -> BTreeMap<String, usize> {
+pub(crate) fn spread(dials: &[Dial]) -> BTreeMap<String, usize> {
     count(dials.iter().filter_map(|dial| dial.outcome.as_ref().ok()))
 }
 
 /// The middle of some durations, the lower one of two; `None` of none.
-pub fn median(durations: &[Duration]) -> Option<Duration> {
+pub(crate) fn median(durations: &[Duration]) -> Option<Duration> {
     let mut sorted = durations.to_vec();
     sorted.sort_unstable();
     sorted.get(sorted.len().checked_sub(1)? / 2).copied()
@@ -110,7 +110,9 @@ mod tests {
     /// Dials as (start, end, who answered), in milliseconds; an empty name failed.
     fn dials(rows: &[(u64, u64, &str)]) -> Vec<Dial> {
         let outcome = |name: &str| if name.is_empty() { Err("refused".into()) } else { Ok(name.to_owned()) };
-        rows.iter().map(|&(start, end, name)| Dial { start: ms(start), end: ms(end), outcome: outcome(name) }).collect()
+        rows.iter()
+            .map(|&(start, end, name)| Dial { start: ms(start), end: ms(end), outcome: outcome(name) })
+            .collect()
     }
 
     #[test]
@@ -121,14 +123,30 @@ mod tests {
             ("one failed", &[(0, 3, "a"), (10, 11, ""), (20, 24, "a")], &[14]),
             ("two in a row are one outage", &[(10, 11, ""), (20, 21, ""), (30, 33, "a")], &[23]),
             ("two outages", &[(10, 11, ""), (20, 23, "a"), (30, 31, ""), (40, 43, "a")], &[13, 13]),
-            ("a dial from before that ends well late ends no outage", &[(0, 12, "a"), (10, 900, ""), (20, 30, "a")], &[20]),
-            ("a slow success does not hide a quicker one", &[(0, 900, ""), (10, 260, "a"), (20, 24, "b")], &[24]),
-            ("a late verdict on an early dial is the same outage", &[(0, 900, ""), (5, 905, ""), (10, 13, "a")], &[13]),
+            (
+                "a dial from before that ends well late ends no outage",
+                &[(0, 12, "a"), (10, 900, ""), (20, 30, "a")],
+                &[20],
+            ),
+            (
+                "a slow success does not hide a quicker one",
+                &[(0, 900, ""), (10, 260, "a"), (20, 24, "b")],
+                &[24],
+            ),
+            (
+                "a late verdict on an early dial is the same outage",
+                &[(0, 900, ""), (5, 905, ""), (10, 13, "a")],
+                &[13],
+            ),
             ("never again", &[(0, 3, "a"), (10, 11, ""), (20, 21, "")], &[11]),
         ] {
             let found: Vec<_> = outages(&dials(rows)).iter().map(Outage::gap).collect();
             assert_eq!(found, gaps.iter().copied().map(ms).collect::<Vec<_>>(), "{name}");
-            assert_eq!(longest_gap(&dials(rows)), gaps.iter().copied().map(ms).max().unwrap_or_default(), "{name}");
+            assert_eq!(
+                longest_gap(&dials(rows)),
+                gaps.iter().copied().map(ms).max().unwrap_or_default(),
+                "{name}"
+            );
         }
         let outage = outages(&dials(&[(10, 11, ""), (20, 21, ""), (30, 33, "a"), (50, 51, "")]))[0];
         assert_eq!((outage.begin, outage.failed), (ms(10), 2));

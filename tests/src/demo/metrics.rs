@@ -7,17 +7,17 @@ use std::time::Duration;
 use crate::{Namespace, Result};
 
 /// The metrics served on a port of `node`'s loopback; `None` while nobody serves them.
-pub fn metrics(node: &Namespace, port: u16) -> Result<Option<Metrics>> {
+pub(crate) fn metrics(node: &Namespace, port: u16) -> Result<Option<Metrics>> {
     node.run(|| ask(port).ok().map(Metrics))
 }
 
 /// Metrics in the Prometheus text format.
 #[derive(Clone, Debug)]
-pub struct Metrics(String);
+pub(crate) struct Metrics(String);
 
 impl Metrics {
     /// The value of a metric, named with its labels.
-    pub fn value(&self, name: &str) -> Option<f64> {
+    pub(crate) fn value(&self, name: &str) -> Option<f64> {
         self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
     }
 }

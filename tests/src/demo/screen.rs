@@ -6,7 +6,7 @@ use std::io::{IsTerminal, Write};
 use crate::{Error, Result};
 
 /// Where the demo is shown. Without a terminal it prints the same lines, without colour and without those that move.
-pub struct Screen {
+pub(crate) struct Screen {
     output: Box<dyn Write>,
     /// Whether a line can be written over.
     moves: bool,
@@ -17,7 +17,7 @@ pub struct Screen {
 
 /// How a piece of text stands out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Tone {
+pub(crate) enum Tone {
     /// Headlines.
     Bold,
     /// Remarks.
@@ -32,29 +32,29 @@ pub enum Tone {
 
 impl Screen {
     /// Standard output; in colour on a terminal unless `NO_COLOR` is set (<https://no-color.org>).
-    pub fn standard() -> Self {
+    pub(crate) fn standard() -> Self {
         let moves = std::io::stdout().is_terminal();
         let colours = moves && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         Self { output: Box::new(std::io::stdout()), moves, colours, unfinished: false }
     }
 
     /// Nowhere: the figures are all that is wanted.
-    pub fn hidden() -> Self {
+    pub(crate) fn hidden() -> Self {
         Self { output: Box::new(std::io::sink()), moves: false, colours: false, unfinished: false }
     }
 
     /// `text` in a tone of voice, where there are colours.
-    pub fn paint(&self, tone: Tone, text: impl Display) -> String {
+    pub(crate) fn paint(&self, tone: Tone, text: impl Display) -> String {
         paint(self.colours, tone, &text.to_string())
     }
 
     /// Whether there are colours.
-    pub const fn has_colours(&self) -> bool {
+    pub(crate) const fn has_colours(&self) -> bool {
         self.colours
     }
 
     /// The headline of a stage, and what to look at.
-    pub fn stage(&mut self, number: usize, headline: &str, remark: &str) -> Result<()> {
+    pub(crate) fn stage(&mut self, number: usize, headline: &str, remark: &str) -> Result<()> {
         let headline = self.paint(Tone::Bold, headline);
         let number = self.paint(Tone::Dim, number);
         self.line("")?;
@@ -64,19 +64,19 @@ impl Screen {
     }
 
     /// One line.
-    pub fn line(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn line(&mut self, text: &str) -> Result<()> {
         let erase = if self.unfinished { "\r\x1b[2K" } else { "" };
         self.unfinished = false;
         self.write(&format!("{erase}{text}\n"))
     }
 
     /// One line of a stage.
-    pub fn say(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn say(&mut self, text: &str) -> Result<()> {
         self.line(&format!("    {text}"))
     }
 
     /// A line that the next one writes over. It must be narrower than a terminal.
-    pub fn live(&mut self, text: &str) -> Result<()> {
+    pub(crate) fn live(&mut self, text: &str) -> Result<()> {
         if !self.moves {
             return Ok(());
         }
@@ -85,7 +85,7 @@ impl Screen {
     }
 
     /// A result, with a tick or a cross.
-    pub fn result(&mut self, kept: bool, text: &str) -> Result<()> {
+    pub(crate) fn result(&mut self, kept: bool, text: &str) -> Result<()> {
         let mark = if kept { self.paint(Tone::Good, "✔") } else { self.paint(Tone::Bad, "✘") };
         self.say(&format!("{mark} {text}"))
     }
@@ -97,7 +97,7 @@ impl Screen {
 }
 
 /// `text` in a tone of voice, by ANSI sequences every terminal knows.
-pub fn paint(colours: bool, tone: Tone, text: &str) -> String {
+pub(crate) fn paint(colours: bool, tone: Tone, text: &str) -> String {
     let code = match tone {
         Tone::Bold => "1",
         Tone::Dim => "2",

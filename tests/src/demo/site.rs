@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use super::control_plane::ControlPlane;
 use super::master::Master;
-use super::network::{MASTERS, NOBODY, Network, PODS, POD_PORT, WEB};
+use super::network::{MASTERS, NOBODY, Network, POD_PORT, PODS, WEB};
 use super::worker::Worker;
+use crate::topology::VIRTUAL_ADDRESS;
 use crate::{Api, Error, Namespace, Process, Program, Result, objects, wait};
 
 /// How long nodes may take to find together.
@@ -17,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The whole set. What runs is dropped before what it runs in.
 #[derive(Debug)]
-pub struct Site {
+pub(crate) struct Site {
     /// The masters, in the order of [`MASTERS`].
     pub masters: Vec<Master>,
     /// The worker.
@@ -35,11 +36,11 @@ pub struct Site {
 
 impl Site {
     /// Lays the cables; nothing runs but the pods' servers. Files go to `folder`.
-    pub fn new(folder: &Path) -> Result<Self> {
+    pub(crate) fn new(folder: &Path) -> Result<Self> {
         let network = Network::new()?;
-        let control_plane = ControlPlane::new(folder)?;
+        let control_plane = ControlPlane::new(folder, &network)?;
         let worker = Worker::new(folder, &control_plane.kubeconfig())?;
-        let api = control_plane.api(&network.client)?;
+        let api = control_plane.api(network.link.client().namespace())?;
         let masters = (0..MASTERS.len()).map(|position| Master::new(position, folder)).collect();
         let mut servers = Vec::new();
         for (pod, (name, address)) in network.pods.iter().zip(PODS) {
@@ -50,7 +51,7 @@ impl Site {
     }
 
     /// Starts the apiservers, then the front doors.
-    pub fn start_masters(&mut self) -> Result<()> {
+    pub(crate) fn start_masters(&mut self) -> Result<()> {
         for master in &mut self.masters {
             master.start_apiserver(&self.network, &self.control_plane)?;
         }
@@ -61,11 +62,11 @@ impl Site {
     }
 
     /// Who holds the virtual address, once exactly one does among those that are `connected`.
-    pub fn holder(&self, connected: impl Fn(usize) -> bool) -> Result<usize> {
+    pub(crate) fn holder(&self, connected: impl Fn(usize) -> bool) -> Result<usize> {
         wait::until_some("one master holds the virtual address", PATIENCE, || {
             let mut holders = Vec::new();
-            for (position, master) in self.masters.iter().enumerate() {
-                if connected(position) && master.holds_address(&self.network)? {
+            for (position, master) in self.network.link.masters().iter().enumerate() {
+                if connected(position) && master.holds(VIRTUAL_ADDRESS)? {
                     holders.push(position);
                 }
             }
@@ -74,7 +75,7 @@ impl Site {
     }
 
     /// Waits until every front door has a role and knows every apiserver to be ready.
-    pub fn settle(&mut self) -> Result<()> {
+    pub(crate) fn settle(&mut self) -> Result<()> {
         wait::until_some("every front door is in order", PATIENCE, || {
             for master in &mut self.masters {
                 if !master.is_settled(&self.network)? {
@@ -86,10 +87,10 @@ impl Site {
     }
 
     /// Writes the Services, and that `pods` serve.
-    pub fn write_services(&self, pods: &[&str]) -> Result<()> {
+    pub(crate) fn write_services(&self, pods: &[&str]) -> Result<()> {
         let web = objects::service("web", &WEB.ip().to_string()).port("http", "TCP", WEB.port());
         let nobody = objects::service("nobody", &NOBODY.ip().to_string()).port("http", "TCP", NOBODY.port());
-        for object in self.control_plane.own_service() {
+        for object in self.control_plane.own_service(&self.network) {
             self.api.apply(&object)?;
         }
         for service in [web.with("/spec/ports/0", "targetPort", POD_PORT), nobody] {
@@ -99,7 +100,7 @@ impl Site {
     }
 
     /// Writes that the pods of these names serve; returns once the API server has it.
-    pub fn write_endpoints(&self, pods: &[&str]) -> Result<Value> {
+    pub(crate) fn write_endpoints(&self, pods: &[&str]) -> Result<Value> {
         let serving = PODS.iter().filter(|(name, _)| pods.contains(name));
         let addresses: Vec<String> = serving.map(|(_, address)| address.to_string()).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
@@ -107,17 +108,30 @@ impl Site {
     }
 
     /// Fails if a pod's server ended.
-    pub fn check_pods(&mut self) -> Result<()> {
+    pub(crate) fn check_pods(&mut self) -> Result<()> {
         for server in &mut self.servers {
             if let Some(status) = server.ended()? {
-                return Err(Error::Ended { program: "the server of a pod".to_owned(), status: status.to_string() });
+                return Err(Error::Ended {
+                    program: "the server of a pod".to_owned(),
+                    status: status.to_string(),
+                });
             }
         }
         Ok(())
     }
 
+    /// An apiserver begins to stop: it is not ready any more, and still serves.
+    pub(crate) fn drain_apiserver(&mut self, master: usize) -> Result<()> {
+        self.masters[master].apiserver()?.drain()
+    }
+
+    /// Another takes its place.
+    pub(crate) fn replace_apiserver(&mut self, master: usize) -> Result<()> {
+        self.masters[master].start_apiserver(&self.network, &self.control_plane)
+    }
+
     /// A new file for the log of a client.
-    pub fn log(&self, name: &str) -> PathBuf {
+    pub(crate) fn log(&self, name: &str) -> PathBuf {
         let number = self.logs.get();
         self.logs.set(number + 1);
         self.folder.join(format!("{number}-{name}.log"))

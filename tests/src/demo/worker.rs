@@ -17,7 +17,7 @@ const WRITTEN: &str = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_fami
 
 /// A node with a proxy.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     proxy: Option<Process>,
     starts: usize,
     folder: PathBuf,
@@ -28,7 +28,7 @@ pub struct Worker {
 
 impl Worker {
     /// A node whose proxy does not run yet. `kubeconfig` tells it where the API server is.
-    pub fn new(folder: &Path, kubeconfig: &str) -> Result<Self> {
+    pub(crate) fn new(folder: &Path, kubeconfig: &str) -> Result<Self> {
         let file = folder.join("proxy.kubeconfig");
         std::fs::write(&file, kubeconfig).map_err(Error::system("write", file.display()))?;
         let (cgroup, bpf_fs) = (Cgroup::new("worker")?, BpfFs::new()?);
@@ -36,7 +36,7 @@ impl Worker {
     }
 
     /// Starts the proxy; it is not in step yet.
-    pub fn start_proxy(&mut self, network: &Network) -> Result<()> {
+    pub(crate) fn start_proxy(&mut self, network: &Network) -> Result<()> {
         self.starts += 1;
         let program = Program::ours("fairway-proxy")?
             .arguments(["--kubeconfig".into(), self.folder.join("proxy.kubeconfig")])
@@ -49,7 +49,7 @@ impl Worker {
     }
 
     /// Waits until the proxy has written what the API server told it.
-    pub fn await_proxy(&mut self, network: &Network) -> Result<()> {
+    pub(crate) fn await_proxy(&mut self, network: &Network) -> Result<()> {
         wait::until_some("the proxy is in step with the API server", PATIENCE, || {
             if let Some(status) = self.proxy.as_mut().map(Process::ended).transpose()?.flatten() {
                 return Err(Error::Ended { program: "fairway-proxy".to_owned(), status: status.to_string() });
@@ -61,14 +61,14 @@ impl Worker {
 
     /// How long the latest change took in the proxy: from the watch event until the kernel had it. By its own metrics;
     /// `None` while it does not serve them, or a change is on its way.
-    pub fn latest_change(&self, network: &Network) -> Result<Option<Duration>> {
+    pub(crate) fn latest_change(network: &Network) -> Result<Option<Duration>> {
         let metrics = metrics(&network.worker, METRICS_PORT)?;
         let times = metrics.and_then(|metrics| metrics.value(WRITTEN).zip(metrics.value(QUEUED)));
         Ok(times.and_then(|(written, queued)| Duration::try_from_secs_f64(written - queued).ok()))
     }
 
     /// `kill -9`.
-    pub fn kill_proxy(&mut self) -> Result<()> {
+    pub(crate) fn kill_proxy(&mut self) -> Result<()> {
         self.proxy.take().map_or(Ok(()), |mut proxy| proxy.kill())
     }
 }
