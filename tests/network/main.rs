@@ -1,4 +1,5 @@
 //! Tier 4: topologies in network namespaces, with real packets. Needs root.
 
 mod harness;
+mod stub_process;
 mod traffic;
