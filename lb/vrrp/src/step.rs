@@ -30,7 +30,7 @@ pub fn step(settings: &Settings, state: State, event: Event, now: Instant) -> (S
             Event::Stop => resign(settings),
             Event::LinkDown => (State::Initialize, vec![Action::Release]),
             Event::Advert { from, advert } if yields(settings, from, advert) => {
-                (backup(settings, advert.interval, now), vec![Action::Release])
+                give_way(settings, advert.interval, now)
             }
             Event::Advert { .. } => assert_mastership(settings, announcements, now),
             Event::Tick => tick_as_master(settings, advertise_at, announcements, now),
@@ -94,10 +94,19 @@ fn yields(settings: &Settings, from: Ipv4Addr, advert: Advert) -> bool {
     advert.priority.is_some_and(|priority| (priority, from) > (settings.priority, settings.local))
 }
 
+/// §6.4.3: a master that hears a stronger one becomes its backup.
+///
+/// Its last advert is more than the RFC asks for. If the link had been cut without our noticing, the stronger one has
+/// been master all along: clients on our side look for the addresses here, and it does not know until it hears us.
+/// Then it [announces itself](assert_mastership).
+fn give_way(settings: &Settings, master_interval: AdvertInterval, now: Instant) -> (State, Vec<Action>) {
+    (backup(settings, master_interval, now), vec![Action::Release, Action::Send(own_advert(settings))])
+}
+
 /// §6.4.3: a master that hears a weaker one, or one's farewell, speaks up at once.
 ///
 /// It announces again, too. Two masters mean that the link was cut without our noticing; the other one has announced
-/// itself meanwhile, and will now go without a word, so only we can bring the clients back.
+/// itself meanwhile, and gives way now without taking that back, so only we can bring the clients back.
 fn assert_mastership(
     settings: &Settings,
     announcements: Announcements,
