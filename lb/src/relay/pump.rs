@@ -16,8 +16,25 @@ use tokio::net::TcpStream;
 
 /// Carries bytes both ways; the counters are told of every byte passed on. Each direction ends on its own (half-close).
 ///
-/// An error means that a side has broken: both should be reset then. Cancelling it loses bytes, so close both sides.
+/// An error means that a side has broken: both should be reset then. What the broken side had said before has been
+/// passed on. Cancelling it loses bytes, so close both sides.
 pub(super) async fn pump(
+    client: &TcpStream,
+    backend: &TcpStream,
+    to_backend: &IntCounter,
+    to_client: &IntCounter,
+) -> io::Result<()> {
+    let carried = carry_both(client, backend, to_backend, to_client).await;
+    if carried.is_err() {
+        // A server that answers early and closes, while the client is still sending, breaks the client's direction.
+        // Its answer may be waiting in the other.
+        pass_last_words(backend, client, to_client);
+        pass_last_words(client, backend, to_backend);
+    }
+    carried
+}
+
+async fn carry_both(
     client: &TcpStream,
     backend: &TcpStream,
     to_backend: &IntCounter,
@@ -88,6 +105,23 @@ fn pass(from: &TcpStream, to: &TcpStream) -> io::Result<Passed> {
             Ok(Passed::Bytes { taken, leftover: scratch[taken..count].to_vec() })
         }
     })
+}
+
+/// Passes on what `from` has sent already, as far as `to` takes it without waiting. It may do nothing: one of them is
+/// broken, and the other one need not have sent anything.
+fn pass_last_words(from: &TcpStream, to: &TcpStream, bytes: &IntCounter) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        // Not by readiness: what came with the break may not have been announced yet.
+        for _ in 0..FAIR_ROUNDS {
+            match (&*SockRef::from(from)).read(scratch) {
+                Ok(count @ 1..) => match write(to, &scratch[..count]) {
+                    Ok(taken) if taken == count => bytes.inc_by(taken as u64),
+                    Ok(_) | Err(_) => return,
+                },
+                Ok(0) | Err(_) => return,
+            }
+        }
+    });
 }
 
 /// Writes all of `leftover` as `to` takes it. Meanwhile nothing is read, so a sender that breaks is watched for.

@@ -157,6 +157,31 @@ async fn bytes_sent_before_a_reset_arrive_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_end_of_the_question_arrives() {
+    let single = Single::listen().await;
+    let lab = Lab::start(&[single.address]);
+    for round in 0..20 {
+        let (mut client, mut server) = pair(&lab, &single).await;
+        let answering = tokio::spawn(async move {
+            server.read_u8().await.unwrap();
+            server.write_all(b"too large").await.unwrap();
+            // What it has not read makes the kernel reset the connection.
+            drop(server);
+        });
+        // Until it breaks: how soon that is seen here varies.
+        let question = vec![7; 64 * 1024];
+        within("break", async { while client.write_all(&question).await.is_ok() {} }).await;
+        within("answer", answering).await.unwrap();
+        let mut answer = [0; 9];
+        within("answer", client.read_exact(&mut answer))
+            .await
+            .unwrap_or_else(|error| panic!("{round}: {error}"));
+        assert_eq!(&answer, b"too large");
+    }
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sender_that_breaks_behind_a_slow_reader_is_noticed() {
     let single = Single::listen().await;
     let lab = Lab::start(&[single.address]);
