@@ -30,17 +30,8 @@ fn synced() -> Result<(Server, Node)> {
     server.store.put(slice("web", &[LEFT]))?;
     let node = Node::start(&server)?;
     node.reaches(WEB, &[LEFT_8080])?;
-    watches_both(server.stub())?;
+    wait::until("both kinds are watched", SOON, || server.stub().watches() == 2)?;
     Ok((server, node))
-}
-
-fn watches_both(stub: &Stub) -> Result<()> {
-    wait::until("both kinds are watched", SOON, || {
-        let requests = stub.requests();
-        let watched =
-            |plural| requests.iter().any(|line| line.contains(plural) && line.contains("watch=true"));
-        watched("/services?") && watched("/endpointslices?")
-    })
 }
 
 fn lists(server: &Server) -> usize {

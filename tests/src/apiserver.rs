@@ -186,6 +186,11 @@ impl Stub {
         self.server.reset_connections();
     }
 
+    /// How many watches are running: those that [`Stub::close_watches`] would end.
+    pub fn watches(&self) -> usize {
+        self.server.ends.receiver_count()
+    }
+
     /// The requests so far, as `GET /api/v1/services?limit=500`, and failed TLS handshakes; the last 10 000.
     pub fn requests(&self) -> Vec<String> {
         let requests = self.server.requests.lock().unwrap_or_else(PoisonError::into_inner);
