@@ -56,7 +56,7 @@ fn build() -> Result<(), String> {
 
 impl Toolchain {
     fn find() -> Result<Self, String> {
-        for variable in ["FAIRWAY_BPF_RUSTC", "FAIRWAY_BPF_LINKER", "PATH"] {
+        for variable in ["FAIRWAY_BPF_RUSTC", "FAIRWAY_BPF_LINKER"] {
             println!("cargo::rerun-if-env-changed={variable}");
         }
         let (cargo, compiler) = Self::compiler()?;

@@ -119,7 +119,9 @@ fn no_connection_fails_while_backends_come_and_go() {
                 apply(&mut ebpf, &steps);
             }
             stop.store(true, Ordering::Relaxed);
-            clients.into_iter().for_each(|client| client.join().unwrap());
+            for client in clients {
+                client.join().unwrap();
+            }
             println!("{connections:?} connections while backends came and went {round} times");
         });
     });

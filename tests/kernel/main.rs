@@ -3,6 +3,8 @@
 //! Every test has a [`node::Node`] of its own: a network namespace, a control group that the test's process enters, and
 //! a bpffs. A process is in one control group only, so the nodes take turns.
 
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
 mod balance;
 mod contract;
 mod lifecycle;

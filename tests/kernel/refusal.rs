@@ -3,13 +3,14 @@
 use std::error::Error as _;
 use std::path::Path;
 
-use dataplane::{DEFAULT_BPF_FS, Ebpf, Settings};
+use dataplane::{DEFAULT_BPF_FS, Dataplane, Ebpf, Settings};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{BPF_FS_MAGIC, SYSFS_MAGIC, statfs};
 use nix::unistd::{Uid, setresuid};
+use plan::{Frontend, Port, Protocol, Service};
 
-use crate::node::{Node, another_process, told};
+use crate::node::{Node, another_process, backend, frontend, told};
 
 #[test]
 fn a_directory_that_does_not_fit_is_named() {
@@ -69,6 +70,27 @@ fn a_bpffs_is_mounted_at_the_usual_place_where_none_is() {
         };
         scope.spawn(in_mounts_of_its_own).join().unwrap();
     });
+}
+
+#[test]
+fn what_cannot_be_served_is_named() {
+    let node = Node::new("supports");
+    let ebpf = node.open();
+    let backends = |address: &str| Service { backends: [backend(address.parse().unwrap())].into() };
+    let sctp = Frontend::new([10, 254, 0, 1].into(), Port::new(80).unwrap(), Protocol::Sctp);
+    for (frontend, service, expected) in [
+        (frontend("tcp 10.254.0.1:80"), backends("127.0.0.2:80"), None),
+        (frontend("udp [fd00:254::1]:80"), backends("[fd00::1]:80"), None),
+        (sctp, Service::default(), Some("SCTP 10.254.0.1:80: SCTP is not served")),
+        (
+            frontend("tcp 10.254.0.1:80"),
+            backends("[fd00::1]:80"),
+            Some("TCP 10.254.0.1:80: [fd00::1]:80 is of the other address family"),
+        ),
+    ] {
+        let refused = ebpf.supports(frontend, &service).err().map(|unsupported| unsupported.to_string());
+        assert_eq!(refused.as_deref(), expected);
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use plan::{Change, Frontend, Observed, Protocol, Service};
+use plan::{Backend, Change, Frontend, Observed, Protocol, Service};
 
 pub use self::load::Program;
 use self::maps::Maps;
@@ -140,10 +140,16 @@ impl Ebpf {
 }
 
 impl Dataplane for Ebpf {
-    fn supports(&self, frontend: Frontend, _: &Service) -> Result<(), Unsupported> {
+    /// TCP and UDP, within one address family: an IPv4 socket has no room for an IPv6 address.
+    fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
         match frontend.protocol() {
-            Protocol::Tcp | Protocol::Udp => Ok(()),
-            protocol @ Protocol::Sctp => Err(Unsupported::Protocol { frontend, protocol }),
+            Protocol::Tcp | Protocol::Udp => {}
+            protocol @ Protocol::Sctp => return Err(Unsupported::Protocol { frontend, protocol }),
+        }
+        let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
+        match service.backends.iter().find(foreign) {
+            Some(backend) => Err(Unsupported::Family { frontend, backend: *backend }),
+            None => Ok(()),
         }
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use plan::{Frontend, Protocol};
+use plan::{Backend, Frontend, Protocol};
 
 /// Why the kernel could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -86,5 +86,13 @@ pub enum Unsupported {
         frontend: Frontend,
         /// Its protocol.
         protocol: Protocol,
+    },
+    /// The dataplane does not translate between IPv4 and IPv6.
+    #[error("{frontend}: {backend} is of the other address family")]
+    Family {
+        /// The frontend.
+        frontend: Frontend,
+        /// Its backend.
+        backend: Backend,
     },
 }

@@ -49,6 +49,12 @@ impl Kernel {
         }
     }
 
+    pub(super) fn write_all(&self, writes: impl IntoIterator<Item = Write>) {
+        for write in writes {
+            self.write(write);
+        }
+    }
+
     /// What a socket meets that connects to `frontend`: a backend, `None` if it is refused.
     pub(super) fn connect(&self, frontend: Frontend) -> Option<plan::Backend> {
         match connect(self, || 1, &encode::service_key(frontend)) {
@@ -72,7 +78,7 @@ impl Kernel {
         *self.pauses.borrow_mut() = pauses.iter().copied().collect();
         let met = self.connect(frontend);
         let rest = std::mem::take(&mut *self.pending.borrow_mut());
-        rest.into_iter().for_each(|write| self.write(write));
+        self.write_all(rest);
         met
     }
 
@@ -84,7 +90,7 @@ impl Kernel {
         let count = self.pauses.borrow_mut().pop_front().unwrap_or(0);
         for _ in 0..count {
             let write = self.pending.borrow_mut().pop_front();
-            write.into_iter().for_each(|write| self.write(write));
+            self.write_all(write);
         }
     }
 }

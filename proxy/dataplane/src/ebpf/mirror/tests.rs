@@ -43,7 +43,7 @@ proptest! {
                     let met = kernel.connect_during(&writes, &pauses, frontend);
                     prop_assert!(met.is_some_and(|met| possible.contains(&met)), "{met:?} within {change}");
                 }
-                None => writes.into_iter().for_each(|write| kernel.write(write)),
+                None => kernel.write_all(writes),
             }
             mirror.advance(&change);
         }
@@ -54,7 +54,7 @@ proptest! {
         let (kernel, mut mirror) = (Kernel::default(), Mirror::default());
         let mut expected = Observed::default();
         for change in changes {
-            mirror.writes(&change).unwrap().into_iter().for_each(|write| kernel.write(write));
+            kernel.write_all(mirror.writes(&change).unwrap());
             mirror.advance(&change);
             expected.advance(&change);
             let (found, repairs) = repair(&kernel.found());

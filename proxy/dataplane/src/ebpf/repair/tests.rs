@@ -16,14 +16,14 @@ proptest! {
         for change in changes {
             let writes = mirror.writes(&change).unwrap();
             let killed = Kernel::holding(kernel.found());
-            writes.iter().take(killed_after).for_each(|write| killed.write(*write));
+            killed.write_all(writes.iter().copied().take(killed_after));
             let (repaired, repairs) = repair(&killed.found());
             let before = mirror.observed();
-            repairs.into_iter().for_each(|write| killed.write(write));
+            killed.write_all(repairs);
             prop_assert_eq!(repair(&killed.found()).1, vec![], "whole after one repair");
             prop_assert!(is_whole(&killed.found()), "{:?}", killed.found());
 
-            writes.into_iter().for_each(|write| kernel.write(write));
+            kernel.write_all(writes);
             mirror.advance(&change);
             let (kept, after) = (repaired.observed(), mirror.observed());
             prop_assert!(kept == before || kept == after, "{change}: {kept:?}");
@@ -53,7 +53,7 @@ fn what_nobody_wrote_is_removed() {
     kernel.write(Write::PutTurn(ServiceId(9)));
     let (mirror, repairs) = repair(&kernel.found());
     assert_eq!(mirror.observed(), Observed::default());
-    repairs.into_iter().for_each(|write| kernel.write(write));
+    kernel.write_all(repairs);
     assert_eq!(kernel.found(), Found::default());
 }
 
