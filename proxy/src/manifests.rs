@@ -236,6 +236,7 @@ fn read_objects(documents: Vec<(usize, Value)>, before: &Objects) -> (Objects, V
                 keep(&mut objects.services, &before.services, name, read, complain);
             }
             Kind::EndpointSlice => {
+                let object = with_port_names(object);
                 keep(&mut objects.slices, &before.slices, name, kind::endpoint_slice(object), complain);
             }
             Kind::Endpoints => {
@@ -244,6 +245,18 @@ fn read_objects(documents: Vec<(usize, Value)>, before: &Objects) -> (Objects, V
         }
     }
     (objects, complaints)
+}
+
+/// An API server fills in an empty name where a slice's port has none; here nobody else does.
+fn with_port_names(mut slice: Value) -> Value {
+    let ports = slice.get_mut("ports").and_then(Value::as_array_mut);
+    for port in ports.into_iter().flatten().filter_map(Value::as_object_mut) {
+        let name = port.entry("name").or_insert(Value::Null);
+        if name.is_null() {
+            *name = "".into();
+        }
+    }
+    slice
 }
 
 fn keep<T: Clone>(
@@ -390,6 +403,16 @@ mod tests {
         assert_eq!(complaints, ["2: spec.clusterIP: \"010.0.0.1\" is not an IP address"]);
         let (objects, _) = read(BROKEN_WEB, &Objects::default());
         assert_eq!(names(&objects), [""; 0]);
+    }
+
+    #[test]
+    fn a_port_without_a_name_has_the_empty_name() {
+        let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\naddressType: IPv4\n\
+            metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\nports: [{port: 8080}]\n";
+        let (objects, _) = read(slice, &Objects::default());
+        let slice = objects.slices.values().next().expect("one");
+        assert_eq!(slice.groups[0].ports.len(), 1);
+        assert_eq!(slice.groups[0].ports[0].name, "");
     }
 
     #[test]

@@ -48,6 +48,7 @@ pub(crate) fn start(
         applied: None,
         left_out: BTreeMap::new(),
         triggers: Vec::new(),
+        unwritten: (0, 0),
         started: clock::wall(),
     };
     std::thread::Builder::new().name("sync".into()).spawn(move || timer.block_on(writer.run(updates)))
@@ -64,6 +65,8 @@ struct Writer {
     left_out: BTreeMap<Frontend, String>,
     /// When changes happened that are taken in and not yet in force.
     triggers: Vec<(Family, SystemTime)>,
+    /// Changes of Services and of endpoints that are translated and not yet in force.
+    unwritten: (usize, usize),
     started: SystemTime,
 }
 
@@ -107,8 +110,8 @@ impl Writer {
     fn note_queued(&mut self) {
         let touched = self.planner.touched();
         let metrics = &self.settings.metrics;
-        metrics.service_changes_pending.set(gauge(touched.service_changes));
-        metrics.endpoint_changes_pending.set(gauge(touched.slice_changes));
+        metrics.service_changes_pending.set(gauge(self.unwritten.0 + touched.service_changes));
+        metrics.endpoint_changes_pending.set(gauge(self.unwritten.1 + touched.slice_changes));
         if !touched.services.is_empty() {
             self.pacing.queue();
             self.settings.health.lock().queued(clock::now());
@@ -137,6 +140,8 @@ impl Writer {
         let metrics = &self.settings.metrics;
         metrics.service_changes.inc_by(counter(settled.touched.service_changes));
         metrics.endpoint_changes.inc_by(counter(settled.touched.slice_changes));
+        self.unwritten.0 += settled.touched.service_changes;
+        self.unwritten.1 += settled.touched.slice_changes;
         let started = self.started;
         self.triggers.extend(settled.touched.triggers.iter().filter(|(_, at)| *at >= started));
         for remark in &settled.remarks {
@@ -220,6 +225,7 @@ impl Writer {
             let late = wall.duration_since(at).unwrap_or_default();
             metrics.note_in_force(family, late);
         }
+        self.unwritten = (0, 0);
         metrics.service_changes_pending.set(0);
         metrics.endpoint_changes_pending.set(0);
         self.settings.health.lock().written(wall);

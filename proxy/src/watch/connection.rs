@@ -155,6 +155,7 @@ enum State {
 
 impl Link {
     pub(super) fn new(kind: Kind, metrics: SourceMetrics) -> Self {
+        metrics.errors.with_label_values(&[kind.name()]).inc_by(0);
         Self { kind, metrics, state: Mutex::new(State::Untried) }
     }
 

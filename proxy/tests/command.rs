@@ -1,0 +1,54 @@
+//! The program as a supervisor and an administrator meet it: what it says and how it exits.
+#![expect(clippy::unwrap_used, reason = "a test may say so by panicking")]
+
+use std::fs;
+use std::process::Command;
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/kube-proxy-config.yaml");
+
+/// Its exit code and what it wrote to standard error.
+fn fairway_proxy(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_fairway-proxy"))
+        .args(arguments)
+        .env_remove("KUBERNETES_SERVICE_HOST")
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn a_kube_proxy_configuration_is_valid() {
+    let (code, said) = fairway_proxy(&["check", FIXTURE]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("has no effect in this version"), "{said}");
+}
+
+#[test]
+fn every_problem_of_a_configuration_is_printed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    fs::write(&file, "kind: KubeProxyConfiguration\nmode: 5\nclusterCIRD: 10.0.0.0/8\n").unwrap();
+    let file = file.to_str().unwrap();
+    let problems = "apiVersion: is required\nmode: must be one of , ebpf, iptables, ipvs, nftables, found 5\n\
+        clusterCIRD: unknown field\n";
+    for arguments in [&["check", file][..], &["--config", file]] {
+        assert_eq!(fairway_proxy(arguments), (Some(78), problems.into()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn what_a_restart_cannot_mend_has_its_own_exit_code() {
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["--config", "/nowhere/config.yaml"], 78, "read /nowhere/config.yaml: No such file"),
+        (&["--kubeconfig", "/nowhere/kubeconfig"], 78, "read kubeconfig /nowhere/kubeconfig"),
+        (&["--master", "nonsense"], 78, "--master: \"nonsense\" is not a URL"),
+        (&[], 78, "neither --kubeconfig nor --master is given"),
+        (&["--proxy-mode", "userspace"], 2, "must be ebpf"),
+        (&["--colour"], 2, "unexpected argument"),
+    ];
+    for (arguments, expected, sentence) in cases {
+        let (code, said) = fairway_proxy(arguments);
+        assert_eq!(code, Some(expected), "{arguments:?}: {said}");
+        assert!(said.contains(sentence), "{arguments:?}: {said}");
+    }
+}
