@@ -97,7 +97,7 @@ fn evacuate(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Removes what dead runs left below `root`, children first.
-fn sweep(root: &Path) -> Result<()> {
+pub(crate) fn sweep(root: &Path) -> Result<()> {
     for entry in fs::read_dir(root).map_err(Error::system("list", root.display()))? {
         let entry = entry.map_err(Error::system("list", root.display()))?;
         if entry.file_name().to_str().is_some_and(label::is_orphan) && entry.path().is_dir() {

@@ -55,7 +55,7 @@ pub struct ControlPlane {
     authority: Authority,
     etcd: SocketAddr,
     flags: Vec<String>,
-    _process: Process,
+    process: Process,
 }
 
 impl ControlPlane {
@@ -76,14 +76,8 @@ impl ControlPlane {
             .inside(namespace)
             .spawn()?;
         let authority = Authority::new("kubernetes-ca")?;
-        let plane = Self {
-            assets: assets.to_owned(),
-            directory,
-            authority,
-            etcd,
-            flags: Vec::new(),
-            _process: process,
-        };
+        let plane =
+            Self { assets: assets.to_owned(), directory, authority, etcd, flags: Vec::new(), process };
         plane.write("ca.crt", plane.authority.pem())?;
         plane.write("tokens.csv", TOKENS)?;
         let accounts = KeyPair::generate()
@@ -108,6 +102,11 @@ impl ControlPlane {
     pub fn with_flags(mut self, flags: &[&str]) -> Self {
         self.flags = flags.iter().map(|&flag| flag.to_owned()).collect();
         self
+    }
+
+    /// The process of etcd.
+    pub const fn etcd(&mut self) -> &mut Process {
+        &mut self.process
     }
 
     /// Starts an apiserver and waits until it is ready. Its certificate is good for its address, 10.254.0.1 and

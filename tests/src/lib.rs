@@ -8,6 +8,7 @@ mod bpf_fs;
 pub mod capture;
 pub mod certificates;
 mod cgroup;
+pub mod demo;
 mod error;
 pub mod kube_apiserver;
 mod label;

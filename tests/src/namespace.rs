@@ -221,7 +221,7 @@ fn sweep_once() -> Result<()> {
     outcome
 }
 
-fn sweep() -> Result<()> {
+pub(crate) fn sweep() -> Result<()> {
     let entries = match std::fs::read_dir(DIRECTORY) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

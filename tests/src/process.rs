@@ -179,6 +179,18 @@ impl Process {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Keeps its log where it is, in place of showing the tail on drop: for a program that is not under test.
+    pub fn keep_log(&mut self) -> Result<()> {
+        let path = self.log.path().to_owned();
+        match std::mem::replace(&mut self.log, Log::Kept(path)) {
+            Log::Shown(file) => file
+                .keep()
+                .map(drop)
+                .map_err(|error| Error::system("keep the log of", &self.name)(error.error)),
+            Log::Kept(_) => Ok(()),
+        }
+    }
+
     /// Waits until its log contains `text`; fails at once if it ends without.
     pub fn wait_for_log(&mut self, text: &str, limit: Duration) -> Result<()> {
         wait::until_some(&format!("{} printed {text:?}", self.name), limit, || {
