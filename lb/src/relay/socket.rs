@@ -90,8 +90,10 @@ mod tests {
 
     #[test]
     fn an_address_of_nobody_can_be_listened_on() {
-        // TEST-NET-1 (RFC 5737): no node has it.
-        listen(&frontend("192.0.2.1:0".parse().unwrap())).unwrap();
+        // Addresses for documentation (RFC 5737, RFC 3849): no node has them.
+        for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
+            listen(&frontend(address.parse().unwrap())).unwrap();
+        }
     }
 
     #[test]
