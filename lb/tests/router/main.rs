@@ -5,6 +5,7 @@
 mod lab;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use lb::router::{Router, RouterAddresses, RouterConfig, RouterError, RouterMetrics};
@@ -151,18 +152,23 @@ fn the_address_is_off_before_the_farewell_is_on_the_wire() {
     await_that("we hold the address", || lab.ours.holds_virtual_address());
     await_that("all is announced", || router.role() == Role::Master);
 
+    let (ready, in_place) = mpsc::channel();
     let held_at_farewell = std::thread::scope(|scope| {
-        // Enters our host beforehand: between the farewell and the look lies one system call.
-        let witness = scope.spawn(|| {
-            lab.ours.run(|| {
-                loop {
-                    let packet = hear(&listener, Duration::from_secs(5)).expect("adverts, then a farewell");
-                    if vrrp::decode(&settings, &packet).unwrap().advert.priority.is_none() {
-                        return holds_virtual_address();
-                    }
-                }
+        // It stands in our host before the end begins: between the farewell and its look lies one system call.
+        let (lab, listener, settings) = (&lab, &listener, &settings);
+        let witness = scope.spawn(move || {
+            lab.ours.run(move || {
+                let hear_advert = || {
+                    let packet = hear(listener, Duration::from_secs(5)).expect("an advert");
+                    vrrp::decode(settings, &packet).unwrap().advert
+                };
+                assert!(hear_advert().priority.is_some());
+                ready.send(()).unwrap();
+                while hear_advert().priority.is_some() {}
+                holds_virtual_address()
             })
         });
+        in_place.recv().expect("a witness that has heard an advert");
         router.stop();
         witness.join().unwrap()
     });
@@ -219,6 +225,22 @@ fn an_address_that_somebody_removes_from_the_master_comes_back() {
     await_that("we are master", || router.role() == Role::Master && lab.ours.holds_virtual_address());
     lab.ours.ip(&["address", "delete", "172.16.60.250/32", "dev", INTERFACE]);
     await_that("the address is back", || lab.ours.holds_virtual_address());
+}
+
+#[test]
+fn adverts_never_come_from_a_virtual_address() {
+    let lab = Lab::new();
+    let router = start(&lab, config(100, false)).unwrap();
+    await_that("we are master", || router.role() == Role::Master && lab.ours.holds_virtual_address());
+    // The virtual address becomes the first of the interface, which the kernel prefers.
+    for change in ["delete", "add"] {
+        lab.ours.ip(&["address", change, "172.16.60.241/24", "dev", INTERFACE]);
+    }
+    let listener = lab.listener();
+    for _ in 0..3 {
+        let packet = hear(&listener, Duration::from_secs(5)).expect("an advert");
+        assert_eq!(vrrp::decode(&others_settings(), &packet).unwrap().from, OURS);
+    }
 }
 
 #[test]
