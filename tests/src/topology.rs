@@ -50,11 +50,7 @@ impl Link {
     pub fn new(masters: u8) -> Result<Self> {
         assert!(masters < 10, "the virtual address follows the ninth master");
         let switch = Switch::new("link")?;
-        let host = |label: &str, address: Ipv4Addr| {
-            let namespace = Namespace::new(label)?;
-            let plug = switch.attach(&namespace, INTERFACE, &[&format!("{address}/24")])?;
-            Ok(Host { namespace, address, plug })
-        };
+        let host = |label: &str, address: Ipv4Addr| attach(&switch, label, address);
         let master =
             |number: u8| host(&format!("m{}", number + 1), Ipv4Addr::new(172, 16, 60, FIRST_MASTER + number));
         let masters = (0..masters).map(master).collect::<Result<_>>()?;
@@ -70,6 +66,11 @@ impl Link {
     /// The client.
     pub const fn client(&self) -> &Host {
         &self.client
+    }
+
+    /// Connects one more host.
+    pub fn host(&self, label: &str, address: Ipv4Addr) -> Result<Host> {
+        attach(&self.switch, label, address)
     }
 
     /// Which masters have the virtual address on an interface, reachable or not.
@@ -126,6 +127,12 @@ impl Host {
     pub fn holds(&self, address: Ipv4Addr) -> Result<bool> {
         self.namespace.run(|| is_here(address))
     }
+}
+
+fn attach(switch: &Switch, label: &str, address: Ipv4Addr) -> Result<Host> {
+    let namespace = Namespace::new(label)?;
+    let plug = switch.attach(&namespace, INTERFACE, &[&format!("{address}/24")])?;
+    Ok(Host { namespace, address, plug })
 }
 
 /// Whether `address` is on an interface of the namespace that the calling thread is in: only then can it be bound.
