@@ -1,0 +1,215 @@
+//! Packets that must not count. Each would make whoever believes it give way: it says 255, the highest priority.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket,
+};
+use tests::capture::Capture;
+use tests::topology::{Host, INTERFACE, VIRTUAL_ADDRESS};
+use tests::{Error, Result, wait};
+
+use super::contents::advert_of;
+use crate::site::{FrontDoor, Plan, Site, until};
+
+const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
+/// Less than half of the masters' interval of 200 ms.
+const PAUSE: Duration = Duration::from_millis(90);
+/// How many intervals of a master are looked at.
+const INTERVALS: usize = 12;
+
+/// An advert by the client's hand.
+#[derive(Clone, Debug)]
+struct Forgery {
+    time_to_live: u8,
+    message: Vec<u8>,
+}
+
+impl Forgery {
+    /// Nothing is wrong with it.
+    fn perfect(from: Ipv4Addr) -> Self {
+        let mut message = vec![0x31, 51, 255, 1, 0, 20, 0, 0];
+        message.extend(VIRTUAL_ADDRESS.octets());
+        Self { time_to_live: 255, message }.summed(from)
+    }
+
+    /// With one byte of the message changed and the checksum right all the same.
+    fn with(mut self, from: Ipv4Addr, position: usize, value: u8) -> Self {
+        self.message[position] = value;
+        self.summed(from)
+    }
+
+    /// RFC 1071 over pseudo-header and message.
+    fn summed(mut self, from: Ipv4Addr) -> Self {
+        self.message[6..8].fill(0);
+        let length = self.message.len().to_be_bytes();
+        let covered = [&from.octets()[..], &GROUP.octets(), &[0, 112], &length, &self.message].concat();
+        let words = covered.chunks(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
+        let sum = words.fold(0_u16, |sum, word| {
+            let (sum, carry) = sum.overflowing_add(word);
+            sum + u16::from(carry)
+        });
+        self.message[6..8].copy_from_slice(&(!sum).to_be_bytes());
+        self
+    }
+
+    /// With an IPv4 header, whose length and checksum the kernel fills in.
+    fn packet(&self, from: Ipv4Addr) -> Vec<u8> {
+        let header = [0x45, 0xc0, 0, 0, 0, 0, 0, 0, self.time_to_live, 112, 0, 0];
+        [&header[..], &from.octets(), &GROUP.octets(), &self.message].concat()
+    }
+}
+
+/// Every way to be no advert for us, with the reason it is counted under.
+fn forgeries(from: Ipv4Addr) -> Vec<(&'static str, Forgery)> {
+    let perfect = || Forgery::perfect(from);
+    let aged = |time_to_live| Forgery { time_to_live, ..perfect() };
+    let spoilt = |spoil: &dyn Fn(&mut Vec<u8>)| {
+        let mut forgery = perfect();
+        spoil(&mut forgery.message);
+        forgery
+    };
+    vec![
+        ("time_to_live", aged(254)),
+        ("time_to_live", aged(1)),
+        ("checksum", spoilt(&|message| message[6] ^= 0x10)),
+        ("checksum", spoilt(&|message| message[6..8].fill(0))),
+        ("version", perfect().with(from, 0, 0x21)),
+        ("version", perfect().with(from, 0, 0x41)),
+        ("version", perfect().with(from, 0, 0x11)),
+        ("type", perfect().with(from, 0, 0x30)),
+        ("type", perfect().with(from, 0, 0x32)),
+        ("router_id", perfect().with(from, 1, 52)),
+        ("router_id", perfect().with(from, 1, 0)),
+        ("interval", perfect().with(from, 5, 0)),
+        ("addresses", perfect().with(from, 11, 251)),
+        ("length", perfect().with(from, 3, 2)),
+        ("length", perfect().with(from, 3, 0)),
+        ("length", spoilt(&|message| message.truncate(7))),
+        ("length", spoilt(&|message| message.truncate(11))),
+        ("length", spoilt(&Vec::clear)),
+    ]
+}
+
+/// Somebody on the link who sends what he likes.
+struct Forger {
+    socket: OwnedFd,
+    from: Ipv4Addr,
+}
+
+impl Forger {
+    fn new(host: &Host) -> Result<Self> {
+        host.namespace().ip(&["route", "add", "224.0.0.0/4", "dev", INTERFACE])?;
+        let open = || socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
+        let socket = host.namespace().run(open)?.map_err(Error::system("open", "a raw socket"))?;
+        Ok(Self { socket, from: host.address() })
+    }
+
+    fn send(&self, forgery: &Forgery) -> Result<()> {
+        let [a, b, c, d] = GROUP.octets();
+        let packet = forgery.packet(self.from);
+        let sent =
+            sendto(self.socket.as_raw_fd(), &packet, &SockaddrIn::new(a, b, c, d, 0), MsgFlags::empty());
+        sent.map(drop).map_err(Error::system("send", "a forgery"))
+    }
+
+    /// Sends every forgery, again and again, while `work` goes on; says how often.
+    fn send_all_during(&self, work: impl FnOnce() -> Result<()>) -> Result<u64> {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let forging = scope.spawn(|| {
+                let mut rounds = 0;
+                while !done.load(Ordering::Relaxed) {
+                    for (_, forgery) in forgeries(self.from) {
+                        self.send(&forgery)?;
+                    }
+                    rounds += 1;
+                    wait::pace(PAUSE);
+                }
+                Ok(rounds)
+            });
+            let finish = Finish(&done);
+            let outcome = work();
+            drop(finish);
+            match forging.join() {
+                Ok(rounds) => outcome.and(rounds),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// Ends the forging, also when the work panics: the scope waits for it.
+struct Finish<'a>(&'a AtomicBool);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The time that the next [`INTERVALS`] of `host`, which is master, take.
+fn rhythm(host: &Host, capture: &Capture) -> Result<Duration> {
+    let adverts = || {
+        let frames = capture.frames().into_iter().filter(|frame| advert_of(host, frame).is_some());
+        frames.map(|frame| frame.at).collect::<Vec<_>>()
+    };
+    let begin = adverts().len();
+    until("the master goes on to advertise", || Ok(adverts().len() > begin + INTERVALS))?;
+    let adverts = adverts();
+    Ok(adverts[begin + INTERVALS] - adverts[begin])
+}
+
+fn rejected(front_door: &FrontDoor, reason: &str) -> Result<u64> {
+    front_door.metric(&format!("vrrp_adverts_rejected_total{{reason=\"{reason}\"}}"))
+}
+
+#[test]
+fn a_master_keeps_its_address_and_its_rhythm_whatever_is_forged() -> Result<()> {
+    let site = Site::new(1)?;
+    let (host, forger) = (site.master(0), Forger::new(site.link.client())?);
+    let front_door = site.front_door(0, &Plan::new(100))?;
+    until("it is master", || host.holds(VIRTUAL_ADDRESS))?;
+    let capture = Capture::on_interface(site.client(), INTERFACE)?;
+    let undisturbed = rhythm(host, &capture)?;
+    let mut disturbed = Duration::ZERO;
+    let rounds = forger.send_all_during(|| {
+        disturbed = rhythm(host, &capture)?;
+        Ok(())
+    })?;
+    assert!(host.holds(VIRTUAL_ADDRESS)?);
+    assert_eq!(front_door.metric("vrrp_transitions_total{to=\"backup\"}")?, 1, "only at its start");
+    let ratio = disturbed.as_secs_f64() / undisturbed.as_secs_f64();
+    assert!((0.8..1.2).contains(&ratio), "{undisturbed:?} undisturbed, {disturbed:?} under forgeries");
+
+    let mut kinds = BTreeMap::new();
+    for (reason, _) in forgeries(forger.from) {
+        *kinds.entry(reason).or_insert(0) += 1;
+    }
+    for (reason, kinds) in kinds {
+        let expected = rounds * kinds;
+        until(&format!("{expected} were counted as {reason}"), || {
+            Ok(rejected(&front_door, reason)? == expected)
+        })?;
+    }
+    // Nothing but their faults kept them from being believed.
+    forger.send(&Forgery::perfect(forger.from))?;
+    until("it gives way to a perfect advert", || Ok(!host.holds(VIRTUAL_ADDRESS)?))
+}
+
+#[test]
+fn a_backup_takes_over_from_a_dead_master_whatever_is_forged() -> Result<()> {
+    let mut whole = Site::whole(2, Plan::new)?;
+    let forger = Forger::new(whole.site.link.client())?;
+    let rounds = forger.send_all_during(|| {
+        whole.kill_node(0)?;
+        until("the backup takes over", || whole.site.master(1).holds(VIRTUAL_ADDRESS))
+    })?;
+    assert!(rounds > 1);
+    assert!(rejected(&whole.front_doors[1], "checksum")? >= 2, "the forgeries did arrive");
+    Ok(())
+}

@@ -1,0 +1,95 @@
+//! Beside keepalived in one virtual router.
+
+use tempfile::TempDir;
+use tests::topology::{Host, INTERFACE, VIRTUAL_ADDRESS};
+use tests::{Error, Process, Program, Result};
+
+use super::A_WHILE;
+use crate::site::{FrontDoor, LIMIT, Plan, Site, throughout, until};
+
+/// A running keepalived. Dropping it kills it.
+struct Keepalived {
+    process: Process,
+    _files: TempDir,
+}
+
+impl Keepalived {
+    /// With the interval of our front doors, and its defaults else; so it preempts.
+    fn start(host: &Host, priority: u8) -> Result<Self> {
+        let files = tempfile::tempdir().map_err(Error::system("make", "a directory"))?;
+        let path = |name: &str| files.path().join(name).display().to_string();
+        let configuration = format!(
+            "global_defs {{\n vrrp_version 3\n}}\n\
+             vrrp_instance V {{\n state BACKUP\n interface {INTERFACE}\n virtual_router_id 51\n \
+             priority {priority}\n advert_int 0.2\n virtual_ipaddress {{\n {VIRTUAL_ADDRESS}/32\n }}\n}}\n"
+        );
+        let file = path("keepalived.conf");
+        std::fs::write(&file, configuration).map_err(Error::system("write", &file))?;
+        let process = Program::new("keepalived")
+            .arguments(["--dont-fork", "--log-console", "--vrrp", "--use-file", &file])
+            .arguments(["--pid", &path("pid"), "--vrrp_pid", &path("vrrp.pid")])
+            .inside(host.namespace())
+            .spawn()?;
+        Ok(Self { process, _files: files })
+    }
+}
+
+enum Router {
+    Ours(FrontDoor),
+    Keepalived(Keepalived),
+}
+
+impl Router {
+    fn process(&mut self) -> &mut Process {
+        match self {
+            Self::Ours(front_door) => &mut front_door.process,
+            Self::Keepalived(keepalived) => &mut keepalived.process,
+        }
+    }
+}
+
+/// How the master ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Stopped,
+    Dead,
+}
+
+#[test]
+fn keepalived_and_we_agree_whoever_is_stronger_and_however_it_ends() -> Result<()> {
+    for we_are_stronger in [true, false] {
+        for end in [End::Stopped, End::Dead] {
+            let site = Site::new(2)?;
+            // Ours is the first node, theirs the second.
+            let (stronger, weaker) = if we_are_stronger { (0, 1) } else { (1, 0) };
+            let case = format!(
+                "we are {}, the master is {end:?}",
+                if we_are_stronger { "stronger" } else { "weaker" }
+            );
+            let start = |node: usize, priority| match node {
+                0 => site.front_door(0, &Plan { preempt: true, ..Plan::new(priority) }).map(Router::Ours),
+                _ => Keepalived::start(site.master(1), priority).map(Router::Keepalived),
+            };
+            let alone = |node: usize| Ok(site.link.holders()? == [node]);
+
+            let _weak = start(weaker, 100)?;
+            until(&format!("the only node holds the address: {case}"), || alone(weaker))?;
+            let mut strong = start(stronger, 200)?;
+            until(&format!("the stronger one takes over: {case}"), || alone(stronger))?;
+            throughout(A_WHILE, &format!("the stronger one holds the address: {case}"), || alone(stronger))?;
+            match end {
+                End::Stopped => {
+                    assert!(strong.process().terminate(LIMIT)?.success(), "{case}");
+                    until(&format!("the other one alone takes over: {case}"), || alone(weaker))?;
+                }
+                End::Dead => {
+                    site.link.unplug(site.master(stronger))?;
+                    strong.process().kill()?;
+                    let takes_over = || site.master(weaker).holds(VIRTUAL_ADDRESS);
+                    until(&format!("the other one takes over: {case}"), takes_over)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
