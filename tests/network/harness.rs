@@ -104,3 +104,23 @@ fn a_cgroup_and_a_bpf_file_system_leave_nothing_behind() -> Result<()> {
     assert_eq!(process.ended()?, None, "a process outlives the group it was in");
     process.kill()
 }
+
+#[test]
+fn what_a_killed_run_left_is_swept_by_the_next_and_nothing_else() -> Result<()> {
+    // No process can have this number: it is above the largest there can be.
+    let left = "fw-left-4194305-0";
+    let own = Namespace::new("own")?;
+    let ip = |arguments: &[&str]| Program::new("ip").arguments(arguments.iter().copied()).run(SOON);
+    ip(&["netns", "add", left])?;
+    let mut resident = Program::new("ip").arguments(["netns", "exec", left, "sleep", "1000"]).spawn()?;
+    let sleeps = || ip(&["netns", "pids", left]).is_ok_and(|(_, processes)| !processes.trim().is_empty());
+    wait::until("a process lives in what was left", SOON, sleeps)?;
+    let next = std::env::current_exe().map_err(Error::system("find", "this test"))?;
+    let any = "harness::a_namespace_is_gone_after_its_last_clone_even_when_a_test_panics";
+    let (status, _) = Program::new(next).arguments(["--exact", any]).run(SOON)?;
+    assert!(status.success());
+    let found = [left, own.name()].map(|name| Path::new("/run/netns").join(name).exists());
+    assert_eq!(found, [false, true], "only the leftover is gone");
+    assert!(ended_by(resident.wait(SOON)?, Signal::SIGKILL), "and who lived in it");
+    Ok(())
+}
