@@ -45,8 +45,13 @@ fn epoch() -> Instant {
 
 fn story(world: &mut World, preempt: bool) -> Result<(), String> {
     trouble(world)?;
+    let rivals = world.masters().len() > 1;
     world.heal()?;
     world.pass(SETTLED, |_| Ok(()))?;
+    if rivals {
+        // Whoever gave way to whom: the one that remains has noticed, and says so at once.
+        client_finds_master(world)?;
+    }
     // A client that was cut off from all routers learns from the slow announcements.
     world.pass(Duration::from_secs(10), one_master)?;
     let (master, strongest) = (world.masters()[0], world.strongest());
