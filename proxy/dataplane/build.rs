@@ -161,9 +161,13 @@ fn speaks_of_the_outer_build(name: &str) -> bool {
     NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// A tool of rustup's nightly toolchain, where there is one.
+/// A tool of rustup's nightly toolchain, where there is one. Looking must not install it.
 fn nightly(tool: &str) -> Option<PathBuf> {
-    let output = Command::new("rustup").args(["which", "--toolchain", "nightly", tool]).output().ok()?;
+    let output = Command::new("rustup")
+        .args(["which", "--toolchain", "nightly", tool])
+        .env("RUSTUP_AUTO_INSTALL", "0")
+        .output()
+        .ok()?;
     let path = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| PathBuf::from(path.trim_end()))
 }

@@ -38,6 +38,33 @@ fn connections_from_all_processors_are_shared_out_exactly() {
 }
 
 #[test]
+fn no_turn_is_lost_when_processors_take_them_at_once() {
+    let node = Node::new("turns");
+    let mut ebpf = node.open();
+    node.run(|| {
+        let backends: Vec<SocketAddr> =
+            (1..98).map(|last| SocketAddr::from(([127, 0, 1, last], 9))).collect();
+        serve(&mut ebpf, frontend("udp 10.254.0.1:80"), &backends);
+        // To connect a datagram socket sends nothing: there is hardly anything but the turn to wait for.
+        let take_turns = |processor, count: usize| {
+            stay_on(processor);
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            for _ in 0..count {
+                socket.connect(FRONTEND).unwrap();
+            }
+            socket
+        };
+        std::thread::scope(|scope| {
+            for processor in [0, 1, 0, 1] {
+                scope.spawn(move || take_turns(processor, 40_000));
+            }
+        });
+        let next = take_turns(0, 1);
+        assert_eq!(peer_in_the_kernel(&next), backends[160_000 % backends.len()]);
+    });
+}
+
+#[test]
 fn an_exchange_of_datagrams_stays_with_its_backend_until_that_is_removed() {
     let node = Node::new("exchange");
     let mut ebpf = node.open();
@@ -125,6 +152,17 @@ fn no_connection_fails_while_backends_come_and_go() {
             println!("{connections:?} connections while backends came and went {round} times");
         });
     });
+}
+
+/// The peer that a connected IPv4 datagram socket has for the kernel, whatever the application is shown.
+fn peer_in_the_kernel(socket: &UdpSocket) -> SocketAddr {
+    let port = format!(":{:04X}", socket.local_addr().unwrap().port());
+    let table = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
+    let line =
+        table.lines().find(|line| line.split_whitespace().nth(1).is_some_and(|local| local.ends_with(&port)));
+    let (address, port) = line.unwrap().split_whitespace().nth(2).unwrap().split_once(':').unwrap();
+    let address = u32::from_str_radix(address, 16).unwrap().to_ne_bytes();
+    (address, u16::from_str_radix(port, 16).unwrap()).into()
 }
 
 fn stay_on(processor: usize) {

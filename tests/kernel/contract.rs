@@ -13,5 +13,5 @@ fn the_ebpf_dataplane_keeps_the_contract() {
 #[test]
 fn the_ebpf_dataplane_keeps_the_contract_when_it_is_full() {
     let node = Node::new("full");
-    contract::holds_when_full(|| Box::new(node.open_sized(4, 5)), 5);
+    contract::holds_when_full(|| Box::new(node.open_sized(4, 5)), 4, 5);
 }

@@ -48,8 +48,9 @@ pub const SLOTS: Table = Table { name: "SLOTS", capacity: 262_144 };
 /// Backends.
 pub const BACKENDS: Table = Table { name: "BACKENDS", capacity: 262_144 };
 /// The round robin counter of each service. Under [`NO_SERVICE`] it keeps the first identifier that is not reserved
-/// yet, so that a dataplane that starts over what it finds gives out none again.
-pub const TURNS: Table = Table { name: "TURNS", capacity: SERVICES.capacity + 1 };
+/// yet, so that a dataplane that starts over what it finds gives out none again. There is room for one more, so that it is
+/// [`SERVICES`] that is found full.
+pub const TURNS: Table = Table { name: "TURNS", capacity: SERVICES.capacity + 2 };
 /// Which backend an unconnected UDP socket talks to.
 pub const FLOWS: Table = Table { name: "FLOWS", capacity: 131_072 };
 /// Which service a translated peer stands for.

@@ -34,7 +34,8 @@ pub struct Maps;
 impl Tables for Maps {
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<Service> {
-        agreed(|| SERVICES.get_ptr(key))
+        // A service that grows or shrinks meanwhile is still the same.
+        agreed(|| SERVICES.get_ptr(key), |first, second| first.id == second.id)
     }
 
     #[inline(always)]
@@ -45,7 +46,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn backend(&self, id: BackendId) -> Option<Backend> {
-        agreed(|| BACKENDS.get_ptr(id))
+        agreed(|| BACKENDS.get_ptr(id), PartialEq::eq)
     }
 
     #[inline(always)]
@@ -66,7 +67,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn origin(&self, key: &OriginKey) -> Option<Origin> {
-        agreed(|| ORIGINS.get_ptr(key))
+        agreed(|| ORIGINS.get_ptr(key), PartialEq::eq)
     }
 
     #[inline(always)]
@@ -75,20 +76,16 @@ impl Tables for Maps {
     }
 }
 
-/// A value that two look-ups agree on.
+/// A value that two look-ups agree on: both are `same`.
 ///
 /// The kernel gives the memory of an entry that was removed or replaced to another entry at once, even while a program
-/// that was preempted here is about to read it. Identifiers are never given out twice, so a value seen through two
-/// look-ups is that of the key. When they differ a third decides; anything else is as good as not there.
+/// that was preempted here is about to read it. Identifiers are never given out twice, so what two look-ups agree on is
+/// the key's. When they differ a third decides: to be wrong, it would have to be overtaken in the same way.
 #[inline(always)]
-fn agreed<V: Copy + PartialEq>(look_up: impl Fn() -> Option<*const V>) -> Option<V> {
+fn agreed<V: Copy>(look_up: impl Fn() -> Option<*const V>, same: impl Fn(&V, &V) -> bool) -> Option<V> {
     let first = copy(look_up()?);
     let second = copy(look_up()?);
-    if first == second {
-        return Some(second);
-    }
-    let third = copy(look_up()?);
-    if second == third { Some(third) } else { None }
+    if same(&first, &second) { Some(second) } else { look_up().map(copy) }
 }
 
 /// Reads a value of a map.

@@ -26,9 +26,28 @@ pub fn holds(mut open: impl Open) {
 }
 
 /// Checks that a dataplane that holds all it can says so, keeps what it has and takes more when there is room. `open`
-/// must yield one that holds `backends` backends at most, and at least two services.
-pub fn holds_when_full(mut open: impl Open, backends: u16) {
-    let mut dataplane = emptied(&mut open);
+/// must yield one that holds `services` services, two or more, and `backends` backends, two or more, and not one more.
+pub fn holds_when_full(mut open: impl Open, services: u8, backends: u16) {
+    keeps_its_backends_when_full(&mut open, backends);
+    keeps_its_services_when_full(&mut open, services);
+}
+
+fn keeps_its_services_when_full(open: &mut impl Open, services: u8) {
+    let mut dataplane = emptied(open);
+    let add = |number| Change::AddService { frontend: frontend(number, Protocol::Tcp) };
+    let steps: Vec<Change> = (0..services).map(add).collect();
+    must(&mut *dataplane, &steps);
+    let failures = dataplane.apply(&[add(services), add(0), add(services)]);
+    let [first, second] = &failures[..] else { panic!("two of the steps are too much: {failures:?}") };
+    assert!(matches!(first.error, Error::Full { .. }), "full is said to be full: {:?}", first.error);
+    assert_eq!(first.error.to_string(), second.error.to_string(), "a failure leaves nothing behind");
+    let gone = Change::RemoveService { frontend: frontend(0, Protocol::Tcp) };
+    must(&mut *dataplane, &[gone, add(services)]);
+    assert_eq!(observed(&mut *dataplane).services.len(), usize::from(services), "room is used again");
+}
+
+fn keeps_its_backends_when_full(open: &mut impl Open, backends: u16) {
+    let mut dataplane = emptied(open);
     let (first, second) = (frontend(0, Protocol::Tcp), frontend(1, Protocol::Tcp));
     must(&mut *dataplane, &[Change::AddService { frontend: first }, Change::AddService { frontend: second }]);
     let add = |frontend, number| Change::AddBackend { frontend, backend: backend(number) };

@@ -14,6 +14,9 @@ use super::maps::system_error;
 use super::pins::{self, Pins};
 use crate::{Error, kernel};
 
+/// The reserved identifier and the service that does not fit any more, as in `ebpf_abi`.
+const TURNS_BESIDE_SERVICES: u32 = ebpf_abi::TURNS.capacity - ebpf_abi::SERVICES.capacity;
+
 /// What `build.rs` compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/socket"));
 
@@ -41,7 +44,7 @@ pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> 
     }
     loader
         .map_max_entries(ebpf_abi::SERVICES.name, capacity.services)
-        .map_max_entries(ebpf_abi::TURNS.name, capacity.services.saturating_add(1))
+        .map_max_entries(ebpf_abi::TURNS.name, capacity.services.saturating_add(TURNS_BESIDE_SERVICES))
         .map_max_entries(ebpf_abi::SLOTS.name, capacity.backends)
         .map_max_entries(ebpf_abi::BACKENDS.name, capacity.backends);
     loader.load(OBJECT).map_err(load_error)
