@@ -1,5 +1,6 @@
 //! The stub apiserver as a process in a namespace.
 
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -7,7 +8,7 @@ use tests::certificates::Authority;
 use tests::{Api, Error, Namespace, Process, Program, Result, objects};
 
 const SOON: Duration = Duration::from_secs(10);
-const ADDRESS: &str = "127.0.0.1:6443";
+const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
 
 struct Server {
     process: Process,
@@ -24,13 +25,13 @@ fn server(arguments: &[&str]) -> Result<Server> {
     let first = objects::node("first", "192.0.2.1").json().to_string();
     std::fs::write(file("objects"), first).map_err(Error::system("write", "objects"))?;
     let mut process = Program::ours("stub-apiserver")?
-        .arguments([ADDRESS, "--certificate", &file("stub.crt"), "--key", &file("stub.key")])
+        .arguments([&ADDRESS.to_string(), "--certificate", &file("stub.crt"), "--key", &file("stub.key")])
         .arguments(["--objects", &file("objects")])
         .arguments(arguments.iter().copied())
         .inside(&node)
         .spawn()?;
     process.wait_for_log("listening", SOON)?;
-    let api = Api::new(ADDRESS.parse().expect("an address"), authority.pem())?.inside(&node);
+    let api = Api::new(ADDRESS, authority.pem())?.inside(&node);
     Ok(Server { process, api, _home: home })
 }
 

@@ -101,7 +101,8 @@ fn what_was_deleted_in_a_forgotten_past_is_removed() -> Result<()> {
 
 #[test]
 fn broken_watches_go_on_where_they_were() -> Result<()> {
-    let faults: [(&str, fn(&Stub)); 3] = [
+    type Fault = (&'static str, fn(&Stub));
+    let faults: [Fault; 3] = [
         ("closed", Stub::close_watches),
         ("cut in mid-event", Stub::cut_watches),
         ("reset", Stub::reset_connections),
