@@ -37,7 +37,8 @@ fn keeps_its_services_when_full(open: &mut impl Open, services: u8) {
     let add = |number| Change::AddService { frontend: frontend(number, Protocol::Tcp) };
     let steps: Vec<Change> = (0..services).map(add).collect();
     must(&mut *dataplane, &steps);
-    let failures = dataplane.apply(&[add(services), add(0), add(services)]);
+    let fits = Change::AddBackend { frontend: frontend(0, Protocol::Tcp), backend: backend(0) };
+    let failures = dataplane.apply(&[add(services), fits, add(services)]);
     let [first, second] = &failures[..] else { panic!("two of the steps are too much: {failures:?}") };
     assert!(matches!(first.error, Error::Full { .. }), "full is said to be full: {:?}", first.error);
     assert_eq!(first.error.to_string(), second.error.to_string(), "a failure leaves nothing behind");
