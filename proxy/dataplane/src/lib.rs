@@ -2,7 +2,7 @@
 //!
 //! A [`Dataplane`] says what it can hold ([`Dataplane::supports`]), what it holds ([`Dataplane::observe`]) and takes
 //! steps ([`Dataplane::apply`]). It has no policy: whatever needs a node, a zone or a traffic policy was decided before.
-//! Every implementation passes the same tests, [`contract`].
+//! Every implementation passes the same tests, those of the feature `contract`.
 
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
