@@ -1,7 +1,7 @@
 //! When the next sync is due, and how much it must cover. Pure.
 //!
 //! A change is written at once: while one sync runs, what arrives is folded into the next. Everything is compared with
-//! the kernel at the start, every sync period, and after a failure with growing delays.
+//! the kernel at the start, every sync period, and after a failure with growing delays, unless something new comes.
 
 use std::time::{Duration, Instant};
 
@@ -40,9 +40,12 @@ impl Pacing {
         Self { least, period, pending: false, last_end: None, whole_at: None, retry, failed: false }
     }
 
-    /// There is something to write.
-    pub(crate) const fn queue(&mut self) {
+    /// There is something new to write. What failed before does not hold it up for long.
+    pub(crate) fn queue(&mut self) {
         self.pending = true;
+        if let (true, Some(end)) = (self.failed, self.last_end) {
+            self.whole_at = self.whole_at.min(Some(end + FIRST_RETRY));
+        }
     }
 
     /// What is due at `now`, if anything.
@@ -137,9 +140,9 @@ mod tests {
         let (mut pacing, mut now) = start();
         pacing.succeeded(Extent::Whole, now);
         let mut delays = Vec::new();
+        pacing.queue();
         for _ in 0..8 {
             pacing.failed(now);
-            pacing.queue();
             assert_eq!(pacing.due(now), None);
             let at = pacing.deadline().expect("a deadline");
             assert_eq!(pacing.due(at), Some(Extent::Whole));
@@ -150,6 +153,18 @@ mod tests {
         pacing.succeeded(Extent::Whole, now);
         pacing.failed(now);
         assert_eq!(pacing.deadline(), Some(now + FIRST_RETRY), "success forgives");
+    }
+
+    #[test]
+    fn what_fails_again_and_again_does_not_hold_up_what_is_new() {
+        let (mut pacing, now) = start();
+        (0..8).for_each(|_| pacing.failed(now));
+        assert_eq!(pacing.deadline(), Some(now + 30 * SECOND));
+        pacing.queue();
+        assert_eq!(pacing.deadline(), Some(now + FIRST_RETRY));
+        assert_eq!(pacing.due(now + FIRST_RETRY), Some(Extent::Whole));
+        pacing.failed(now + FIRST_RETRY);
+        assert_eq!(pacing.deadline(), Some(now + FIRST_RETRY + 30 * SECOND), "it is as it was for the old");
     }
 
     #[test]
