@@ -226,6 +226,8 @@ fn kernel(error: dataplane::Error) -> Failure {
         Code::Unavailable
     } else if matches!(error, dataplane::Error::Permission { .. }) {
         Code::NoPermission
+    } else if matches!(error, dataplane::Error::Place { .. }) {
+        Code::Configuration
     } else {
         Code::Failed
     };

@@ -20,6 +20,16 @@ pub enum Error {
         /// What was tried.
         action: &'static str,
     },
+    /// The settings name a place that does not serve: they must change.
+    #[error("{action} {}", path.display())]
+    Place {
+        /// What it was to be for.
+        action: &'static str,
+        /// Which place.
+        path: PathBuf,
+        /// Why it does not serve.
+        source: io::Error,
+    },
     /// A file or directory could not be used.
     #[error("{action} {}", path.display())]
     File {

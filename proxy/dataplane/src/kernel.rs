@@ -24,8 +24,12 @@ pub fn default_cgroup() -> Result<PathBuf, Error> {
 
 /// Opens a directory of a cgroup v2.
 pub(crate) fn open_cgroup(path: &Path) -> Result<fs::File, Error> {
-    let failed =
-        |source| Error::File { action: "attach to the control group", path: path.to_owned(), source };
+    let failed = |source| {
+        if is_permission(&source) {
+            return Error::Permission { action: "attach to the control group" };
+        }
+        Error::Place { action: "attach to the control group", path: path.to_owned(), source }
+    };
     let directory = fs::File::open(path).map_err(failed)?;
     if file_system(path).map_err(failed)? != CGROUP2_SUPER_MAGIC {
         return Err(failed(io::Error::other("this is not a directory of a cgroup v2")));
@@ -40,7 +44,7 @@ pub(crate) fn require_bpf_fs(path: &Path) -> Result<(), Error> {
         if is_permission(&source) {
             return Error::Permission { action: "use the directory of the pinned state" };
         }
-        Error::File { action: "pin state in", path: path.to_owned(), source }
+        Error::Place { action: "pin state in", path: path.to_owned(), source }
     };
     if nearest_file_system(path).map_err(failed)? == BPF_FS_MAGIC {
         return Ok(());
