@@ -2,6 +2,7 @@
 
 mod front_door;
 mod harness;
+mod proxy;
 mod site;
 mod stub_process;
 mod traffic;

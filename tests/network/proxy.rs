@@ -1,0 +1,10 @@
+//! The program `fairway-proxy` on nodes of its own: real sockets of clients, real pods, an apiserver or a directory.
+
+mod answers;
+mod apiserver;
+mod away;
+mod life_cycle;
+mod manifests;
+mod node;
+mod refusal;
+mod services;
