@@ -153,9 +153,8 @@ impl Run {
             }
             None => (self.config_from_flags()?, self.mode_warning()),
         };
-        if let Some(name) = &self.hostname_override {
-            config.hostname_override = Some(name.trim().to_lowercase());
-        }
+        let name = self.hostname_override.as_deref().and_then(config::node_name);
+        config.hostname_override = name.or(config.hostname_override);
         match (&self.manifests, &mut config.source) {
             (None, Source::Cluster(access)) if self.master.is_some() => {
                 access.master.clone_from(&self.master);

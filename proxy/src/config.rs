@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use bind::{BindError, HEALTHZ_PORT, METRICS_PORT, bind_address};
+pub(crate) use check::node_name;
 pub use check::{Mode, read};
 
 /// Everything that is configurable.

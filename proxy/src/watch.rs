@@ -40,6 +40,8 @@ const LIST_WITHIN: Duration = Duration::from_mins(1);
 /// comes back, and is spread so that not all nodes come at once.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(3);
+/// A server that asks to be left alone for longer is asked again after this long all the same.
+const LONGEST_REST: Duration = Duration::from_mins(1);
 /// A server that answered for this long before it failed was well.
 const WELL_AFTER: Duration = Duration::from_secs(5);
 
@@ -317,7 +319,7 @@ impl<T> Follower<T> {
 
     /// Waits for at least `asked`, longer each time, and not at all where nobody listens any more.
     async fn wait_longer(&mut self, asked: Duration) {
-        let delay = spread(self.delay).max(asked);
+        let delay = spread(self.delay).max(asked.min(LONGEST_REST));
         self.delay = (self.delay * 2).min(LONGEST_DELAY);
         tokio::select! {
             () = sleep(delay) => {}

@@ -68,7 +68,7 @@ fn read_root(root: &mut Section<'_>, warnings: &mut Problems) -> Config {
     });
     let config = Config {
         source: Source::Cluster(Access { kubeconfig: connection.flatten(), master: None }),
-        hostname_override: root.text("hostnameOverride").filter(|name| !name.is_empty()),
+        hostname_override: root.text("hostnameOverride").as_deref().and_then(node_name),
         healthz: Some(bound(root, "healthzBindAddress", unspecified(bind), HEALTHZ_PORT)),
         metrics: Some(bound(root, "metricsBindAddress", loopback(bind), METRICS_PORT)),
         bind_address_hard_fail: root.flag("bindAddressHardFail").unwrap_or(defaults.bind_address_hard_fail),
@@ -85,6 +85,11 @@ fn read_root(root: &mut Section<'_>, warnings: &mut Problems) -> Config {
         }
     }
     config
+}
+
+/// A node's name as Kubernetes spells it; `None` for nothing but blanks.
+pub(crate) fn node_name(text: &str) -> Option<String> {
+    Some(text.trim().to_lowercase()).filter(|name| !name.is_empty())
 }
 
 const fn unspecified(bind: IpAddr) -> IpAddr {
@@ -345,10 +350,12 @@ mod tests {
     }
 
     #[test]
-    fn the_family_of_the_bind_address_decides_the_defaults() {
+    fn addresses_and_names_are_read_as_kube_proxy_reads_them() {
         let (config, _) =
-            read(&format!("{HEAD}bindAddress: '::'\nmetricsBindAddress: 0.0.0.0\n")).expect("valid");
+            read(&format!("{HEAD}bindAddress: '::'\nmetricsBindAddress: 0.0.0.0\nhostnameOverride: ' N1'\n"))
+                .expect("valid");
         assert_eq!(config.healthz.map(|address| address.to_string()).as_deref(), Some("[::]:10256"));
         assert_eq!(config.metrics.map(|address| address.to_string()).as_deref(), Some("0.0.0.0:10249"));
+        assert_eq!(config.hostname_override.as_deref(), Some("n1"));
     }
 }

@@ -58,8 +58,9 @@ impl Dataplane for Unruly {
     }
 }
 
+/// The sync period, 30 s, is longer than these tests: what they wait for comes sooner or not at all.
 fn config(directory: &Path) -> Config {
-    Config { sync_period: Duration::from_secs(1), ..quiet(Source::Manifests(directory.to_owned())) }
+    quiet(Source::Manifests(directory.to_owned()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,7 +97,8 @@ async fn what_somebody_else_did_to_the_kernel_is_repaired() {
     let directory = tempfile::tempdir().unwrap();
     let window = Window::new();
     put(directory.path(), "web.yaml", &web(&[1]));
-    with_proxy(config(directory.path()), window.clone(), async || {
+    let config = Config { sync_period: Duration::from_secs(1), ..config(directory.path()) };
+    with_proxy(config, window.clone(), async || {
         window.until(1, Some(1)).await;
         let mut somebody = window.clone();
         let stray = Change::AddService { frontend: frontend(9) };

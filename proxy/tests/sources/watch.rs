@@ -153,7 +153,11 @@ async fn a_forgotten_version_leads_to_a_new_list_and_breaks_nothing() {
             Asked::ListServices if counted.fetch_add(1, Ordering::SeqCst) == 0 => {
                 list(&[service("one", 1), service("gone", 2)], "")
             }
-            Asked::ListServices => list(&[service("one", 1), service("new", 3)], ""),
+            Asked::ListServices => {
+                let mut malformed = service("one", 1);
+                malformed["spec"]["clusterIP"] = json!("010.0.0.1");
+                list(&[malformed, service("new", 3)], "")
+            }
             Asked::WatchServices if counted.load(Ordering::SeqCst) > 1 => silence(),
             Asked::WatchServices if by_event => {
                 let (sender, lines) = mpsc::channel(1);
@@ -174,7 +178,7 @@ async fn a_forgotten_version_leads_to_a_new_list_and_breaks_nothing() {
         .await;
         let one = frontend(1);
         let about_one = window.take_changes().into_iter().filter(|change| change.frontend() == one).count();
-        assert_eq!(about_one, 2, "it was added with its backend and then left alone");
+        assert_eq!(about_one, 2, "it was added with its backend and then left alone, malformed as it became");
         assert_eq!(lists.load(Ordering::SeqCst), 2);
     }
 }
