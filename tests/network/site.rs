@@ -34,11 +34,14 @@ pub(crate) struct Plan {
     pub(crate) interval: &'static str,
     /// Beyond `caFile`, in YAML.
     pub(crate) tls: String,
+    /// How many addresses the virtual router has before the one that clients use.
+    pub(crate) further_addresses: u8,
 }
 
 impl Plan {
     pub(crate) fn new(priority: u8) -> Self {
-        Self { priority, preempt: false, balance: "round-robin", interval: "100ms", tls: String::new() }
+        let (balance, interval, tls) = ("round-robin", "100ms", String::new());
+        Self { priority, preempt: false, balance, interval, tls, further_addresses: 0 }
     }
 }
 
@@ -126,7 +129,9 @@ impl Site {
     /// The file of a front door. Its health checks have no time to lose, and its adverts some: a busy machine must not
     /// look like a dead master.
     pub(crate) fn configuration(&self, plan: &Plan) -> String {
-        let Plan { priority, preempt, balance, interval, tls } = plan;
+        let Plan { priority, preempt, balance, interval, tls, further_addresses } = plan;
+        let further = (1..=*further_addresses).map(|last| format!("192.0.2.{last}/32, "));
+        let further: String = further.collect();
         let backends = self.link.masters().iter().enumerate().map(|(position, host)| {
             format!("  - {{name: {}, address: \"{}:{APISERVER_PORT}\"}}\n", name(position), host.address())
         });
@@ -135,7 +140,7 @@ impl Site {
             "apiVersion: fairway.dev/v1alpha1\n\
              kind: FrontDoor\n\
              virtualRouter: {{interface: {INTERFACE}, routerId: 51, priority: {priority}, advertInterval: 200ms, \
-             preempt: {preempt}, addresses: [{VIRTUAL_ADDRESS}/32]}}\n\
+             preempt: {preempt}, addresses: [{further}{VIRTUAL_ADDRESS}/32]}}\n\
              frontend: {{listen: \"{FRONT_DOOR}\", balance: {balance}}}\n\
              healthCheck: {{interval: {interval}, timeout: 1s, tls: {{caFile: \"{}\"{tls}}}}}\n\
              backends:\n{backends}",
@@ -146,7 +151,7 @@ impl Site {
     /// New TLS connections of the client to the virtual address, one request each.
     pub(crate) fn dial(&self, rate: u32, duration: Duration) -> Result<Program> {
         let (rate, milliseconds) = (rate.to_string(), duration.as_millis().to_string());
-        let patience = "10000"; // milliseconds: an answer may be slow here, it must only come
+        let patience = "15000"; // milliseconds: an answer may be slow here, it must only come
         let arguments =
             ["--rate", &rate, "--milliseconds", &milliseconds, "--timeout-milliseconds", patience];
         Ok(traffic::dial(&FRONT_DOOR.to_string(), arguments)?.arguments(self.trust()).inside(self.client()))

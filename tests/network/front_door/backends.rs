@@ -20,8 +20,8 @@ fn a_refused_connect_is_tried_elsewhere_before_the_client_notices() -> Result<()
     let report = whole.site.dial_times(30)?;
     assert_eq!((report.attempts, report.failed), (30, 0), "{report:?}");
     let refused = whole.front_doors[0].metric("connect_failures_total{backend=\"m2\",reason=\"refused\"}")?;
-    assert_eq!(refused, 2, "the second refusal is the last");
-    assert!(!whole.front_doors[0].uses(1)?);
+    assert!((1..10).contains(&refused), "{refused} of the ten whose turn it was: refusals count against it");
+    until("it is out", || Ok(!whole.front_doors[0].uses(1)?))?;
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use tests::capture::{Capture, Content, Frame, Mac};
 use tests::topology::{Host, INTERFACE, VIRTUAL_ADDRESS};
 use tests::{Error, Result};
@@ -110,5 +111,20 @@ fn a_graceful_stop_hands_the_address_over() -> Result<()> {
     let advert = after.iter().position(|frame| advert_of(successor, frame) == Some(200));
     let announcement = after.iter().position(|frame| claims(successors_mac, frame));
     assert!(advert.is_some() && advert < announcement, "{after:?}");
+    Ok(())
+}
+
+#[test]
+fn the_address_is_gone_before_the_farewell_is_on_the_wire() -> Result<()> {
+    let site = Site::new(1)?;
+    let host = site.master(0);
+    // The address that is looked at goes last: were the farewell sent first, it would be there for a while yet.
+    let mut front_door = site.front_door(0, &Plan { further_addresses: 200, ..Plan::new(100) })?;
+    until("it holds the address", || host.holds(VIRTUAL_ADDRESS))?;
+    let capture = Capture::on_interface(site.client(), INTERFACE)?;
+    capture.wait_for("it speaks", LIMIT, |frame| advert_of(host, frame) == Some(100))?;
+    front_door.process.signal(Signal::SIGTERM)?;
+    capture.wait_for("the farewell", LIMIT, |frame| advert_of(host, frame) == Some(0))?;
+    assert!(!host.holds(VIRTUAL_ADDRESS)?);
     Ok(())
 }
