@@ -92,7 +92,7 @@ fn greet(site: &Site, screen: &mut Screen) -> Result<()> {
         site.control_plane.name()
     );
     screen.say(&screen.paint(Tone::Dim, remark))?;
-    let legend = "each mark is 50 ms of dials:  █ all answered   ▄ some   × none   · not known yet";
+    let legend = "each mark is 50 ms of dials:  █ all answered   ▄ some   × none   · nothing yet";
     screen.say(&screen.paint(Tone::Dim, legend))
 }
 

@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(
             table(&figures, false),
             [
-                "                 found        promised  keepalived + HAProxy",
+                "                found        promised  keepalived + HAProxy",
                 "✔ node killed  318 ms  at most 350 ms  331-358 ms",
                 "✘ stopped       30 ms   at most 20 ms",
                 "  back as      backup",

@@ -55,8 +55,7 @@ pub(crate) fn drains(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
     screen.live("another apiserver takes its place …")?;
     site.replace_apiserver(position)?;
     site.settle()?;
-    let even = MASTERS.map(|master| (master, DIALS / 3));
-    let again = dial_and_count(site, screen, Way::FrontDoor, (DIALS, RATE), &even)?;
+    let again = dial_and_count(site, screen, Way::FrontDoor, (DIALS, RATE), &MASTERS)?;
     Ok(vec![
         Figure::new("drain_failed", "apiserver drained: dials failed", Found::Count(failed, dials.len()))
             .promised(Promise::None),
@@ -64,7 +63,7 @@ pub(crate) fn drains(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
             .promised(Promise::None),
         Figure::new("drain_took", "... last connection after", Found::Time(drained))
             .promised(Promise::Within(DRAINED)),
-        again.into_figure("spread_after_drain", "spread once it is back"),
+        again.named("spread_after_drain", "spread once it is back"),
     ])
 }
 

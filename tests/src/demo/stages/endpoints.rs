@@ -14,9 +14,11 @@ use crate::demo::worker::Worker;
 
 /// Fine enough to tell milliseconds; a pod's turn comes every three dials.
 const RATE: u32 = 500;
-const MILLISECONDS: u32 = 6000;
-/// How often p3 joins and leaves.
-const CHANGES: usize = 10;
+const MILLISECONDS: u32 = 4000;
+/// How often p3 joins or leaves; it joins last.
+const CHANGES: usize = 11;
+const TWO: &[&str] = &["p1", "p2"];
+const THREE: &[&str] = &["p1", "p2", "p3"];
 /// So many dials in a row without p3 show that it is out.
 const WITHOUT: usize = 6;
 /// How many dials show a spread; a multiple of two and three.
@@ -29,65 +31,55 @@ pub(crate) fn change(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
         "Pods join and leave a Service",
         "endpoints written through the virtual address, 500 dials a second through the Service from another pod",
     )?;
-    let two = dial_and_count(site, screen, Way::Web, (DIALS, RATE), &[("p1", DIALS / 2), ("p2", DIALS / 2)])?;
-    let (mut followed, mut in_proxy) = (Vec::new(), Vec::new());
+    let two = dial_and_count(site, screen, Way::Web, (DIALS, RATE), TWO)?;
+    let (mut joined, mut left, mut in_proxy) = (Vec::new(), Vec::new(), Vec::new());
     let mut load = Load::start(site, Way::Web, RATE, MILLISECONDS)?;
-    for number in 0..CHANGES {
-        let joins = number % 2 == 0;
-        site.write_endpoints(if joins { &["p1", "p2", "p3"] } else { &["p1", "p2"] })?;
+    for number in 1..=CHANGES {
+        let joins = number % 2 == 1;
+        let begun = load::now();
+        site.write_endpoints(if joins { THREE } else { TWO })?;
         let written = load::now();
-        load.until(screen, |dials| has_followed(dials, joins, written))?;
-        followed.push(delay(load.dials()?, joins, written));
+        load.until(screen, |dials| has_followed(dials, joins, (begun, written)))?;
+        let times = if joins { &mut joined } else { &mut left };
+        times.push(delay(load.dials()?, joins, (begun, written)));
         in_proxy.extend(Worker::latest_change(&site.network)?);
     }
-    site.write_endpoints(&["p1", "p2", "p3"])?;
-    let written = load::now();
-    load.until(screen, |dials| has_followed(dials, true, written))?;
     let dials = load.finish(screen)?;
     let failed = measure::failed(&dials);
     screen.say(&chart::timeline(&dials, screen.has_colours()))?;
+    let [first, last, proxy] =
+        [&joined, &left, &in_proxy].map(|times| shown(measure::median(times).unwrap_or_default()));
+    screen.result(true, &format!("first connection on p3 {first} after the write returned, last one {last} after it left; the proxy took {proxy}"))?;
     screen.result(
         failed == 0,
-        &format!(
-            "traffic followed {} after the write returned (median of {CHANGES}), {} in the proxy; {failed} of {} dials failed",
-            shown(measure::median(&followed).unwrap_or_default()),
-            shown(measure::median(&in_proxy).unwrap_or_default()),
-            dials.len()
-        ),
+        &format!("{failed} of {} connections failed while it joined and left {CHANGES} times", dials.len()),
     )?;
-    let third = DIALS / 3;
-    let three = dial_and_count(
-        site,
-        screen,
-        Way::Web,
-        (DIALS, RATE),
-        &[("p1", third), ("p2", third), ("p3", third)],
-    )?;
+    let three = dial_and_count(site, screen, Way::Web, (DIALS, RATE), THREE)?;
     Ok(vec![
-        Figure::new("endpoints_followed", "endpoints changed: traffic after", Found::Times(followed)),
-        Figure::new("endpoints_proxy", "... of that in the proxy", Found::Times(in_proxy)),
+        Figure::new("endpoint_joined", "pod joined: first connection after", Found::Times(joined)),
+        Figure::new("endpoint_left", "pod left: last connection after", Found::Times(left)),
+        Figure::new("endpoint_in_proxy", "... from the watch event to the kernel", Found::Times(in_proxy)),
         Figure::new("endpoints_failed", "... dials failed", Found::Count(failed, dials.len()))
             .promised(Promise::None),
-        two.into_figure("spread_two_pods", "spread over two pods"),
-        three.into_figure("spread_three_pods", "spread over three pods"),
+        two.named("spread_two_pods", "spread over two pods"),
+        three.named("spread_three_pods", "spread over three pods"),
     ])
 }
 
-/// Whether the dials begun after a write show that p3 has joined, or has left.
-fn has_followed(dials: &[Dial], joins: bool, written: Duration) -> bool {
+/// Whether dials show that p3 has joined, or has left, by a write that was begun and had returned at these times.
+fn has_followed(dials: &[Dial], joins: bool, (begun, written): (Duration, Duration)) -> bool {
+    if joins {
+        return dials.iter().any(|dial| dial.start >= begun && is_third(dial));
+    }
     let mut after: Vec<&Dial> = dials.iter().filter(|dial| dial.start >= written).collect();
     after.sort_by_key(|dial| dial.start);
-    if joins {
-        after.iter().any(|dial| is_third(dial))
-    } else {
-        after.len() >= WITHOUT && !after[after.len() - WITHOUT..].iter().any(|dial| is_third(dial))
-    }
+    after.len() >= WITHOUT && !after[after.len() - WITHOUT..].iter().any(|dial| is_third(dial))
 }
 
 /// From the write's return to the first dial on p3, or the last; zero if that was before.
-fn delay(dials: &[Dial], joins: bool, written: Duration) -> Duration {
+fn delay(dials: &[Dial], joins: bool, (begun, written): (Duration, Duration)) -> Duration {
     let on_third = dials.iter().filter(|dial| is_third(dial)).map(|dial| dial.start);
-    let moment = if joins { on_third.filter(|&start| start >= written).min() } else { on_third.max() };
+    let moment = if joins { on_third.filter(|&start| start >= begun).min() } else { on_third.max() };
     moment.unwrap_or_default().saturating_sub(written)
 }
 
@@ -108,14 +100,16 @@ mod tests {
 
     #[test]
     fn a_pod_has_joined_with_its_first_connection_and_left_after_its_last() {
-        let written = Duration::from_millis(10);
-        let joined = dials(&[(8, "p3"), (12, "p1"), (14, "p2"), (16, "p3"), (22, "p3")]);
-        assert!(has_followed(&joined, true, written) && !has_followed(&joined[..3], true, written));
-        assert_eq!(delay(&joined, true, written), Duration::from_millis(6));
+        let ms = Duration::from_millis;
+        let write = (ms(6), ms(10));
+        let joined = dials(&[(2, "p3"), (12, "p1"), (14, "p2"), (16, "p3"), (22, "p3")]);
+        assert!(has_followed(&joined, true, write) && !has_followed(&joined[..3], true, write));
+        assert_eq!(delay(&joined, true, write), ms(6));
+        assert_eq!(delay(&dials(&[(8, "p3"), (16, "p3")]), true, write), Duration::ZERO);
         let left =
             dials(&[(12, "p3"), (14, "p1"), (16, "p2"), (18, "p1"), (20, "p2"), (22, "p1"), (24, "p2")]);
-        assert!(has_followed(&left, false, written) && !has_followed(&left[..6], false, written));
-        assert_eq!(delay(&left, false, written), Duration::from_millis(2));
-        assert_eq!(delay(&left, false, Duration::from_millis(13)), Duration::ZERO);
+        assert!(has_followed(&left, false, write) && !has_followed(&left[..6], false, write));
+        assert_eq!(delay(&left, false, write), ms(2));
+        assert_eq!(delay(&left, false, (ms(6), ms(13))), Duration::ZERO);
     }
 }

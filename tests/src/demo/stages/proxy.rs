@@ -49,9 +49,13 @@ pub(crate) fn refuses(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure
     let times: Vec<Duration> = dials.iter().map(|dial| dial.end.saturating_sub(dial.start)).collect();
     let reasons = measure::reasons(&dials);
     let as_expected = BTreeMap::from([(REFUSED.to_owned(), dials.len())]);
-    let answer = if reasons == as_expected { "refused".to_owned() } else { shares(&reasons) };
+    let answer = if reasons == as_expected {
+        "refused".to_owned()
+    } else {
+        format!("not all refused: {}", shares(&reasons))
+    };
     let time = measure::median(&times).unwrap_or_default();
-    screen.result(reasons == as_expected, &format!("{} after {}", shares(&reasons), shown(time)))?;
+    screen.result(reasons == as_expected, &format!("{answer}, {} after the dial", shown(time)))?;
     Ok(vec![
         Figure::new("no_endpoints_answer", "no endpoints: connections are", Found::Word(answer))
             .promised(Promise::Word("refused")),

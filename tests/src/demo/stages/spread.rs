@@ -1,7 +1,5 @@
 //! Connections are spread exactly.
 
-use std::collections::BTreeMap;
-
 use crate::Result;
 use crate::demo::chart;
 use crate::demo::figure::{Figure, Found, Promise};
@@ -24,43 +22,43 @@ pub(crate) fn over_apiservers(site: &mut Site, screen: &mut Screen) -> Result<Ve
         "Connections spread over the three apiservers",
         "300 TLS connections with a request each: through the virtual address, and through Service 10.254.0.1",
     )?;
-    let even: Vec<_> = MASTERS.iter().map(|master| (*master, DIALS / 3)).collect();
-    let door = dial_and_count(site, screen, Way::FrontDoor, (DIALS, RATE), &even)?;
-    let service = dial_and_count(site, screen, Way::Kubernetes, (DIALS, RATE), &even)?;
+    let door = dial_and_count(site, screen, Way::FrontDoor, (DIALS, RATE), &MASTERS)?;
+    let service = dial_and_count(site, screen, Way::Kubernetes, (DIALS, RATE), &MASTERS)?;
     Ok(vec![
-        door.into_figure("spread_front_door", "spread by the front door"),
-        service.into_figure("spread_service", "spread by the Service"),
+        door.named("spread_front_door", "spread by the front door"),
+        service.named("spread_service", "spread by the Service"),
     ])
 }
 
-/// A spread as found and as promised.
+/// A spread without a name.
 pub(crate) struct Spread {
-    found: BTreeMap<String, usize>,
-    promised: BTreeMap<String, usize>,
+    found: Found,
+    promise: Promise,
 }
 
 impl Spread {
     /// Names it.
-    pub(crate) fn into_figure(self, key: &'static str, title: &'static str) -> Figure {
-        Figure::new(key, title, Found::Spread(self.found)).promised(Promise::Exactly(self.promised))
+    pub(crate) fn named(self, key: &'static str, title: &'static str) -> Figure {
+        Figure::new(key, title, self.found).promised(self.promise)
     }
 }
 
-/// Dials so many times at a rate and shows who answered; the promise is `expected` of each.
+/// Dials so many times at a rate and shows who answered: each of `names` as often as any other, that is the promise.
 pub(crate) fn dial_and_count(
     site: &Site,
     screen: &mut Screen,
     way: Way,
     (dials, rate): (u32, u32),
-    expected: &[(&str, u32)],
+    names: &'static [&'static str],
 ) -> Result<Spread> {
     let answers = Load::start(site, way, rate, dials * 1000 / rate)?.finish(screen)?;
-    let found = measure::spread(&answers);
-    let promised = expected.iter().map(|&(name, share)| (name.to_owned(), share as usize)).collect();
+    let spread = measure::spread(&answers);
+    let share = answers.len() / names.len();
+    let kept = spread.len() == names.len() && spread.values().all(|&found| found == share);
     let name = match way {
         Way::FrontDoor => "virtual address",
         Way::Kubernetes | Way::Web | Way::Nobody => "Service",
     };
-    screen.result(found == promised, &format!("{name:<16} {}", chart::bars(&found, BAR)))?;
-    Ok(Spread { found, promised })
+    screen.result(kept, &format!("{name:<16} {}", chart::bars(&spread, BAR)))?;
+    Ok(Spread { found: Found::Spread(spread), promise: Promise::Even(names, share) })
 }
