@@ -119,7 +119,15 @@ impl Ebpf {
         let writes = self.mirror.writes(change).ok_or(Error::Identifiers)?;
         for (done, write) in writes.iter().enumerate() {
             if let Err(error) = self.maps.write(*write) {
-                self.take_back(&writes[..done]);
+                match change {
+                    Change::AddService { .. } | Change::AddBackend { .. } => self.take_back(&writes[..done]),
+                    // Half of it is done: the next reading of the maps completes it or lets it be.
+                    Change::DrainBackend { .. }
+                    | Change::RemoveBackend { .. }
+                    | Change::RemoveService { .. } => {
+                        self.stale = true;
+                    }
+                }
                 return Err(error);
             }
         }
@@ -127,14 +135,11 @@ impl Ebpf {
         Ok(())
     }
 
-    /// Undoes the first writes of a change of which a later one failed. Additions are taken back and the mirror stays
-    /// right. What cannot be taken back is left to the next reading of the maps.
+    /// Undoes the first writes of an addition of which a later one failed, so that the mirror stays right and others can
+    /// be added at no cost. What cannot be undone is left to the next reading of the maps.
     fn take_back(&mut self, done: &[Write]) {
-        for write in done.iter().rev() {
-            match write.taken_back() {
-                Some(undo) => self.stale |= self.maps.write(undo).is_err(),
-                None => self.stale |= !matches!(write, Write::Reserve(_)),
-            }
+        for undo in done.iter().rev().filter_map(|write| write.taken_back()) {
+            self.stale |= self.maps.write(undo).is_err();
         }
     }
 }

@@ -19,7 +19,7 @@ pub(super) enum Write {
 }
 
 impl Write {
-    /// What takes back an entry that was new; `None` where nothing need or can be taken back.
+    /// What takes back an entry that was new; `None` where there is nothing to take back.
     pub(super) const fn taken_back(self) -> Option<Self> {
         match self {
             Self::PutTurn(id) => Some(Self::DropTurn(id)),
