@@ -35,7 +35,7 @@ impl Tables for Maps {
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         // A service that grows or shrinks meanwhile is still the same.
-        agreed(|| SERVICES.get_ptr(key), |first, second| first.id == second.id)
+        agreed(|| SERVICES.get_ptr(key), whole, |first, second| first.id == second.id)
     }
 
     #[inline(always)]
@@ -46,7 +46,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn backend(&self, id: BackendId) -> Option<Backend> {
-        agreed(|| BACKENDS.get_ptr(id), PartialEq::eq)
+        agreed(|| BACKENDS.get_ptr(id), copy, PartialEq::eq)
     }
 
     #[inline(always)]
@@ -67,7 +67,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn origin(&self, key: &OriginKey) -> Option<Origin> {
-        agreed(|| ORIGINS.get_ptr(key), PartialEq::eq)
+        agreed(|| ORIGINS.get_ptr(key), copy, PartialEq::eq)
     }
 
     #[inline(always)]
@@ -82,10 +82,14 @@ impl Tables for Maps {
 /// that was preempted here is about to read it. Identifiers are never given out twice, so what two look-ups agree on is
 /// the key's. When they differ a third decides: to be wrong, it would have to be overtaken in the same way.
 #[inline(always)]
-fn agreed<V: Copy>(look_up: impl Fn() -> Option<*const V>, same: impl Fn(&V, &V) -> bool) -> Option<V> {
-    let first = copy(look_up()?);
-    let second = copy(look_up()?);
-    if same(&first, &second) { Some(second) } else { look_up().map(copy) }
+fn agreed<V>(
+    look_up: impl Fn() -> Option<*const V>,
+    read: impl Fn(*const V) -> V,
+    same: impl Fn(&V, &V) -> bool,
+) -> Option<V> {
+    let first = read(look_up()?);
+    let second = read(look_up()?);
+    if same(&first, &second) { Some(second) } else { look_up().map(read) }
 }
 
 /// Reads a value of a map.
@@ -95,6 +99,15 @@ fn copy<V: Copy>(value: *const V) -> V {
     // SAFETY: the pointer is of a look-up that found something; the kernel keeps that memory mapped and aligned until
     // the program ends. Its content may change meanwhile, hence volatile; `V` is plain data, valid in every state.
     unsafe { core::ptr::read_volatile(value) }
+}
+
+/// Reads a service in one access, so that its identifier and its number of slots are of the same entry.
+#[inline(always)]
+#[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+#[expect(clippy::cast_ptr_alignment, reason = "the kernel aligns values of maps to 8 bytes")]
+fn whole(service: *const Service) -> Service {
+    // SAFETY: as in `copy`; the kernel aligns values of maps to 8 bytes, and a `Service` is two words without padding.
+    unsafe { core::mem::transmute::<u64, Service>(service.cast::<u64>().read_volatile()) }
 }
 
 /// Counts one and returns the count before, as one step for all processors.
