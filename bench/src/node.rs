@@ -1,0 +1,154 @@
+//! A node with a proxy, an API server and two pods.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use tests::apiserver::{Options, Store, Stub};
+use tests::certificates::Authority;
+use tests::traffic::{self, PourReport};
+use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, kubeconfig, objects, wait};
+
+/// The Service whose endpoint changes.
+const FRONTEND: &str = "10.254.0.80:80";
+/// The Service that bytes are poured through.
+const SINK_FRONTEND: &str = "10.254.0.81:80";
+const SINK: &str = "10.42.1.1:9000";
+const API: &str = "127.0.0.1:6443";
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Everything on it ends when it is dropped.
+pub struct Node {
+    // Dropped in this order: processes, then what they used.
+    _proxy: Process,
+    _pods: Vec<Process>,
+    _stub: Stub,
+    store: Store,
+    cgroup: Cgroup,
+    network: Namespace,
+    _pod_networks: Vec<Namespace>,
+    _bpf_fs: BpfFs,
+    _folder: tempfile::TempDir,
+}
+
+impl Node {
+    /// Starts it and waits until its Services answer.
+    pub fn start() -> Result<Self> {
+        let folder = tempfile::tempdir().map_err(Error::system("make", "a temporary directory"))?;
+        let network = Namespace::new("node")?;
+        let (mut pod_networks, mut pods) = (Vec::new(), Vec::new());
+        for pod in ["1", "2"] {
+            let pod_network = Namespace::new(&format!("pod{pod}"))?;
+            network.cable(&format!("pod{pod}"), &pod_network, "eth0")?;
+            network.address(&format!("pod{pod}"), &format!("10.42.{pod}.254/24"))?;
+            pod_network.address("eth0", &format!("10.42.{pod}.1/24"))?;
+            pods.push(traffic::serve(&pod_network, &format!("pod{pod}"), &format!("10.42.{pod}.1:8080"))?);
+            pod_networks.push(pod_network);
+        }
+        let sink = Program::ours("traffic")?.arguments(["sink", SINK]).inside(&pod_networks[0]);
+        let mut sink = sink.spawn()?;
+        sink.wait_for_log("listening", PATIENCE)?;
+        pods.push(sink);
+
+        let authority = Authority::new("bench")?;
+        let authority_file = folder.path().join("ca.crt");
+        std::fs::write(&authority_file, authority.pem())
+            .map_err(Error::system("write", authority_file.display()))?;
+        let store = Store::default();
+        store.put(objects::service("web", "10.254.0.80").port("http", "TCP", 80).json())?;
+        store.put(endpoint_of_web(0))?;
+        store.put(objects::service("sink", "10.254.0.81").port("bytes", "TCP", 80).json())?;
+        let sink = objects::slice("sink", "sink-1").port("bytes", "TCP", 9000).ready(&["10.42.1.1"]);
+        store.put(sink.json())?;
+        let listener = network.run(|| TcpListener::bind(API))?.map_err(Error::system("bind", API))?;
+        let stub =
+            Stub::serve(listener, Options::new("bench", authority.server("stub", &["127.0.0.1"])?), &store)?;
+
+        let (cgroup, bpf_fs) = (Cgroup::new("node")?, BpfFs::new()?);
+        let config = folder.path().join("kubeconfig");
+        std::fs::write(&config, kubeconfig(API, &authority_file, "none"))
+            .map_err(Error::system("write", config.display()))?;
+        let proxy = Program::ours("fairway-proxy")?
+            .arguments(["--kubeconfig".as_ref(), config.as_os_str()])
+            .arguments(["--cgroup".as_ref(), cgroup.path(), "--bpf-fs".as_ref(), bpf_fs.path()])
+            .inside(&network)
+            .spawn()?;
+        let node = Self {
+            _proxy: proxy,
+            _pods: pods,
+            _stub: stub,
+            store,
+            cgroup,
+            network,
+            _pod_networks: pod_networks,
+            _bpf_fs: bpf_fs,
+            _folder: folder,
+        };
+        node.join()?;
+        node.network.run(|| {
+            wait::until("the Service answers", PATIENCE, || answerer().is_ok_and(|name| name == "pod1"))
+        })??;
+        Ok(node)
+    }
+
+    /// For each of `rounds` changes of the only endpoint: from its commit in the API server until a new connection
+    /// reaches the new endpoint. The watch event takes part of it, so this is more than the proxy's own share.
+    pub fn endpoint_changes(&self, rounds: u32) -> Result<Vec<Duration>> {
+        let change = |round: u32| {
+            let expected = if round.is_multiple_of(2) { "pod2" } else { "pod1" };
+            let endpoint = endpoint_of_web(round + 1);
+            let start = wait::now();
+            self.store.put(endpoint)?;
+            let deadline = start + PATIENCE;
+            while wait::now() < deadline {
+                if answerer().map_err(Error::system("ask", FRONTEND))? == expected {
+                    return Ok(wait::now() - start);
+                }
+            }
+            Err(Error::Timeout { what: format!("connections reach {expected}"), limit: PATIENCE })
+        };
+        self.network.run(|| (0..rounds).map(change).collect())?
+    }
+
+    /// Bits per second of one stream to a pod that is addressed itself.
+    pub fn pour_directly(&self) -> Result<f64> {
+        self.pour(SINK)
+    }
+
+    /// Bits per second of one stream to the same pod through its Service.
+    pub fn pour_through_service(&self) -> Result<f64> {
+        self.pour(SINK_FRONTEND)
+    }
+
+    fn pour(&self, address: &str) -> Result<f64> {
+        let client = Program::ours("traffic")?
+            .arguments(["pour", address, "--milliseconds", "2000"])
+            .inside(&self.network)
+            .in_cgroup(&self.cgroup);
+        Ok(traffic::report::<PourReport>(client, PATIENCE)?.rate)
+    }
+
+    /// Makes this process one of the node's, so that its sockets are translated.
+    fn join(&self) -> Result<()> {
+        let members = self.cgroup.path().join("cgroup.procs");
+        std::fs::write(&members, std::process::id().to_string())
+            .map_err(Error::system("join", members.display()))
+    }
+}
+
+/// Pod 1 in even rounds, pod 2 in odd ones.
+fn endpoint_of_web(round: u32) -> serde_json::Value {
+    let address = if round.is_multiple_of(2) { "10.42.1.1" } else { "10.42.2.1" };
+    objects::slice("web", "web-1").port("http", "TCP", 8080).ready(&[address]).json()
+}
+
+/// Who answers at the Service.
+fn answerer() -> std::io::Result<String> {
+    let address: SocketAddr = FRONTEND.parse().map_err(std::io::Error::other)?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"who\n")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    Ok(answer.split(' ').next().unwrap_or_default().to_owned())
+}
