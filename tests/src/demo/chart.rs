@@ -27,15 +27,18 @@ pub(crate) fn timeline(dials: &[Dial], colours: bool) -> String {
         if dial.outcome.is_ok() { *answered += 1 } else { *failed += 1 }
     }
     let latest = marks.len().saturating_sub(WIDTH);
-    marks[latest..].iter().map(|&(answered, failed)| symbol(answered, failed, colours)).collect()
+    let symbols: Vec<_> =
+        marks[latest..].iter().map(|&(answered, failed)| symbol(answered, failed)).collect();
+    let run = |run: &[(Tone, &str)]| paint(colours, run[0].0, &run[0].1.repeat(run.len()));
+    symbols.chunk_by(|one, next| one == next).map(run).collect()
 }
 
-fn symbol(answered: usize, failed: usize, colours: bool) -> String {
+const fn symbol(answered: usize, failed: usize) -> (Tone, &'static str) {
     match (answered, failed) {
-        (0, 0) => paint(colours, Tone::Dim, "·"),
-        (_, 0) => paint(colours, Tone::Good, "█"),
-        (0, _) => paint(colours, Tone::Bad, "×"),
-        (_, _) => paint(colours, Tone::Fair, "▄"),
+        (0, 0) => (Tone::Dim, "·"),
+        (_, 0) => (Tone::Good, "█"),
+        (0, _) => (Tone::Bad, "×"),
+        (_, _) => (Tone::Fair, "▄"),
     }
 }
 

@@ -154,19 +154,23 @@ impl ControlPlane {
                 let service = objects::service("kubernetes", &KUBERNETES.ip().to_string())
                     .port("https", "TCP", KUBERNETES.port())
                     .with("/spec/ports/0", "targetPort", APISERVER_PORT);
-                vec![service.json(), self.endpoints("kubernetes", ("https", APISERVER_PORT), &addresses)]
+                vec![
+                    service.json(),
+                    self.endpoints("kubernetes", &[("https", "TCP", APISERVER_PORT)], &addresses),
+                ]
             }
             Kind::Real { .. } => Vec::new(),
         }
     }
 
     /// Who is behind a service, in the kind of object that a proxy of this API server's age reads.
-    pub(crate) fn endpoints(&self, service: &str, (port, number): (&str, u16), addresses: &[&str]) -> Value {
+    pub(crate) fn endpoints(&self, service: &str, ports: &[(&str, &str, u16)], addresses: &[&str]) -> Value {
         let object = match &self.kind {
             Kind::Stub { .. } => objects::slice(service, service),
             Kind::Real { .. } => objects::endpoints(service),
         };
-        object.port(port, "TCP", number).ready(addresses).json()
+        let add = |object: objects::Object, &(name, protocol, port): &_| object.port(name, protocol, port);
+        ports.iter().fold(object.ready(addresses), add).json()
     }
 }
 

@@ -101,9 +101,9 @@ impl Figure {
         let mut value = self.found.json();
         value["name"] = self.key.into();
         value["title"] = self.title.into();
-        value["kept"] = self.is_kept().into();
         if let Some(promise) = &self.promise {
             value["promised"] = promise.to_string().into();
+            value["kept"] = self.is_kept().into();
         }
         if let Some(baseline) = self.baseline {
             value["keepalived_and_haproxy"] = baseline.into();

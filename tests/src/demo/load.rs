@@ -38,6 +38,8 @@ pub(crate) enum Way {
     Kubernetes,
     /// The pods through their Service, from another pod of the worker.
     Web,
+    /// The same by UDP: a socket and a datagram.
+    WebByUdp,
     /// A Service without endpoints, from that pod.
     Nobody,
 }
@@ -47,15 +49,8 @@ impl Way {
         match self {
             Self::FrontDoor => FRONT_DOOR,
             Self::Kubernetes => KUBERNETES,
-            Self::Web => WEB,
+            Self::Web | Self::WebByUdp => WEB,
             Self::Nobody => NOBODY,
-        }
-    }
-
-    const fn speaks_tls(self) -> bool {
-        match self {
-            Self::FrontDoor | Self::Kubernetes => true,
-            Self::Web | Self::Nobody => false,
         }
     }
 
@@ -65,21 +60,26 @@ impl Way {
         match self {
             Self::FrontDoor => client.inside(network.link.client().namespace()),
             Self::Kubernetes => client.inside(&network.worker).in_cgroup(cgroup),
-            Self::Web | Self::Nobody => client.inside(&network.client_pod).in_cgroup(cgroup),
+            Self::Web | Self::WebByUdp | Self::Nobody => client.inside(&network.client_pod).in_cgroup(cgroup),
         }
     }
 
     fn arguments(self, site: &Site) -> Vec<String> {
-        if !self.speaks_tls() {
-            return Vec::new();
+        match self {
+            Self::FrontDoor | Self::Kubernetes => tls_arguments(site),
+            Self::WebByUdp => ["--protocol", "udp"].map(str::to_owned).to_vec(),
+            Self::Web | Self::Nobody => Vec::new(),
         }
-        let mut arguments = ["--protocol", "tls", "--path", PATH, "--authority"].map(str::to_owned).to_vec();
-        arguments.push(site.control_plane.authority_file().display().to_string());
-        for (name, certificate) in site.control_plane.certificates() {
-            arguments.extend(["--backend".to_owned(), format!("{name}={}", certificate.display())]);
-        }
-        arguments
     }
+}
+
+fn tls_arguments(site: &Site) -> Vec<String> {
+    let mut arguments = ["--protocol", "tls", "--path", PATH, "--authority"].map(str::to_owned).to_vec();
+    arguments.push(site.control_plane.authority_file().display().to_string());
+    for (name, certificate) in site.control_plane.certificates() {
+        arguments.extend(["--backend".to_owned(), format!("{name}={}", certificate.display())]);
+    }
+    arguments
 }
 
 /// Dials in progress.

@@ -88,12 +88,16 @@ impl Site {
 
     /// Writes the Services, and that `pods` serve.
     pub(crate) fn write_services(&self, pods: &[&str]) -> Result<()> {
-        let web = objects::service("web", &WEB.ip().to_string()).port("http", "TCP", WEB.port());
-        let nobody = objects::service("nobody", &NOBODY.ip().to_string()).port("http", "TCP", NOBODY.port());
+        let web = objects::service("web", &WEB.ip().to_string())
+            .port("tcp", "TCP", WEB.port())
+            .port("udp", "UDP", WEB.port())
+            .with("/spec/ports/0", "targetPort", POD_PORT)
+            .with("/spec/ports/1", "targetPort", POD_PORT);
+        let nobody = objects::service("nobody", &NOBODY.ip().to_string()).port("tcp", "TCP", NOBODY.port());
         for object in self.control_plane.own_service(&self.network) {
             self.api.apply(&object)?;
         }
-        for service in [web.with("/spec/ports/0", "targetPort", POD_PORT), nobody] {
+        for service in [web, nobody] {
             self.api.apply(&service.json())?;
         }
         self.write_endpoints(pods).map(drop)
@@ -104,7 +108,8 @@ impl Site {
         let serving = PODS.iter().filter(|(name, _)| pods.contains(name));
         let addresses: Vec<String> = serving.map(|(_, address)| address.to_string()).collect();
         let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
-        self.api.apply(&self.control_plane.endpoints("web", ("http", POD_PORT), &addresses))
+        let ports = [("tcp", "TCP", POD_PORT), ("udp", "UDP", POD_PORT)];
+        self.api.apply(&self.control_plane.endpoints("web", &ports, &addresses))
     }
 
     /// Fails if a pod's server ended.

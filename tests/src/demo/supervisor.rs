@@ -4,6 +4,7 @@
 //! for nothing else, ends the processes in its namespaces and removes those, its control groups and its mounts.
 //! Everything else it made is in the folder that the parent gave it.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode, ExitStatus};
 
@@ -11,41 +12,42 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal};
 
-use crate::{Error, Result, cgroup, mount_point, namespace, require_root};
+use crate::{Error, Result, cgroup, label, mount_point, namespace, require_root};
 
+/// What its folder is called.
+const LABEL: &str = "demo";
 /// What a shell reports for a program that was interrupted.
 const INTERRUPTED: u8 = 130;
 
 /// Runs this program again as a child that performs, and cleans up after it. Needs root.
 pub(crate) fn supervise() -> Result<ExitCode> {
     require_root("the demo")?;
-    let folder = tempfile::Builder::new()
-        .prefix("fw-demo-")
-        .tempdir()
-        .map_err(Error::system("make", "a folder for the demo"))?;
+    sweep_folders()?;
+    let folder = std::env::temp_dir().join(label::unique(LABEL));
+    fs::create_dir(&folder).map_err(Error::system("make", folder.display()))?;
     signals().thread_block().map_err(Error::system("block", "signals"))?;
     let program = std::env::current_exe().map_err(Error::system("find", "the running executable"))?;
     let child = Command::new(program)
         .args(std::env::args_os().skip(1))
-        .args(["--child".as_ref(), folder.path()])
-        .env("TMPDIR", folder.path())
+        .args(["--child".as_ref(), folder.as_path()])
+        .env("TMPDIR", &folder)
         .spawn()
         .map_err(Error::system("start", "the demo"))?;
     let status = wait_for(child)?;
-    clean_up(folder.path())?;
+    // The child is dead, so everything with its process id in the name is nobody's.
+    namespace::sweep()?;
+    cgroup::sweep(&mount_point("cgroup2")?)?;
+    unmount_below(&folder)?;
     match status {
-        Some(status) if status.success() => {
-            folder.close().map_err(Error::system("remove", "the folder of the demo"))?;
-            Ok(ExitCode::SUCCESS)
-        }
+        Some(status) if status.success() => remove(&folder).map(|()| ExitCode::SUCCESS),
         Some(status) => {
-            say_where_logs_are(&folder.keep());
+            say(&format!("logs of every program are in {}, until the next run", folder.display()));
             let code = status.code().and_then(|code| u8::try_from(code).ok());
             Ok(code.map_or(ExitCode::FAILURE, ExitCode::from))
         }
         None => {
-            folder.close().map_err(Error::system("remove", "the folder of the demo"))?;
-            Ok(ExitCode::from(INTERRUPTED))
+            say("\ninterrupted: everything that was made is removed");
+            remove(&folder).map(|()| ExitCode::from(INTERRUPTED))
         }
     }
 }
@@ -76,12 +78,27 @@ fn wait_for(mut child: std::process::Child) -> Result<Option<ExitStatus>> {
     }
 }
 
-/// The child is dead, so everything with its process id in the name is nobody's.
-fn clean_up(folder: &Path) -> Result<()> {
-    namespace::sweep()?;
-    cgroup::sweep(&mount_point("cgroup2")?)?;
+/// Removes the folders of runs that failed, or were killed with their supervisor.
+fn sweep_folders() -> Result<()> {
+    let parent = std::env::temp_dir();
+    for entry in fs::read_dir(&parent).map_err(Error::system("list", parent.display()))? {
+        let entry = entry.map_err(Error::system("list", parent.display()))?;
+        let is_ours = |name: &str| name.starts_with(&format!("fw-{LABEL}-")) && label::is_orphan(name);
+        if entry.file_name().to_str().is_some_and(is_ours) {
+            unmount_below(&entry.path())?;
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    fs::remove_dir_all(folder).map_err(Error::system("remove", folder.display()))
+}
+
+fn unmount_below(folder: &Path) -> Result<()> {
     let file = "/proc/self/mountinfo";
-    let table = std::fs::read_to_string(file).map_err(Error::system("read", file))?;
+    let table = fs::read_to_string(file).map_err(Error::system("read", file))?;
     for point in mounts_below(&table, folder) {
         umount2(point, MntFlags::MNT_DETACH).map_err(Error::system("unmount", point.display()))?;
     }
@@ -94,9 +111,9 @@ fn mounts_below<'table>(table: &'table str, folder: &Path) -> Vec<&'table Path> 
     points.filter(|point| point.starts_with(folder)).collect()
 }
 
-#[expect(clippy::print_stderr, reason = "whoever looks for the cause must know where to look")]
-fn say_where_logs_are(folder: &Path) {
-    eprintln!("logs of every program are in {}", folder.display());
+#[expect(clippy::print_stderr, reason = "whoever watches must know what is left")]
+fn say(text: &str) {
+    eprintln!("{text}");
 }
 
 #[cfg(test)]

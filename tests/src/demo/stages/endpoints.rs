@@ -17,6 +17,8 @@ const RATE: u32 = 500;
 const MILLISECONDS: u32 = 4000;
 /// How often p3 joins or leaves; it joins last.
 const CHANGES: usize = 11;
+/// What may pass between a watch event and its change being in force.
+const IN_PROXY: Duration = Duration::from_millis(10);
 const TWO: &[&str] = &["p1", "p2"];
 const THREE: &[&str] = &["p1", "p2", "p3"];
 /// So many dials in a row without p3 show that it is out.
@@ -55,14 +57,17 @@ pub(crate) fn change(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
         &format!("{failed} of {} connections failed while it joined and left {CHANGES} times", dials.len()),
     )?;
     let three = dial_and_count(site, screen, Way::Web, (DIALS, RATE), THREE)?;
+    let by_udp = dial_and_count(site, screen, Way::WebByUdp, (DIALS, RATE), THREE)?;
     Ok(vec![
         Figure::new("endpoint_joined", "pod joined: first connection after", Found::Times(joined)),
         Figure::new("endpoint_left", "pod left: last connection after", Found::Times(left)),
-        Figure::new("endpoint_in_proxy", "... from the watch event to the kernel", Found::Times(in_proxy)),
+        Figure::new("endpoint_in_proxy", "... from the watch event to the kernel", Found::Times(in_proxy))
+            .promised(Promise::Usually(IN_PROXY)),
         Figure::new("endpoints_failed", "... dials failed", Found::Count(failed, dials.len()))
             .promised(Promise::None),
         two.named("spread_two_pods", "spread over two pods"),
         three.named("spread_three_pods", "spread over three pods"),
+        by_udp.named("spread_by_udp", "spread by UDP"),
     ])
 }
 

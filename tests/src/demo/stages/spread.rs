@@ -58,6 +58,7 @@ pub(crate) fn dial_and_count(
     let name = match way {
         Way::FrontDoor => "virtual address",
         Way::Kubernetes | Way::Web | Way::Nobody => "Service",
+        Way::WebByUdp => "Service, UDP",
     };
     screen.result(kept, &format!("{name:<16} {}", chart::bars(&spread, BAR)))?;
     Ok(Spread { found: Found::Spread(spread), promise: Promise::Even(names, share) })
