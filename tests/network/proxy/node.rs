@@ -228,9 +228,7 @@ impl Node {
     /// Starts 100 connections per second, which go on until told to stop.
     pub(crate) fn load(&self, target: &str) -> Result<Load> {
         let dial = traffic::dial(target, ["--rate", "100", "--milliseconds", "120000", "--each"])?;
-        let load = Load(self.client(dial).spawn()?);
-        load.await_more(10)?;
-        Ok(load)
+        Load::start(self.client(dial))
     }
 
     /// Opens 50 connections and keeps them for so long.
@@ -248,8 +246,15 @@ const DIALS_PER_SECOND: u32 = 300;
 pub(crate) struct Load(Process);
 
 impl Load {
+    /// Starts a client that prints each attempt.
+    pub(crate) fn start(dial: Program) -> Result<Self> {
+        let load = Self(dial.spawn()?);
+        load.await_more(10)?;
+        Ok(load)
+    }
+
     /// What became of those that have ended.
-    fn attempts(&self) -> Result<Vec<Attempt>> {
+    pub(crate) fn attempts(&self) -> Result<Vec<Attempt>> {
         let log = self.0.log()?;
         // The first line says when it began; the last may be half written.
         let lines = log.split_inclusive('\n').skip(1).filter(|line| line.ends_with('\n'));
