@@ -29,6 +29,7 @@ lint: setup  ## formatting, lints, documentation and the rules of who may depend
 
 bench: setup  ## figures of this machine
 	cargo build --release --bins
+	cargo run --release -p bench
 	cargo bench -p bench
 
 setup:

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tests::apiserver::{Options, Store, Stub};
@@ -28,7 +29,7 @@ pub struct Node {
     network: Namespace,
     _pod_networks: Vec<Namespace>,
     _bpf_fs: BpfFs,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Node {
@@ -36,42 +37,18 @@ impl Node {
     pub fn start() -> Result<Self> {
         let folder = tempfile::tempdir().map_err(Error::system("make", "a temporary directory"))?;
         let network = Namespace::new("node")?;
-        let (mut pod_networks, mut pods) = (Vec::new(), Vec::new());
-        for pod in ["1", "2"] {
-            let pod_network = Namespace::new(&format!("pod{pod}"))?;
-            network.cable(&format!("pod{pod}"), &pod_network, "eth0")?;
-            network.address(&format!("pod{pod}"), &format!("10.42.{pod}.254/24"))?;
-            pod_network.address("eth0", &format!("10.42.{pod}.1/24"))?;
-            pods.push(traffic::serve(&pod_network, &format!("pod{pod}"), &format!("10.42.{pod}.1:8080"))?);
-            pod_networks.push(pod_network);
-        }
-        let sink = Program::ours("traffic")?.arguments(["sink", SINK]).inside(&pod_networks[0]);
-        let mut sink = sink.spawn()?;
-        sink.wait_for_log("listening", PATIENCE)?;
-        pods.push(sink);
-
+        let (pods, pod_networks) = start_pods(&network, folder.path())?;
+        let store = services()?;
         let authority = Authority::new("bench")?;
-        let authority_file = folder.path().join("ca.crt");
-        std::fs::write(&authority_file, authority.pem())
-            .map_err(Error::system("write", authority_file.display()))?;
-        let store = Store::default();
-        store.put(objects::service("web", "10.254.0.80").port("http", "TCP", 80).json())?;
-        store.put(endpoint_of_web(0))?;
-        store.put(objects::service("sink", "10.254.0.81").port("bytes", "TCP", 80).json())?;
-        let sink = objects::slice("sink", "sink-1").port("bytes", "TCP", 9000).ready(&["10.42.1.1"]);
-        store.put(sink.json())?;
+        let identity = authority.server("stub", &["127.0.0.1"])?;
         let listener = network.run(|| TcpListener::bind(API))?.map_err(Error::system("bind", API))?;
-        let stub =
-            Stub::serve(listener, Options::new("bench", authority.server("stub", &["127.0.0.1"])?), &store)?;
-
+        let stub = Stub::serve(listener, Options::new("bench", identity), &store)?;
         let (cgroup, bpf_fs) = (Cgroup::new("node")?, BpfFs::new()?);
-        let config = folder.path().join("kubeconfig");
-        std::fs::write(&config, kubeconfig(API, &authority_file, "none"))
-            .map_err(Error::system("write", config.display()))?;
         let proxy = Program::ours("fairway-proxy")?
-            .arguments(["--kubeconfig".as_ref(), config.as_os_str()])
+            .arguments(["--kubeconfig".into(), write_kubeconfig(folder.path(), &authority)?])
             .arguments(["--cgroup".as_ref(), cgroup.path(), "--bpf-fs".as_ref(), bpf_fs.path()])
             .inside(&network)
+            .log_to(folder.path().join("fairway-proxy"))
             .spawn()?;
         let node = Self {
             _proxy: proxy,
@@ -82,7 +59,7 @@ impl Node {
             network,
             _pod_networks: pod_networks,
             _bpf_fs: bpf_fs,
-            _folder: folder,
+            folder,
         };
         node.join()?;
         node.network.run(|| {
@@ -124,7 +101,8 @@ impl Node {
         let client = Program::ours("traffic")?
             .arguments(["pour", address, "--milliseconds", "2000"])
             .inside(&self.network)
-            .in_cgroup(&self.cgroup);
+            .in_cgroup(&self.cgroup)
+            .log_to(self.folder.path().join("pour"));
         Ok(traffic::report::<PourReport>(client, PATIENCE)?.rate)
     }
 
@@ -134,6 +112,49 @@ impl Node {
         std::fs::write(&members, std::process::id().to_string())
             .map_err(Error::system("join", members.display()))
     }
+}
+
+/// Two pods that answer with their names; the first one also swallows bytes.
+fn start_pods(network: &Namespace, folder: &Path) -> Result<(Vec<Process>, Vec<Namespace>)> {
+    let (mut pods, mut pod_networks) = (Vec::new(), Vec::new());
+    for pod in ["1", "2"] {
+        let name = format!("pod{pod}");
+        let pod_network = Namespace::new(&name)?;
+        network.cable(&name, &pod_network, "eth0")?;
+        network.address(&name, &format!("10.42.{pod}.254/24"))?;
+        pod_network.address("eth0", &format!("10.42.{pod}.1/24"))?;
+        let arguments = ["serve", &format!("10.42.{pod}.1:8080"), "--name", &name];
+        pods.push(listening(arguments, &pod_network, folder.join(&name))?);
+        pod_networks.push(pod_network);
+    }
+    pods.push(listening(["sink", SINK], &pod_networks[0], folder.join("sink"))?);
+    Ok((pods, pod_networks))
+}
+
+fn services() -> Result<Store> {
+    let store = Store::default();
+    store.put(objects::service("web", "10.254.0.80").port("http", "TCP", 80).json())?;
+    store.put(endpoint_of_web(0))?;
+    store.put(objects::service("sink", "10.254.0.81").port("bytes", "TCP", 80).json())?;
+    store.put(objects::slice("sink", "sink-1").port("bytes", "TCP", 9000).ready(&["10.42.1.1"]).json())?;
+    Ok(store)
+}
+
+fn write_kubeconfig(folder: &Path, authority: &Authority) -> Result<PathBuf> {
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).map_err(Error::system("write", path.display()))?;
+        Ok(path)
+    };
+    let authority = write("ca.crt", authority.pem())?;
+    write("kubeconfig", &kubeconfig(API, &authority, "none"))
+}
+
+/// A server of the program `traffic`, once it listens.
+fn listening<const N: usize>(arguments: [&str; N], network: &Namespace, log: PathBuf) -> Result<Process> {
+    let mut server = Program::ours("traffic")?.arguments(arguments).inside(network).log_to(log).spawn()?;
+    server.wait_for_log("listening", PATIENCE)?;
+    Ok(server)
 }
 
 /// Pod 1 in even rounds, pod 2 in odd ones.
