@@ -4,7 +4,6 @@ mod backends;
 mod command_line;
 
 use std::net::TcpStream;
-use std::time::Duration;
 
 use tests::topology::FRONT_DOOR;
 use tests::{Error, Result};
@@ -93,10 +92,6 @@ fn all_used(whole: &WholeSite) -> Result<()> {
 
 /// A connection of the client to the virtual address.
 fn connect(site: &Site) -> Result<TcpStream> {
-    let connect = || {
-        let stream = TcpStream::connect_timeout(&FRONT_DOOR, LIMIT)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        Ok::<_, std::io::Error>(stream)
-    };
+    let connect = || TcpStream::connect_timeout(&FRONT_DOOR, LIMIT);
     site.client().run(connect)?.map_err(Error::system("connect to", FRONT_DOOR))
 }

@@ -55,7 +55,8 @@ impl Site {
         Ok(site)
     }
 
-    /// A master, an apiserver on each and a front door on each, the first of which holds the virtual address.
+    /// This many masters, each with an apiserver and a front door; the first is the strongest and holds the virtual
+    /// address. `plan` is given each one's priority.
     pub(crate) fn whole(masters: u8, plan: impl Fn(u8) -> Plan) -> Result<WholeSite> {
         let site = Self::new(masters)?;
         let positions = 0..usize::from(masters);
