@@ -9,8 +9,8 @@ use super::screen::{Tone, paint};
 
 /// The time one mark of a [`timeline`] stands for: five dials at 100 per second.
 pub(crate) const MARK: Duration = Duration::from_millis(50);
-/// How wide a picture may get.
-const WIDTH: usize = 100;
+/// How wide a picture may get: with its margin, narrower than any terminal.
+const WIDTH: usize = 72;
 
 /// One mark for each [`MARK`] of time since the first dial: did those begun then get their answers? `█` all, `▄` some,
 /// `×` none; `·` where none has ended yet. The latest ones if there are too many.
@@ -130,9 +130,9 @@ mod tests {
         assert_eq!(
             table(&figures, false),
             [
-                "                found        promised  keepalived + HAProxy",
-                "✔ node killed  318 ms  at most 350 ms  331-358 ms",
-                "✘ stopped       30 ms   at most 20 ms",
+                "                found  promised  keepalived + HAProxy",
+                "✔ node killed  318 ms  ≤ 350 ms  331-358 ms",
+                "✘ stopped       30 ms   ≤ 20 ms",
                 "  back as      backup",
             ]
         );

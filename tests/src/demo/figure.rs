@@ -136,7 +136,7 @@ impl std::fmt::Display for Found {
             Self::Times(times) => {
                 let median = super::measure::median(times).unwrap_or_default();
                 let max = times.iter().max().copied().unwrap_or_default();
-                write!(formatter, "median {}, max {} of {}", shown(median), shown(max), times.len())
+                write!(formatter, "median {}, max {}", shown(median), shown(max))
             }
             Self::Count(number, of) => write!(formatter, "{number} of {of}"),
             Self::Spread(spread) => formatter.write_str(&shares(spread)),
@@ -148,8 +148,8 @@ impl std::fmt::Display for Found {
 impl std::fmt::Display for Promise {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Within(limit) => write!(formatter, "at most {}", shown(*limit)),
-            Self::Usually(limit) => write!(formatter, "median at most {}", shown(*limit)),
+            Self::Within(limit) => write!(formatter, "≤ {}", shown(*limit)),
+            Self::Usually(limit) => write!(formatter, "median ≤ {}", shown(*limit)),
             Self::None => formatter.write_str("0"),
             Self::Even(_, share) => write!(formatter, "{share} each"),
             Self::Word(word) => formatter.write_str(word),
@@ -182,9 +182,11 @@ impl Report {
     }
 }
 
-/// A duration for people, to three digits.
+/// A duration for people, to two or three digits.
 pub(crate) fn shown(time: Duration) -> String {
     match time.as_secs_f64() * 1e3 {
+        0.0 => "0 ms".to_owned(),
+        tiny if tiny < 0.9995 => format!("{:.0} µs", tiny * 1e3),
         short if short < 9.95 => format!("{short:.1} ms"),
         medium if medium < 999.5 => format!("{medium:.0} ms"),
         long => format!("{:.1} s", long / 1e3),
@@ -253,20 +255,22 @@ mod tests {
             serde_json::to_value(Report::new("stub".into(), Duration::from_secs(1), &figures)).unwrap();
         assert_eq!(report["broken"], json!(["stop_gap"]));
         assert_eq!(report["figures"][0]["milliseconds"], 31.42);
-        assert_eq!(report["figures"][0]["promised"], "at most 20 ms");
+        assert_eq!(report["figures"][0]["promised"], "≤ 20 ms");
         assert_eq!(report["figures"][1]["keepalived_and_haproxy"], "70 ms");
     }
 
     #[test]
     fn figures_read_well() {
         for (found, text) in [
-            (Found::Time(Duration::from_micros(140)), "0.1 ms"),
+            (Found::Time(Duration::from_micros(140)), "140 µs"),
+            (Found::Time(Duration::from_nanos(999_600)), "1.0 ms"),
+            (Found::Time(Duration::ZERO), "0 ms"),
             (Found::Time(Duration::from_micros(9_960)), "10 ms"),
             (Found::Time(Duration::from_millis(318)), "318 ms"),
             (Found::Time(Duration::from_millis(1_250)), "1.2 s"),
             (
                 Found::Times(vec![Duration::from_millis(3), Duration::from_millis(12)]),
-                "median 3.0 ms, max 12 ms of 2",
+                "median 3.0 ms, max 12 ms",
             ),
             (Found::Count(0, 612), "0 of 612"),
             (Found::Spread(spread(&[("m1", 100), ("m2", 99)])), "m1 100, m2 99"),

@@ -19,8 +19,8 @@ pub(crate) fn arrive(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
     let start = wait::now();
     screen.live("apiservers and front doors are starting …")?;
     site.start_masters()?;
-    let holder = site.holder(|_| true)?;
     site.settle()?;
+    let holder = site.holder(|_| true)?;
     let masters = wait::now() - start;
     let holder = MASTERS[holder];
     screen.result(

@@ -59,9 +59,9 @@ pub(crate) fn change(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
     let three = dial_and_count(site, screen, Way::Web, (DIALS, RATE), THREE)?;
     let by_udp = dial_and_count(site, screen, Way::WebByUdp, (DIALS, RATE), THREE)?;
     Ok(vec![
-        Figure::new("endpoint_joined", "pod joined: first connection after", Found::Times(joined)),
-        Figure::new("endpoint_left", "pod left: last connection after", Found::Times(left)),
-        Figure::new("endpoint_in_proxy", "... from the watch event to the kernel", Found::Times(in_proxy))
+        Figure::new("endpoint_joined", "pod joined: first connection", Found::Times(joined)),
+        Figure::new("endpoint_left", "pod left: last connection", Found::Times(left)),
+        Figure::new("endpoint_in_proxy", "... watch event to kernel", Found::Times(in_proxy))
             .promised(Promise::Usually(IN_PROXY)),
         Figure::new("endpoints_failed", "... dials failed", Found::Count(failed, dials.len()))
             .promised(Promise::None),

@@ -22,7 +22,7 @@ const FAREWELL: Duration = Duration::from_millis(20);
 /// How often the front door is stopped.
 const STOPS: usize = 3;
 /// What the others reached at an advert interval of 100 ms.
-const OTHERS_AT_DEATH: &str = "331-358 ms (SIGKILL alone: 278-300 ms)";
+const OTHERS_AT_DEATH: &str = "331-358 ms";
 const OTHERS_AT_FAREWELL: &str = "70 ms";
 
 /// SIGKILL and a cut cable: the whole node.
