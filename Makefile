@@ -23,7 +23,7 @@ lint: setup  ## formatting, lints, documentation and the rules of who may depend
 	cargo fmt --all --check
 	cargo clippy --workspace --exclude ebpf-programs --all-targets -- -D warnings
 	cargo clippy -p ebpf-programs --lib -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --exclude ebpf-programs --no-deps --document-private-items
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --exclude ebpf-programs --no-deps --document-private-items
 	command -v cargo-deny >/dev/null || cargo install -q cargo-deny --version 0.20.2 --locked --no-default-features
 	cargo deny --all-features --config .deny.toml check bans licenses sources
 

@@ -201,7 +201,6 @@ fn a_refusal_by_the_server_changes_nothing() -> Result<()> {
 }
 
 #[test]
-#[ignore = "fairway-proxy does not read retryAfterSeconds yet"]
 fn a_server_that_says_when_to_come_back_is_left_alone_until_then() -> Result<()> {
     let (server, _node) = synced()?;
     let later = Refuse { retry_after_seconds: Some(2), ..Refuse::all("/api/v1/services", 429) };

@@ -22,7 +22,7 @@
 //! ```
 //!
 //! A shell owns a socket, a clock and an interface. It turns packets into events with [`decode`], wakes up at
-//! [`State::deadline`], calls [`step`] and does what the actions say:
+//! [`State::deadline`], calls [`step()`] and does what the actions say:
 //!
 //! ```
 //! # use std::{net::Ipv4Addr, time::Instant};

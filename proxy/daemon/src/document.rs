@@ -145,14 +145,15 @@ impl Section<'_> {
         }
     }
 
-    /// Takes out one of the named choices.
+    /// Takes out one of the named choices. A choice named "" is taken and not advertised.
     pub fn choice<T: Copy>(&mut self, field: &str, choices: &[(&str, T)]) -> Option<T> {
         let value = self.value(field)?;
         let chosen = value.as_str().and_then(|text| choices.iter().find(|(name, _)| *name == text));
         if let Some((_, choice)) = chosen {
             return Some(*choice);
         }
-        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        let names: Vec<&str> =
+            choices.iter().map(|(name, _)| *name).filter(|name| !name.is_empty()).collect();
         self.wrong(field, &format!("one of {}", names.join(", ")), &value)
     }
 

@@ -22,7 +22,7 @@ pub fn diff(observed: &Observed, desired: &Forwarding, scope: &Scope) -> Vec<Cha
     changes
 }
 
-/// The steps for one frontend: what [`diff`] says of it. Its cost depends on this frontend alone.
+/// The steps for one frontend: what [`diff()`] says of it. Its cost depends on this frontend alone.
 pub fn diff_frontend(
     frontend: Frontend,
     observed: Option<&ObservedService>,

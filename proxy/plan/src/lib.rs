@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Everything here is pure: no socket, no clock, no Kubernetes. A front end (fairway-proxy, fairway-lb) derives a
-//! [`Forwarding`]; a dataplane reports what it holds as [`Observed`]; [`diff`] names the steps from one to the other.
+//! [`Forwarding`]; a dataplane reports what it holds as [`Observed`]; [`diff()`] names the steps from one to the other.
 //! The laws those steps obey are in `tests/laws.rs`.
 
 #![warn(clippy::wildcard_enum_match_arm)]

@@ -11,7 +11,7 @@ use tests::apiserver::{Options, Release, Store, Stub};
 use tests::certificates::Identity;
 use tests::{Error, Result};
 
-/// A stub that speaks the apiserver's protocol. Faults: POST /fairway-test/<command>.
+/// A stub that speaks the apiserver's protocol. Faults: POST /fairway-test/COMMAND.
 #[derive(Parser)]
 struct Arguments {
     /// Where to listen.
