@@ -1,7 +1,7 @@
 //! The demo: a small cluster in network namespaces, and everything that can go wrong with its front door and its proxy.
 //!
-//! [`network`] draws the picture; [`stages`] are what is shown. Each figure comes with what was promised of it, and a
-//! broken promise is the demo's failure. It runs in a child process: whatever happens to that, [`supervisor`] removes
+//! `network` draws the picture; `stages` are what is shown. Each figure comes with what was promised of it, and a
+//! broken promise is the demo's failure. It runs in a child process: whatever happens to that, `supervisor` removes
 //! what it made.
 
 mod chart;
