@@ -85,10 +85,11 @@ impl Slice {
         };
         let mut ports = Vec::new();
         for port in object.ports.iter().flatten() {
-            // Without name or number a port stands for all ports, which a Service does not know.
-            if let (Some(name), Some(number)) = (&port.name, port.port.filter(|number| *number != 0)) {
+            // Without a number a port stands for all ports, which a Service does not know. A name is empty by default,
+            // as the API server would have filled it in: manifests come without it.
+            if let Some(number) = port.port.filter(|number| *number != 0) {
                 ports.push(EndpointPort {
-                    name: name.clone(),
+                    name: port.name.clone().unwrap_or_default(),
                     port: refusal::port("ports[].port", number)?,
                     protocol: refusal::protocol("ports[].protocol", port.protocol.as_deref())?,
                 });
@@ -224,15 +225,15 @@ mod tests {
     }
 
     #[test]
-    fn ports_without_name_or_number_are_skipped() {
+    fn ports_without_number_are_skipped_and_those_without_name_have_the_empty_one() {
         let ports = json!([{ "name": "a" }, { "port": 80 }, { "name": "b", "port": 0 }, { "name": "", "port": 8080 }]);
         let slice = slice(json!({ "endpoints": null, "ports": ports })).expect("valid").expect("ours");
-        let port = EndpointPort {
+        let port = |number| EndpointPort {
             name: String::new(),
-            port: Port::new(8080).expect("not 0"),
+            port: Port::new(number).expect("not 0"),
             protocol: Protocol::Tcp,
         };
-        assert_eq!(slice.groups, [Group { ports: vec![port], endpoints: vec![] }]);
+        assert_eq!(slice.groups, [Group { ports: vec![port(80), port(8080)], endpoints: vec![] }]);
     }
 
     #[test]

@@ -38,6 +38,24 @@ fn both_families_and_both_protocols_are_balanced_exactly() -> Result<()> {
     Ok(())
 }
 
+/// What people write: names and protocols left out, as they may be for a single port.
+#[test]
+fn what_the_api_server_would_have_filled_in_may_be_left_out() -> Result<()> {
+    let node = Node::with_pods()?;
+    node.write(
+        "web.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\n\
+         spec: {clusterIP: 10.254.0.10, ports: [{port: 80}]}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}\n\
+         addressType: IPv4\nports: [{port: 8080}]\nendpoints: [{addresses: [10.1.0.1]}]\n",
+    )?;
+    let _proxy = node.proxy_of_files()?;
+    let report = node.dial("tcp", "10.254.0.10:80", 3)?;
+    assert_eq!(report.backends.get("pod-1"), Some(&3), "{report:?}");
+    Ok(())
+}
+
 #[test]
 fn traffic_follows_the_files() -> Result<()> {
     let node = Node::with_pods()?;
