@@ -46,7 +46,7 @@ pub(crate) fn drains(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
         dials.len(),
         shown(drained)
     );
-    screen.result(failed == 0, &text)?;
+    screen.result(failed == 0 && drained <= DRAINED, &text)?;
     let text = format!(
         "{broken} of {} held connections broke; {} requests answered on them",
         held.opened, held.answered
@@ -59,9 +59,9 @@ pub(crate) fn drains(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
     Ok(vec![
         Figure::new("drain_failed", "apiserver drained: dials failed", Found::Count(failed, dials.len()))
             .promised(Promise::None),
-        Figure::new("drain_broken", "... held connections broken", Found::Count(broken, held.opened))
+        Figure::new("drain_broken", "apiserver drained: held ones broken", Found::Count(broken, held.opened))
             .promised(Promise::None),
-        Figure::new("drain_took", "... last connection after", Found::Time(drained))
+        Figure::new("drain_took", "apiserver drained: last new one after", Found::Time(drained))
             .promised(Promise::Within(DRAINED)),
         again.named("spread_after_drain", "spread once it is back"),
     ])

@@ -61,9 +61,9 @@ pub(crate) fn change(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
     Ok(vec![
         Figure::new("endpoint_joined", "pod joined: first connection", Found::Times(joined)),
         Figure::new("endpoint_left", "pod left: last connection", Found::Times(left)),
-        Figure::new("endpoint_in_proxy", "... watch event to kernel", Found::Times(in_proxy))
+        Figure::new("endpoint_in_proxy", "pods changed: watch event to kernel", Found::Times(in_proxy))
             .promised(Promise::Usually(IN_PROXY)),
-        Figure::new("endpoints_failed", "... dials failed", Found::Count(failed, dials.len()))
+        Figure::new("endpoints_failed", "pods changed: dials failed", Found::Count(failed, dials.len()))
             .promised(Promise::None),
         two.named("spread_two_pods", "spread over two pods"),
         three.named("spread_three_pods", "spread over three pods"),

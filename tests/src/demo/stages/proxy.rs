@@ -59,7 +59,7 @@ pub(crate) fn refuses(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure
     Ok(vec![
         Figure::new("no_endpoints_answer", "no endpoints: connections are", Found::Word(answer))
             .promised(Promise::Word("refused")),
-        Figure::new("no_endpoints_time", "... told so after", Found::Times(times))
+        Figure::new("no_endpoints_time", "no endpoints: told so after", Found::Times(times))
             .promised(Promise::Within(AT_ONCE)),
     ])
 }
