@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use daemon::telemetry::Format;
 
 /// The front door of a Kubernetes control plane: a virtual IP (VRRP) and a load balancer for its apiservers.
@@ -23,7 +23,7 @@ pub struct Arguments {
 
     /// How log lines are written to standard error.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
-    log_format: LogFormat,
+    log_format: Format,
 
     /// What is logged: error, warn, info, debug or trace; also per module, as in info,vrrp=debug.
     #[arg(long, value_name = "LEVEL", default_value = "info")]
@@ -57,7 +57,7 @@ impl From<Arguments> for Task {
             Some(Command::Check { file }) => Self::Check { file },
             None => Self::Serve {
                 config: config.expect("clap requires --config where no subcommand is given"),
-                log_format: log_format.into(),
+                log_format,
                 log_level,
             },
         }
@@ -71,21 +71,6 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
-impl From<LogFormat> for Format {
-    fn from(format: LogFormat) -> Self {
-        match format {
-            LogFormat::Text => Self::Text,
-            LogFormat::Json => Self::Json,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -53,6 +53,79 @@ impl Event {
     }
 }
 
+/// What a probe came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProbeResult {
+    /// 200.
+    Ready,
+    /// Another status.
+    Unready,
+    /// No answer, or none that counts.
+    Failed,
+    /// No complete answer in time.
+    TimedOut,
+}
+
+impl ProbeResult {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Ready, Self::Unready, Self::Failed, Self::TimedOut];
+
+    /// The word for it in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Unready => "unready",
+            Self::Failed => "failed",
+            Self::TimedOut => "timeout",
+        }
+    }
+
+    /// What it says of the backend.
+    pub const fn event(self) -> Event {
+        match self {
+            Self::Ready => Event::ProbeOk,
+            Self::Unready => Event::ProbeUnready,
+            Self::Failed | Self::TimedOut => Event::ProbeFailed,
+        }
+    }
+}
+
+/// Why a connection to a backend did not come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectFailure {
+    /// Nobody listens there.
+    Refused,
+    /// No answer within the frontend's connect timeout.
+    TimedOut,
+    /// The network says that it cannot be reached.
+    Unreachable,
+    /// This node lacks something: ports, descriptors, memory, a permission. It says nothing about the backend.
+    Local,
+}
+
+impl ConnectFailure {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::Refused, Self::TimedOut, Self::Unreachable, Self::Local];
+
+    /// The word for it in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::TimedOut => "timeout",
+            Self::Unreachable => "unreachable",
+            Self::Local => "local",
+        }
+    }
+
+    /// Whether it says something about the backend.
+    pub const fn blames_backend(self) -> bool {
+        match self {
+            Self::Refused | Self::TimedOut | Self::Unreachable => true,
+            Self::Local => false,
+        }
+    }
+}
+
 /// How many results in a row change the mind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Thresholds {
@@ -176,5 +249,11 @@ mod tests {
         let asking = [Event::ProbeOk, Event::ProbeUnready, Event::ProbeFailed, Event::ConnectFailed]
             .map(Event::asks_for_probe);
         assert_eq!(asking, [false, false, false, true]);
+    }
+
+    #[test]
+    fn numbers_are_positions() {
+        assert!(ProbeResult::ALL.into_iter().map(|result| result as usize).eq(0..4));
+        assert!(ConnectFailure::ALL.into_iter().map(|failure| failure as usize).eq(0..4));
     }
 }

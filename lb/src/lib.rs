@@ -23,6 +23,7 @@ pub mod config;
 mod error;
 pub mod health;
 pub mod metrics;
+mod netlink;
 mod packet_socket;
 pub mod pool;
 pub mod probe;

@@ -6,8 +6,7 @@ use prometheus::{
 };
 
 use crate::config::{BackendName, Backends};
-use crate::probe::ProbeResult;
-use crate::relay::ConnectFailure;
+use crate::health::{ConnectFailure, ProbeResult};
 
 /// The metrics of one front door.
 #[derive(Clone, Debug)]

@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::config::{HealthCheck, Tls};
-use crate::health::Event;
+use crate::health::ProbeResult;
 use crate::pool::Pool;
 
 /// Why a backend is not known to be ready.
@@ -47,42 +47,6 @@ pub enum ProbeError {
     /// Not finished in time.
     #[error("not finished within {0:?}")]
     Deadline(Duration),
-}
-
-/// What a probe came to, as metrics count it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ProbeResult {
-    /// 200.
-    Ready,
-    /// Another status.
-    Unready,
-    /// No answer, or none that counts.
-    Failed,
-    /// No complete answer in time.
-    TimedOut,
-}
-
-impl ProbeResult {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Ready, Self::Unready, Self::Failed, Self::TimedOut];
-
-    /// The word for it in metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Ready => "ready",
-            Self::Unready => "unready",
-            Self::Failed => "failed",
-            Self::TimedOut => "timeout",
-        }
-    }
-
-    const fn event(self) -> Event {
-        match self {
-            Self::Ready => Event::ProbeOk,
-            Self::Unready => Event::ProbeUnready,
-            Self::Failed | Self::TimedOut => Event::ProbeFailed,
-        }
-    }
 }
 
 impl From<&Result<(), ProbeError>> for ProbeResult {
@@ -237,12 +201,5 @@ mod tests {
             assert_eq!(jittered(interval, random), Duration::from_millis(milliseconds), "{random}");
         }
         assert!(jittered(Duration::from_hours(1), u64::MAX) <= Duration::from_mins(66));
-    }
-
-    #[test]
-    fn numbers_are_positions() {
-        for (position, result) in ProbeResult::ALL.into_iter().enumerate() {
-            assert_eq!(result as usize, position);
-        }
     }
 }

@@ -38,8 +38,6 @@ use crate::config::Frontend;
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 
-pub use connect::ConnectFailure;
-
 /// Why the relay cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {

@@ -18,7 +18,6 @@
 mod complaints;
 mod interface;
 mod metrics;
-mod netlink;
 mod worker;
 
 use std::io;
@@ -31,7 +30,6 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use vrrp::{AdvertInterval, Checksum, Priority, Role, RouterId, VirtualAddresses};
 
 pub use self::metrics::RouterMetrics;
-pub(crate) use self::netlink::Netlink;
 use self::worker::Worker;
 
 /// Which virtual router to take part in, and where.

@@ -9,7 +9,7 @@ use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, Addres
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 
-use crate::router::Netlink;
+use crate::netlink::Netlink;
 
 /// An IPv4 address found on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

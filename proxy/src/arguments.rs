@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 use daemon::problems::{Problem, Problems};
 use daemon::telemetry::Format;
 
@@ -89,30 +89,12 @@ pub(crate) struct Run {
     pub(crate) cleanup: bool,
 
     /// How log lines are written.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
-    pub(crate) log_format: LogFormat,
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
+    pub(crate) log_format: Format,
 
     /// How much is logged: 0 to 3 the operator's timeline, from 4 each change, from 8 everything.
     #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0)]
     pub(crate) verbosity: u8,
-}
-
-/// How log lines are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object per line.
-    Json,
-}
-
-impl From<LogFormat> for Format {
-    fn from(format: LogFormat) -> Self {
-        match format {
-            LogFormat::Text => Self::Text,
-            LogFormat::Json => Self::Json,
-        }
-    }
 }
 
 /// Why there is no configuration.

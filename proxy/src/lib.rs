@@ -55,7 +55,7 @@ const BIND_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Does what the command line asks for.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { command, run } = arguments;
-    telemetry::start(run.log_filter(), run.log_format.into()).map_err(Failure::failed)?;
+    telemetry::start(run.log_filter(), run.log_format).map_err(Failure::failed)?;
     match command {
         Some(Command::Check { file }) => check(&file),
         Some(Command::Cleanup { bpf_fs }) => cleanup(&bpf_fs),

@@ -10,7 +10,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
 
-use super::netlink::Netlink;
+use crate::netlink::Netlink;
 use crate::packet_socket::MacAddress;
 use crate::virtual_address::Observed;
 

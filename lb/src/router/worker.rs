@@ -15,9 +15,9 @@ use vrrp::{Action, Advert, Event, Received, Rejected, Role, Settings, State, dec
 
 use super::complaints::Complaints;
 use super::interface::{Interface, Monitor, primary_address};
-use super::netlink::Netlink;
 use super::{RouterConfig, RouterError, RouterMetrics, SharedRole};
 use crate::advert_socket::AdvertSocket;
+use crate::netlink::Netlink;
 use crate::packet_socket::{MacAddress, PacketSocket};
 use crate::virtual_address;
 

@@ -5,8 +5,8 @@ use std::io::{ErrorKind, Read};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use lb::health::ConnectFailure;
 use lb::health::Status;
-use lb::relay::ConnectFailure;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::lab::{Lab, Settings, hanging, named, refusing, until, within};

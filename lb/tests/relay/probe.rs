@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb::config::{self, Config};
+use lb::health::ProbeResult;
 use lb::health::{Event, Status, Thresholds};
 use lb::metrics::Metrics;
 use lb::pool::Pool;
-use lb::probe::{Probe, ProbeResult, watch};
+use lb::probe::{Probe, watch};
 use prometheus::Registry;
 
 use crate::lab::{until, within};

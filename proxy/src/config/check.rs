@@ -319,7 +319,7 @@ mod tests {
         let expected = [
             "apiVersion: must be one of kubeproxy.config.k8s.io/v1alpha1, found \"v1\"",
             "kind: is required",
-            "mode: must be one of , ebpf, iptables, ipvs, nftables, found \"userspace\"",
+            "mode: must be one of ebpf, iptables, ipvs, nftables, found \"userspace\"",
             "bindAddress: must be an IP address, found \"nowhere\"",
             "healthzBindAddress: must be an IP address with or without a port, as in 127.0.0.1:10249, found \"here\"",
             "bindAddressHardFail: must be true or false, found \"maybe\"",
