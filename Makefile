@@ -6,8 +6,8 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 .PHONY: demo test lint bench setup
 
 demo: setup  ## shows fail-over, draining and balancing on this machine's kernel, in namespaces of its own
-	cargo build --release --bins
-	cargo demo $(DEMO)
+	@cargo build --release --bins
+	@cargo demo $(DEMO)
 
 test: setup  ## every tier of tests; root is needed for network namespaces and eBPF
 	cargo build --bins

@@ -3,10 +3,11 @@
 # Safe to run again: what is there already is left alone. Needs Debian 12, root and Rust.
 set -euo pipefail
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*"; }
+# On standard error: what a command was asked for goes to standard output.
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 
 if ! command -v cargo >/dev/null; then
-  echo "setup.sh: cargo was not found: install Rust first, see rust-toolchain in README.md" >&2
+  echo "setup.sh: cargo was not found: install Rust first" >&2
   exit 1
 fi
 if [ "$(id -u)" != 0 ]; then
