@@ -61,6 +61,14 @@ fn the_example_shows_the_defaults() {
 }
 
 #[test]
+fn the_readme_shows_a_configuration_that_is_accepted() {
+    let readme = include_str!("../../../../README.md");
+    let example = readme.split("```yaml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let config = Files::new().parse(example).unwrap();
+    assert_eq!(config.backends.iter().count(), 3);
+}
+
+#[test]
 fn the_example_is_read_as_written() {
     let config = Files::new().parse(EXAMPLE).unwrap();
     let router = config.virtual_router.unwrap();
