@@ -21,8 +21,8 @@ packages=(
   "keepalived:the VRRP peer that fairway-lb must agree with"
   "etcd-server:the store behind a real kube-apiserver"
   "zstd:unpacks a stored kube-apiserver"
-  "openssl:certificates of a real kube-apiserver"
-  "curl:asks a real kube-apiserver whether it is ready"
+  "procps:sysctl, for namespaces whose neighbour entries must not age"
+  "gcc:links, and compiles the cryptography of rustls"
 )
 # An eBPF toolchain: a compiler with matching sources of core, and the LLVM that bpf-linker links with.
 toolchain=(
@@ -30,7 +30,6 @@ toolchain=(
   "rust-web-src:sources of core, compiled for the BPF target"
   "llvm-22-dev:bpf-linker links and optimises with this LLVM"
   "libzstd-dev:needed by that LLVM"
-  "gcc:links bpf-linker"
   "g++:links bpf-linker against LLVM"
 )
 
@@ -64,7 +63,11 @@ fi
 
 if ! command -v bpf-linker >/dev/null && [ ! -x "${CARGO_HOME:-$HOME/.cargo}/bin/bpf-linker" ]; then
   say "bpf-linker is missing: links eBPF programs written in Rust (about a minute)"
-  LLVM_PREFIX=/usr/lib/llvm-22 cargo install -q bpf-linker --version 0.13.0 --locked \
-    --no-default-features --features llvm-22
+  linker=(cargo install -q bpf-linker --version 0.13.0 --locked)
+  if nightly_with_sources; then
+    "${linker[@]}"
+  else
+    LLVM_PREFIX=/usr/lib/llvm-22 "${linker[@]}" --no-default-features --features llvm-22
+  fi
 fi
 say "everything needed is there"
