@@ -4,6 +4,7 @@
 
 mod check;
 mod tls;
+mod virtual_router;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -27,7 +27,7 @@ use std::thread::{self, JoinHandle};
 
 use ipnet::Ipv4Net;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use vrrp::{AdvertInterval, Checksum, Priority, Role, RouterId, VirtualAddresses};
+use vrrp::{AdvertInterval, Checksum, Preempt, Priority, Role, RouterId, VirtualAddresses};
 
 pub use self::metrics::RouterMetrics;
 use self::worker::Worker;
@@ -44,7 +44,7 @@ pub struct RouterConfig {
     /// Time between our adverts while we are master.
     pub interval: AdvertInterval,
     /// Whether a master of lower priority is replaced.
-    pub preempt: bool,
+    pub preempt: Preempt,
     /// How checksums are computed and expected.
     pub checksum: Checksum,
     /// What the master holds.

@@ -1,6 +1,6 @@
 //! From the text to a [`Config`], with every problem at once.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
@@ -11,12 +11,11 @@ use std::time::Duration;
 use daemon::document::{Document, Section};
 use daemon::problems::Problems;
 use hyper::http::uri::PathAndQuery;
-use ipnet::Ipv4Net;
-use vrrp::{AdvertInterval, Checksum, Priority, RouterId};
 
 use super::tls::{ReadFile, tls};
+use super::virtual_router::virtual_router;
 use super::{Backend, BackendName, Backends, Config, Frontend, HealthCheck, Policy, Tls, defaults};
-use crate::router::{RouterAddresses, RouterConfig};
+use crate::router::RouterConfig;
 
 /// What `apiVersion` must say.
 const API_VERSION: &str = "fairway.dev/v1alpha1";
@@ -81,62 +80,6 @@ fn must_be(root: &mut Section<'_>, field: &str, expected: &str) {
     {
         root.problem(field, format!("must be {expected}, found {found:?}"));
     }
-}
-
-fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> {
-    let interface = section.text("interface");
-    let interface = section.require("interface", interface).and_then(|name| {
-        let what = format!("must be the name of an interface, found {name:?}");
-        noted(section, "interface", is_interface_name(&name).then_some(name), what)
-    });
-    let router_id = section.number::<u8>("routerId", 1..=255);
-    let router_id = section.require("routerId", router_id).and_then(RouterId::new);
-    let priority = section.number::<u8>("priority", 1..=255).unwrap_or(defaults::PRIORITY);
-    let interval = section.duration("advertInterval").unwrap_or(defaults::ADVERT_INTERVAL);
-    let what = format!("must be from 10ms to 40.95s in steps of 10ms, found {interval:?}");
-    let interval = noted(section, "advertInterval", AdvertInterval::new(interval), what);
-    let preempt = section.flag("preempt").unwrap_or(false);
-    let checksums = [("pseudo-header", Checksum::PseudoHeader), ("plain", Checksum::Plain)];
-    let checksum = section.choice("checksum", &checksums).unwrap_or_default();
-    let addresses =
-        section.parsed_list("addresses", "an IPv4 address and prefix length such as 172.16.60.250/32");
-    let addresses = section.require("addresses", addresses).and_then(|list| virtual_addresses(section, list));
-    Some(RouterConfig {
-        interface: interface?,
-        router_id: router_id?,
-        priority: Priority::new(priority)?,
-        interval: interval?,
-        preempt,
-        checksum,
-        addresses: addresses?,
-    })
-}
-
-/// What the kernel takes for a name (`dev_valid_name`).
-fn is_interface_name(name: &str) -> bool {
-    let forbidden = |letter: char| letter == '/' || letter == ':' || letter == '\0' || letter.is_whitespace();
-    (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(forbidden)
-}
-
-fn virtual_addresses(section: &mut Section<'_>, list: Vec<Ipv4Net>) -> Option<RouterAddresses> {
-    let mut seen = BTreeSet::new();
-    for (position, network) in list.iter().enumerate() {
-        let (field, address) = (format!("addresses[{position}]"), network.addr());
-        if !seen.insert(address) {
-            section.problem(&field, format!("{address} is listed twice"));
-        }
-        if address.is_unspecified()
-            || address.is_multicast()
-            || address.is_broadcast()
-            || address.is_loopback()
-        {
-            section.problem(&field, format!("{address} cannot be a virtual address"));
-        }
-    }
-    if !(1..=255).contains(&list.len()) {
-        section.problem("addresses", format!("must list 1 to 255 addresses, found {}", list.len()));
-    }
-    RouterAddresses::new(list)
 }
 
 fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
@@ -239,7 +182,7 @@ fn overlap(listen: SocketAddr, other: SocketAddr) -> bool {
         && (same_address || everywhere(listen, other) || everywhere(other, listen))
 }
 
-fn duration(
+pub(super) fn duration(
     section: &mut Section<'_>,
     field: &str,
     range: RangeInclusive<Duration>,
@@ -258,7 +201,7 @@ fn count(section: &mut Section<'_>, field: &str, default: NonZeroU32) -> NonZero
 }
 
 /// Notes `what` unless `value` is there.
-fn noted<T>(section: &mut Section<'_>, field: &str, value: Option<T>, what: String) -> Option<T> {
+pub(super) fn noted<T>(section: &mut Section<'_>, field: &str, value: Option<T>, what: String) -> Option<T> {
     if value.is_none() {
         section.problem(field, what);
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use lb::router::{Router, RouterAddresses, RouterConfig, RouterError, RouterMetrics};
 use prometheus::Registry;
-use vrrp::{Advert, AdvertInterval, Checksum, Priority, Role, RouterId, Settings, VirtualAddresses};
+use vrrp::{Advert, AdvertInterval, Checksum, Preempt, Priority, Role, RouterId, Settings, VirtualAddresses};
 
 use crate::lab::{
     INTERFACE, Keepalived, Lab, OTHER, OURS, VIRTUAL, await_that, hear, holds_throughout,
@@ -25,7 +25,7 @@ fn config(priority: u8, preempt: bool) -> RouterConfig {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(priority).unwrap(),
         interval: AdvertInterval::new(INTERVAL).unwrap(),
-        preempt,
+        preempt: if preempt { Preempt::After(Duration::ZERO) } else { Preempt::Never },
         checksum: Checksum::PseudoHeader,
         addresses: RouterAddresses::new(vec![format!("{VIRTUAL}/32").parse().unwrap()]).unwrap(),
     }
@@ -46,7 +46,7 @@ fn others_settings() -> Settings {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(1).unwrap(),
         interval: AdvertInterval::new(INTERVAL).unwrap(),
-        preempt: false,
+        preempt: Preempt::Never,
         local: OTHER,
         addresses: VirtualAddresses::new(vec![VIRTUAL]).unwrap(),
         checksum: Checksum::PseudoHeader,

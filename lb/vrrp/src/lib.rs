@@ -26,14 +26,14 @@
 //!
 //! ```
 //! # use std::{net::Ipv4Addr, time::Instant};
-//! use vrrp::{Action, AdvertInterval, Checksum, Event, Priority, RouterId, Settings, State, VirtualAddresses, step};
+//! use vrrp::{Action, AdvertInterval, Checksum, Event, Preempt, Priority, RouterId, Settings, State, VirtualAddresses, step};
 //!
 //! # fn example(now: Instant) -> Option<()> {
 //! let settings = Settings {
 //!     router_id: RouterId::new(51)?,
 //!     priority: Priority::new(100)?,
 //!     interval: AdvertInterval::ONE_SECOND,
-//!     preempt: false,
+//!     preempt: Preempt::Never,
 //!     local: Ipv4Addr::new(172, 16, 60, 241),
 //!     addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)])?,
 //!     checksum: Checksum::PseudoHeader,
@@ -53,6 +53,6 @@ mod state;
 mod step;
 
 pub use packet::{Advert, GROUP, LONGEST, PROTOCOL, Received, Rejected, TIME_TO_LIVE, decode, encode};
-pub use settings::{AdvertInterval, Checksum, Priority, RouterId, Settings, VirtualAddresses};
-pub use state::{Action, Announcements, Event, Role, State};
+pub use settings::{AdvertInterval, Checksum, Preempt, Priority, RouterId, Settings, VirtualAddresses};
+pub use state::{Action, Announcements, Backup, Event, Role, State};
 pub use step::step;

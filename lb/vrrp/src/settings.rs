@@ -137,6 +137,17 @@ pub enum Checksum {
     Plain,
 }
 
+/// Whether a stronger router takes over from a weaker master that is well (`Preempt_Mode`, RFC 9568 §6.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preempt {
+    /// It serves under any master.
+    Never,
+    /// It lets a weaker master go on for this long, from its own start or from the time it first hears the weaker one
+    /// in a row; then it takes over. Zero is what RFC 9568 knows. A weaker master that is silent or says farewell is
+    /// replaced as any other.
+    After(Duration),
+}
+
 /// One virtual router as this node takes part in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -146,14 +157,25 @@ pub struct Settings {
     pub priority: Priority,
     /// Time between our adverts while we are master.
     pub interval: AdvertInterval,
-    /// Whether a master of lower priority is replaced. The address owner always does so.
-    pub preempt: bool,
+    /// Whether a master of lower priority is replaced. The address owner always does so, at once.
+    pub preempt: Preempt,
     /// The address our adverts come from: the primary one of the interface, never a virtual one.
     pub local: Ipv4Addr,
     /// The addresses the master holds.
     pub addresses: VirtualAddresses,
     /// How checksums are computed and expected.
     pub checksum: Checksum,
+}
+
+impl Settings {
+    /// How long a weaker master may go on; `None` for ever.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        match self.preempt {
+            Preempt::Never | Preempt::After(_) if self.priority == Priority::OWNER => Some(Duration::ZERO),
+            Preempt::Never => None,
+            Preempt::After(delay) => Some(delay),
+        }
+    }
 }
 
 #[cfg(test)]

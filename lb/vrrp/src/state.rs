@@ -13,12 +13,7 @@ pub enum State {
     /// Not started, stopped, or without a link.
     Initialize,
     /// Another router is master, or none is yet.
-    Backup {
-        /// When we take over unless an advert comes (`Active_Down_Timer`).
-        master_down_at: Instant,
-        /// The master's interval (`Active_Adver_Interval`), from which down time and skew follow.
-        master_interval: AdvertInterval,
-    },
+    Backup(Backup),
     /// We hold the addresses (`Active` in RFC 9568).
     Master {
         /// When our next advert is due (`Adver_Timer`).
@@ -28,12 +23,24 @@ pub enum State {
     },
 }
 
+/// What a backup remembers of its master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// When we take over unless an advert comes (`Active_Down_Timer`).
+    pub master_down_at: Instant,
+    /// The master's interval (`Active_Adver_Interval`), from which down time and skew follow.
+    pub master_interval: AdvertInterval,
+    /// When a weaker master's adverts stop counting, so that we take over from it. `None` for never, and after a
+    /// stronger one until a weaker one is heard.
+    pub preempt_at: Option<Instant>,
+}
+
 impl State {
     /// When [`Event::Tick`] will have an effect; `None` if only another event can have one.
     pub fn deadline(&self) -> Option<Instant> {
         match self {
             Self::Initialize => None,
-            Self::Backup { master_down_at, .. } => Some(*master_down_at),
+            Self::Backup(backup) => Some(backup.master_down_at),
             Self::Master { advertise_at, announcements } => Some(announcements.due().min(*advertise_at)),
         }
     }
@@ -42,7 +49,7 @@ impl State {
     pub const fn role(&self) -> Role {
         match self {
             Self::Initialize => Role::Initialize,
-            Self::Backup { .. } => Role::Backup,
+            Self::Backup(_) => Role::Backup,
             Self::Master { .. } => Role::Master,
         }
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::packet::Advert;
 use crate::settings::{AdvertInterval, Priority, Settings};
-use crate::state::{Action, Announcements, Event, State};
+use crate::state::{Action, Announcements, Backup, Event, State};
 
 /// What becomes of `state` when `event` happens at `now`, and what is to be done about it, in order.
 ///
@@ -17,12 +17,12 @@ pub fn step(settings: &Settings, state: State, event: Event, now: Instant) -> (S
             Event::Start => start(settings, now),
             Event::Stop | Event::LinkDown | Event::Advert { .. } | Event::Tick => (state, Vec::new()),
         },
-        State::Backup { master_down_at, master_interval } => match event {
+        State::Backup(backup) => match event {
             Event::Stop | Event::LinkDown => (State::Initialize, Vec::new()),
             Event::Advert { advert, .. } => {
-                (hear_as_backup(settings, master_down_at, master_interval, advert, now), Vec::new())
+                (State::Backup(hear_as_backup(settings, backup, advert, now)), Vec::new())
             }
-            Event::Tick if master_down_at <= now => take_over(settings, now),
+            Event::Tick if backup.master_down_at <= now => take_over(settings, now),
             Event::Start | Event::Tick => (state, Vec::new()),
         },
         State::Master { advertise_at, announcements } => match event {
@@ -43,13 +43,24 @@ fn start(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
     if settings.priority == Priority::OWNER {
         return take_over(settings, now);
     }
-    (backup(settings, settings.interval, now), vec![Action::Release])
+    let backup = follow(settings, settings.interval, preempt_after(settings, now), now);
+    (State::Backup(backup), vec![Action::Release])
 }
 
 /// A backup that has just heard its master, or pretends so at its start.
-fn backup(settings: &Settings, master_interval: AdvertInterval, now: Instant) -> State {
+fn follow(
+    settings: &Settings,
+    master_interval: AdvertInterval,
+    preempt_at: Option<Instant>,
+    now: Instant,
+) -> Backup {
     let master_down_at = now + master_down_interval(settings.priority, master_interval);
-    State::Backup { master_down_at, master_interval }
+    Backup { master_down_at, master_interval, preempt_at }
+}
+
+/// When a weaker master that was first heard at `now` is to be replaced.
+fn preempt_after(settings: &Settings, now: Instant) -> Option<Instant> {
+    settings.patience().and_then(|patience| now.checked_add(patience))
 }
 
 /// §6.4.2, `Active_Down_Timer` fires. The advert goes first, so that rivals hear it as early as can be.
@@ -62,24 +73,20 @@ fn take_over(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
 }
 
 /// §6.4.2, ADVERTISEMENT received.
-fn hear_as_backup(
-    settings: &Settings,
-    master_down_at: Instant,
-    master_interval: AdvertInterval,
-    advert: Advert,
-    now: Instant,
-) -> State {
-    match advert.priority {
+fn hear_as_backup(settings: &Settings, backup: Backup, advert: Advert, now: Instant) -> Backup {
+    let Some(priority) = advert.priority else {
         // Only ever sooner: a stream of farewells must not keep us from taking over.
-        None => {
-            let skewed = now + skew(settings.priority, master_interval);
-            State::Backup { master_down_at: master_down_at.min(skewed), master_interval }
-        }
-        Some(priority) if !settings.preempt || priority >= settings.priority => {
-            backup(settings, advert.interval, now)
-        }
-        Some(_) => State::Backup { master_down_at, master_interval },
+        let skewed = now + skew(settings.priority, backup.master_interval);
+        return Backup { master_down_at: backup.master_down_at.min(skewed), ..backup };
+    };
+    if priority >= settings.priority {
+        return follow(settings, advert.interval, None, now);
     }
+    let preempt_at = backup.preempt_at.or_else(|| preempt_after(settings, now));
+    if preempt_at.is_some_and(|preempt_at| preempt_at <= now) {
+        return Backup { preempt_at, ..backup };
+    }
+    follow(settings, advert.interval, preempt_at, now)
 }
 
 /// §6.4.3, Shutdown. The farewell comes last: whoever takes over on it must not find us still answering for the
@@ -100,7 +107,10 @@ fn yields(settings: &Settings, from: Ipv4Addr, advert: Advert) -> bool {
 /// been master all along: clients on our side look for the addresses here, and it does not know until it hears us.
 /// Then it [announces itself](assert_mastership).
 fn give_way(settings: &Settings, master_interval: AdvertInterval, now: Instant) -> (State, Vec<Action>) {
-    (backup(settings, master_interval, now), vec![Action::Release, Action::Send(own_advert(settings))])
+    (
+        State::Backup(follow(settings, master_interval, None, now)),
+        vec![Action::Release, Action::Send(own_advert(settings))],
+    )
 }
 
 /// §6.4.3: a master that hears a weaker one, or one's farewell, speaks up at once.

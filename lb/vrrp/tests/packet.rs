@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use vrrp::{
-    Advert, AdvertInterval, Checksum, GROUP, Priority, Received, Rejected, RouterId, Settings,
+    Advert, AdvertInterval, Checksum, GROUP, Preempt, Priority, Received, Rejected, RouterId, Settings,
     VirtualAddresses, decode, encode,
 };
 
@@ -30,7 +30,7 @@ fn settings(local: Ipv4Addr, checksum: Checksum) -> Settings {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(200).unwrap(),
         interval: AdvertInterval::new(Duration::from_millis(100)).unwrap(),
-        preempt: true,
+        preempt: Preempt::After(Duration::ZERO),
         local,
         addresses: VirtualAddresses::new(vec![VIRTUAL]).unwrap(),
         checksum,
@@ -178,7 +178,7 @@ prop_compose! {
             router_id: RouterId::new(router_id).unwrap(),
             priority: Priority::new(priority).unwrap(),
             interval: AdvertInterval::from_centiseconds(centiseconds).unwrap(),
-            preempt: true,
+            preempt: Preempt::After(Duration::ZERO),
             local: KEEPALIVED,
             addresses: VirtualAddresses::new(addresses.into_iter().map(Ipv4Addr::from).collect()).unwrap(),
             checksum: if plain { Checksum::Plain } else { Checksum::PseudoHeader },

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use vrrp::Action::{Announce, Claim, Release, Send};
 use vrrp::{
-    Action, Advert, AdvertInterval, Checksum, Event, Priority, Role, RouterId, Settings, State,
+    Action, Advert, AdvertInterval, Checksum, Event, Preempt, Priority, Role, RouterId, Settings, State,
     VirtualAddresses, step,
 };
 
@@ -33,7 +33,7 @@ fn settings(priority: u8, preempt: bool) -> Settings {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(priority).unwrap(),
         interval: interval(INTERVAL),
-        preempt,
+        preempt: if preempt { Preempt::After(Duration::ZERO) } else { Preempt::Never },
         local: LOCAL,
         addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)]).unwrap(),
         checksum: Checksum::PseudoHeader,
@@ -99,8 +99,8 @@ fn seen(state: State, epoch: Instant) -> Then {
     let since = |instant: Instant| u64::try_from(instant.duration_since(epoch).as_millis()).unwrap();
     match state {
         State::Initialize => Then::Initialize,
-        State::Backup { master_down_at, master_interval } => {
-            Then::Backup(since(master_down_at), u64::from(master_interval.centiseconds()) * 10)
+        State::Backup(backup) => {
+            Then::Backup(since(backup.master_down_at), u64::from(backup.master_interval.centiseconds()) * 10)
         }
         State::Master { advertise_at, .. } => Then::Master(since(advertise_at)),
     }
@@ -285,4 +285,77 @@ fn a_weaker_master_is_replaced_after_one_down_time_however_often_it_speaks() {
         state = step(&settings, state, heard(HIGHER, 99), epoch + milliseconds(at)).0;
     }
     assert_eq!(state.deadline(), Some(epoch + milliseconds(DOWN)));
+}
+
+/// A backup with a preempt delay that has heard adverts of priority `heard` until `end`, from its start at 0 ms on and
+/// every 100 ms; and when it would take over if it heard nothing more.
+fn patient(settings: &Settings, epoch: Instant, weaker: impl Fn(u64) -> u8, end: u64) -> (State, u64) {
+    let mut state = step(settings, State::Initialize, Event::Start, epoch).0;
+    for at in (0..end).step_by(100) {
+        let event = Event::Advert { from: HIGHER, advert: advert(weaker(at), INTERVAL) };
+        state = step(settings, state, Event::Tick, epoch + milliseconds(at)).0;
+        state = step(settings, state, event, epoch + milliseconds(at)).0;
+    }
+    let deadline = state.deadline().unwrap();
+    (state, u64::try_from(deadline.duration_since(epoch).as_millis()).unwrap())
+}
+
+#[test]
+fn a_preempt_delay_lets_a_weaker_master_go_on_for_that_long_and_no_longer() {
+    let (delay, epoch) = (30_000, epoch());
+    let settings = Settings { preempt: Preempt::After(milliseconds(delay)), ..settings(100, true) };
+    let cases: [(&str, u8, u64, u64); 4] = [
+        ("the weaker master is silent during the delay: as any other", 99, 10_000, 9_900 + DOWN),
+        (
+            "it is heard to the end of the delay, and one down time later we take over",
+            99,
+            37_000,
+            delay - 100 + DOWN,
+        ),
+        ("a stronger one is never replaced", 101, 60_000, 59_900 + DOWN),
+        ("nor is an equal one", 100, 60_000, 59_900 + DOWN),
+    ];
+    for (what, priority, end, expected) in cases {
+        assert_eq!(patient(&settings, epoch, |_| priority, end).1, expected, "{what}");
+    }
+    let (state, _) = patient(&settings, epoch, |_| 99, delay + DOWN + 100);
+    assert_eq!(state.role(), Role::Master);
+}
+
+#[test]
+fn a_preempt_delay_begins_anew_when_a_stronger_master_makes_room_for_a_weaker_one() {
+    let (delay, epoch, change) = (30_000, epoch(), 50_000);
+    let settings = Settings { preempt: Preempt::After(milliseconds(delay)), ..settings(100, true) };
+    let weaker = |at| if at < change { 101 } else { 99 };
+    assert_eq!(patient(&settings, epoch, weaker, change + delay).1, change + delay - 100 + DOWN);
+    assert_eq!(patient(&settings, epoch, weaker, change + delay + DOWN - 100).1, change + delay - 100 + DOWN);
+}
+
+#[test]
+fn a_farewell_ends_a_preempt_delay() {
+    let epoch = epoch();
+    let settings = Settings { preempt: Preempt::After(milliseconds(30_000)), ..settings(100, true) };
+    let (state, _) = patient(&settings, epoch, |_| 99, 1_000);
+    let state = step(&settings, state, heard(HIGHER, 0), epoch + milliseconds(1_000)).0;
+    assert_eq!(state.deadline(), Some(epoch + milliseconds(1_000 + SKEW)));
+}
+
+#[test]
+fn an_endless_preempt_delay_is_no_preemption() {
+    let epoch = epoch();
+    let settings = Settings { preempt: Preempt::After(Duration::MAX), ..settings(100, true) };
+    assert_eq!(patient(&settings, epoch, |_| 99, 60_000).1, 59_900 + DOWN);
+}
+
+#[test]
+fn the_address_owner_replaces_a_weaker_master_at_once_whatever_it_is_told() {
+    let epoch = epoch();
+    for preempt in [Preempt::Never, Preempt::After(milliseconds(30_000))] {
+        let settings = Settings { preempt, ..settings(255, true) };
+        let started = step(&settings, State::Initialize, Event::Start, epoch).0;
+        // A second owner, then somebody weaker.
+        let backup = step(&settings, started, heard(HIGHER, 255), epoch).0;
+        let later = step(&settings, backup, heard(HIGHER, 254), epoch + milliseconds(100)).0;
+        assert_eq!(later.deadline(), backup.deadline(), "{preempt:?}");
+    }
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::io;
 
 use rustls::pki_types::ServerName;
+use vrrp::Preempt;
 
 use super::*;
 
@@ -73,7 +74,7 @@ fn the_example_is_read_as_written() {
     let config = Files::new().parse(EXAMPLE).unwrap();
     let router = config.virtual_router.unwrap();
     assert_eq!((router.interface.as_str(), router.router_id.number()), ("eth0", 51));
-    assert_eq!((router.priority.number(), router.preempt), (100, false));
+    assert_eq!((router.priority.number(), router.preempt), (100, Preempt::Never));
     assert_eq!(router.interval.duration(), Duration::from_millis(100));
     assert_eq!(router.addresses.networks(), ["172.16.60.250/32".parse().unwrap()]);
     assert_eq!(config.frontend.listen, "172.16.60.250:8443".parse().unwrap());
@@ -83,6 +84,18 @@ fn the_example_is_read_as_written() {
     assert_eq!(config.health_check.path, "/readyz");
     let address = config.backends[0].address;
     assert_eq!(config.tls.server_name(address), ServerName::from(address.ip()));
+}
+
+#[test]
+fn preemption_may_have_patience() {
+    for (written, expected) in [
+        ("preempt: true", Preempt::After(Duration::ZERO)),
+        ("preempt: true\n  preemptDelay: 90s", Preempt::After(Duration::from_secs(90))),
+    ] {
+        let text = shortest().replace("interface: eth0", &format!("interface: eth0\n  {written}"));
+        let router = Files::new().parse(&text).unwrap().virtual_router.unwrap();
+        assert_eq!(router.preempt, expected, "{written}");
+    }
 }
 
 #[test]
@@ -201,6 +214,17 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "advertInterval: 100ms",
         "advertInterval: 41s",
         "virtualRouter.advertInterval: must be from 10ms to 40.95s in steps of 10ms, found 41s",
+    ),
+    (
+        "preemptDelay: 0s",
+        "preemptDelay: 5s",
+        "virtualRouter.preemptDelay: has no effect without preempt: true",
+    ),
+    (
+        "preemptDelay: 0s",
+        "preemptDelay: 2h",
+        "virtualRouter.preemptDelay: must be from 0ns to 3600s, found 7200s\n\
+         virtualRouter.preemptDelay: has no effect without preempt: true",
     ),
     (
         "    - 172.16.60.250/32",

@@ -10,9 +10,12 @@ use std::env;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use vrrp::Event;
+use vrrp::{Event, Preempt};
 
 use crate::world::{DELAY, INTERVAL, World};
+
+/// Longer than most adverts take to be heard, shorter than most troubles.
+const PREEMPT_DELAY: Duration = Duration::from_millis(700);
 
 /// Long enough for every timer that ran when the network became whole, and for the adverts that follow.
 const SETTLED: Duration = Duration::from_millis(4 * 100 + 100 + 2 * 5);
@@ -20,11 +23,11 @@ const SETTLED: Duration = Duration::from_millis(4 * 100 + 100 + 2 * 5);
 #[test]
 fn whatever_happened_one_master_remains_and_the_client_finds_it() {
     for seed in seeds() {
-        for preempt in [true, false] {
+        for preempt in [Preempt::After(Duration::ZERO), Preempt::After(PREEMPT_DELAY), Preempt::Never] {
             let mut world = World::new(seed, preempt, epoch());
             if let Err(problem) = story(&mut world, preempt) {
                 let diary = world.diary.join("\n");
-                panic!("{diary}\n{problem}\npreempt {preempt}, replay with SIMULATION_SEED={seed}");
+                panic!("{diary}\n{problem}\npreempt {preempt:?}, replay with SIMULATION_SEED={seed}");
             }
         }
     }
@@ -43,7 +46,7 @@ fn epoch() -> Instant {
     Instant::now()
 }
 
-fn story(world: &mut World, preempt: bool) -> Result<(), String> {
+fn story(world: &mut World, preempt: Preempt) -> Result<(), String> {
     trouble(world)?;
     let rivals = world.masters().len() > 1;
     world.heal()?;
@@ -52,10 +55,13 @@ fn story(world: &mut World, preempt: bool) -> Result<(), String> {
         // Whoever gave way to whom: the one that remains has noticed, and says so at once.
         client_finds_master(world)?;
     }
+    if preempt == Preempt::After(PREEMPT_DELAY) {
+        world.pass(PREEMPT_DELAY, |_| Ok(()))?;
+    }
     // A client that was cut off from all routers learns from the slow announcements.
     world.pass(Duration::from_secs(10), one_master)?;
     let (master, strongest) = (world.masters()[0], world.strongest());
-    if preempt && world.priority(master) < world.priority(strongest) {
+    if preempt != Preempt::Never && world.priority(master) < world.priority(strongest) {
         return Err(format!("{master} is master, though {strongest} is stronger"));
     }
     client_finds_master(world)?;

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use vrrp::{
-    Action, Advert, AdvertInterval, Checksum, Event, Priority, Role, RouterId, Settings, State,
+    Action, Advert, AdvertInterval, Checksum, Event, Preempt, Priority, Role, RouterId, Settings, State,
     VirtualAddresses, step,
 };
 
@@ -77,7 +77,7 @@ pub(crate) struct World {
 
 impl World {
     /// All routers start within the first second.
-    pub(crate) fn new(seed: u64, preempt: bool, epoch: Instant) -> Self {
+    pub(crate) fn new(seed: u64, preempt: Preempt, epoch: Instant) -> Self {
         let mut random = Random(seed);
         let count = 2 + random.below(4);
         let nodes = (1..=count).map(|number| node(number, &mut random, preempt)).collect();
@@ -293,7 +293,7 @@ impl World {
     }
 }
 
-fn node(number: u64, random: &mut Random, preempt: bool) -> Node {
+fn node(number: u64, random: &mut Random, preempt: Preempt) -> Node {
     let number = u8::try_from(number).unwrap();
     // Few priorities, so that equal ones meet.
     let priority = [1, 50, 100, 100, 200, 254][random.pick(6)];

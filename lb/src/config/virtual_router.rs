@@ -1,0 +1,84 @@
+//! From the `virtualRouter` section to a [`RouterConfig`].
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use daemon::document::Section;
+use ipnet::Ipv4Net;
+use vrrp::{AdvertInterval, Checksum, Preempt, Priority, RouterId};
+
+use super::check::{duration, noted};
+use super::defaults;
+use crate::router::{RouterAddresses, RouterConfig};
+
+/// Longer than any node takes to be ready. Who wants to wait for longer wants no preemption.
+const PREEMPT_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+
+pub(super) fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> {
+    let interface = section.text("interface");
+    let interface = section.require("interface", interface).and_then(|name| {
+        let what = format!("must be the name of an interface, found {name:?}");
+        noted(section, "interface", is_interface_name(&name).then_some(name), what)
+    });
+    let router_id = section.number::<u8>("routerId", 1..=255);
+    let router_id = section.require("routerId", router_id).and_then(RouterId::new);
+    let priority = section.number::<u8>("priority", 1..=255).unwrap_or(defaults::PRIORITY);
+    let interval = section.duration("advertInterval").unwrap_or(defaults::ADVERT_INTERVAL);
+    let what = format!("must be from 10ms to 40.95s in steps of 10ms, found {interval:?}");
+    let interval = noted(section, "advertInterval", AdvertInterval::new(interval), what);
+    let preempt = preempt(section);
+    let checksums = [("pseudo-header", Checksum::PseudoHeader), ("plain", Checksum::Plain)];
+    let checksum = section.choice("checksum", &checksums).unwrap_or_default();
+    let addresses =
+        section.parsed_list("addresses", "an IPv4 address and prefix length such as 172.16.60.250/32");
+    let addresses = section.require("addresses", addresses).and_then(|list| virtual_addresses(section, list));
+    Some(RouterConfig {
+        interface: interface?,
+        router_id: router_id?,
+        priority: Priority::new(priority)?,
+        interval: interval?,
+        preempt,
+        checksum,
+        addresses: addresses?,
+    })
+}
+
+fn preempt(section: &mut Section<'_>) -> Preempt {
+    let preempt = section.flag("preempt").unwrap_or(false);
+    let delay = duration(section, "preemptDelay", PREEMPT_DELAYS, Duration::ZERO);
+    if preempt {
+        return Preempt::After(delay);
+    }
+    if !delay.is_zero() {
+        section.problem("preemptDelay", "has no effect without preempt: true");
+    }
+    Preempt::Never
+}
+
+/// What the kernel takes for a name (`dev_valid_name`).
+fn is_interface_name(name: &str) -> bool {
+    let forbidden = |letter: char| letter == '/' || letter == ':' || letter == '\0' || letter.is_whitespace();
+    (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(forbidden)
+}
+
+fn virtual_addresses(section: &mut Section<'_>, list: Vec<Ipv4Net>) -> Option<RouterAddresses> {
+    let mut seen = BTreeSet::new();
+    for (position, network) in list.iter().enumerate() {
+        let (field, address) = (format!("addresses[{position}]"), network.addr());
+        if !seen.insert(address) {
+            section.problem(&field, format!("{address} is listed twice"));
+        }
+        if address.is_unspecified()
+            || address.is_multicast()
+            || address.is_broadcast()
+            || address.is_loopback()
+        {
+            section.problem(&field, format!("{address} cannot be a virtual address"));
+        }
+    }
+    if !(1..=255).contains(&list.len()) {
+        section.problem("addresses", format!("must list 1 to 255 addresses, found {}", list.len()));
+    }
+    RouterAddresses::new(list)
+}
