@@ -1,14 +1,15 @@
 //! The command line, in kube-proxy's spellings.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use daemon::problems::{Problem, Problems};
-use daemon::telemetry::Format;
 
-use crate::config::{self, Access, Config, HEALTHZ_PORT, METRICS_PORT, Mode, Source, bind_address};
+use crate::config::{self, Access, Config, Flags, Reading, Source, beside_a_file, boolean};
 
 /// Programs Services into the kernel of a node: a drop-in for kube-proxy.
 #[derive(Clone, Debug, Parser)]
@@ -37,24 +38,20 @@ pub(crate) enum Command {
     },
 }
 
-/// How to run.
+/// How to run. The flags of a configuration are those of [`Flags`].
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Run {
-    /// A KubeProxyConfiguration; it replaces the other configuration flags except --hostname-override.
+    /// A KubeProxyConfiguration; it replaces the other flags of kube-proxy except --hostname-override and logging.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 
-    /// How to reach the API server; without it and --master: as a pod of the cluster.
+    /// Write the configuration that is in force, defaults included, to this file, and exit.
     #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: Option<PathBuf>,
+    pub(crate) write_config_to: Option<PathBuf>,
 
     /// The API server's URL, in place of the kubeconfig's.
     #[arg(long, value_name = "URL")]
     pub(crate) master: Option<String>,
-
-    /// The node's name, where it is not the host's.
-    #[arg(long, value_name = "NAME")]
-    pub(crate) hostname_override: Option<String>,
 
     /// Take Services and EndpointSlices from the YAML and JSON files of this directory, and not from a cluster.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "master"])]
@@ -68,33 +65,16 @@ pub(crate) struct Run {
     #[arg(long, value_name = "PATH", default_value = dataplane::DEFAULT_BPF_FS)]
     pub(crate) bpf_fs: PathBuf,
 
-    /// Where /healthz and /livez are served [default: 0.0.0.0:10256]; empty: nowhere.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) healthz_bind_address: Option<String>,
-
-    /// Where /metrics and /proxyMode are served [default: 127.0.0.1:10249]; empty: nowhere.
-    #[arg(long, value_name = "ADDRESS")]
-    pub(crate) metrics_bind_address: Option<String>,
-
-    /// End if an address cannot be bound, instead of trying again every five seconds.
-    #[arg(long)]
-    pub(crate) bind_address_hard_fail: bool,
-
-    /// How services are implemented: ebpf.
-    #[arg(long, value_name = "MODE", value_parser = mode)]
-    pub(crate) proxy_mode: Option<Mode>,
+    /// Load and attach the programs, and exit. To run takes the same privileges all the same.
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
+    pub(crate) init_only: bool,
 
     /// Remove everything this proxy ever put into the kernel, and exit.
-    #[arg(long)]
+    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
     pub(crate) cleanup: bool,
 
-    /// How log lines are written.
-    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = Format::Text)]
-    pub(crate) log_format: Format,
-
-    /// How much is logged: 0 to 3 the operator's timeline, from 4 each change, from 8 everything.
-    #[arg(short = 'v', long = "v", value_name = "LEVEL", default_value_t = 0)]
-    pub(crate) verbosity: u8,
+    #[command(flatten)]
+    pub(crate) flags: Flags,
 }
 
 /// Why there is no configuration.
@@ -113,35 +93,42 @@ pub enum ConfigError {
     Invalid(#[from] Problems),
 }
 
+impl Arguments {
+    /// Reads the command line of this process. What cannot be read, and `--help` and `--version`, end it.
+    pub fn of_process() -> Self {
+        Self::parse_from(std::env::args_os().map(with_dashes))
+    }
+}
+
+/// `--cluster_cidr` is `--cluster-cidr`, as for every component of Kubernetes.
+fn with_dashes(argument: OsString) -> OsString {
+    match argument.to_str().and_then(|text| text.strip_prefix("--")) {
+        Some(flag) if !flag.is_empty() => {
+            let (name, value) = flag.find('=').map_or((flag, ""), |position| flag.split_at(position));
+            format!("--{}{value}", name.replace('_', "-")).into()
+        }
+        Some(_) | None => argument,
+    }
+}
+
 /// Reads and checks a configuration file.
-pub(crate) fn read_config(path: &Path) -> Result<(Config, Vec<Problem>), ConfigError> {
+pub(crate) fn read_config(path: &Path) -> Result<Reading, ConfigError> {
     let text =
         fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    Ok(config::read(&text)?)
+    Ok(config::read_file(&text)?)
 }
 
 impl Run {
     /// What the command line, and the file it may name, come to; with what there is to warn of.
     pub(crate) fn config(&self) -> Result<(Config, Vec<Problem>), ConfigError> {
-        let (mut config, mut warnings) = match &self.config {
-            Some(path) => {
-                let (config, mut warnings) = read_config(path)?;
-                let replaced = |flag: &&str| Problem {
-                    path: format!("--{flag}"),
-                    what: "has no effect beside --config".into(),
-                };
-                warnings.extend(self.replaced_flags().iter().map(replaced));
-                (config, warnings)
-            }
-            None => (self.config_from_flags()?, self.mode_warning()),
+        let reading = match &self.config {
+            Some(path) => self.beside(read_config(path))?,
+            None => self.flags.read()?,
         };
-        let name = self.hostname_override.as_deref().and_then(config::node_name);
-        config.hostname_override = name.or(config.hostname_override);
+        let (mut config, mut warnings) = (reading.config(), reading.warnings);
         match (&self.manifests, &mut config.source) {
-            (None, Source::Cluster(access)) if self.master.is_some() => {
-                access.master.clone_from(&self.master);
-            }
-            (None, Source::Cluster(_) | Source::Manifests(_)) => {}
+            (None, Source::Cluster(access)) => access.master.clone_from(&self.master),
+            (None, Source::Manifests(_)) => {}
             (Some(directory), source) => {
                 if *source != Source::Cluster(Access::default()) {
                     let what = "the cluster is not asked, manifests are served instead".into();
@@ -153,70 +140,48 @@ impl Run {
         Ok((config, warnings))
     }
 
-    /// The flags that were given and that a file replaces. `--master` acts beside a file, as in kube-proxy.
-    fn replaced_flags(&self) -> Vec<&'static str> {
-        let flags = [
-            ("kubeconfig", self.kubeconfig.is_some()),
-            ("healthz-bind-address", self.healthz_bind_address.is_some()),
-            ("metrics-bind-address", self.metrics_bind_address.is_some()),
-            ("bind-address-hard-fail", self.bind_address_hard_fail),
-            ("proxy-mode", self.proxy_mode.is_some()),
-        ];
-        flags.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
-    }
-
-    fn mode_warning(&self) -> Vec<Problem> {
-        let what = self.proxy_mode.and_then(Mode::warning);
-        what.into_iter().map(|what| Problem { path: "--proxy-mode".into(), what }).collect()
-    }
-
-    fn config_from_flags(&self) -> Result<Config, Problems> {
-        let defaults = Config::default();
-        let mut problems = Problems::default();
-        let mut bound = |flag: &str, text: &Option<String>, port, default| match text.as_deref() {
-            None => default,
-            Some("") => None,
-            Some(text) => bind_address(text, port)
-                .map_err(|wrong| problems.add(flag, format!("{wrong}, found {text:?}")))
-                .ok(),
+    /// A file, with the flags that act beside it. `--master` acts beside a file too, as in kube-proxy.
+    fn beside(&self, file: Result<Reading, ConfigError>) -> Result<Reading, ConfigError> {
+        let (mut file, flags) = match (file, self.flags.read()) {
+            (Ok(file), Ok(flags)) => (file, flags),
+            (Err(ConfigError::Invalid(mut problems)), Err(flags)) => {
+                for problem in flags.list() {
+                    problems.add(problem.path.clone(), problem.what.clone());
+                }
+                return Err(problems.into());
+            }
+            (Err(error), _) => return Err(error),
+            (Ok(_), Err(problems)) => return Err(problems.into()),
         };
-        let healthz =
-            bound("--healthz-bind-address", &self.healthz_bind_address, HEALTHZ_PORT, defaults.healthz);
-        let metrics =
-            bound("--metrics-bind-address", &self.metrics_bind_address, METRICS_PORT, defaults.metrics);
-        let access = Access { kubeconfig: self.kubeconfig.clone(), master: self.master.clone() };
-        problems.or(Some(Config {
-            source: Source::Cluster(access),
-            healthz,
-            metrics,
-            bind_address_hard_fail: self.bind_address_hard_fail,
-            ..defaults
-        }))
-    }
-
-    /// The log filter for the verbosity, on klog's scale.
-    pub(crate) const fn log_filter(&self) -> &'static str {
-        match self.verbosity {
-            0..=3 => "info,kube_client=error,kube_runtime=error",
-            4..=7 => "info,kube_client=error,kube_runtime=error,proxy=debug,dataplane=debug,daemon=debug",
-            8.. => "debug,proxy=trace,dataplane=trace,daemon=trace",
-        }
+        let replaced: BTreeSet<String> = self.flags.replaced().map(|flag| format!("--{flag}")).collect();
+        file.overlay(&flags, beside_a_file);
+        file.warnings.extend(flags.warnings.into_iter().filter(|warning| !replaced.contains(&warning.path)));
+        let replaced = |path| Problem { path, what: "has no effect beside --config".into() };
+        file.warnings.extend(self.flags.replaced().map(|flag| replaced(format!("--{flag}"))));
+        Ok(file)
     }
 }
 
-fn mode(text: &str) -> Result<Mode, String> {
-    let chosen = Mode::CHOICES.iter().find(|(name, _)| *name == text);
-    chosen.map(|(_, mode)| *mode).ok_or_else(|| "must be ebpf".into())
+/// The value of a flag that is true or false, as kube-proxy reads it.
+fn switch(text: &str) -> Result<bool, String> {
+    boolean(text).ok_or_else(|| "must be true or false".into())
 }
 
 #[cfg(test)]
 mod tests {
+    use daemon::telemetry::Format;
+    use serde_json::json;
+
     use super::*;
+    use crate::config::HEALTHZ_PORT;
 
     const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/kube-proxy-config.yaml");
+    const NO_MASQUERADE: &str =
+        "has no effect: connections are translated at the socket, nothing is masqueraded";
 
     fn config(arguments: &[&str]) -> Result<(Config, Vec<String>), String> {
         let arguments = std::iter::once(&"fairway-proxy").chain(arguments);
+        let arguments = arguments.map(|argument| with_dashes(argument.into()));
         let parsed = Arguments::try_parse_from(arguments).map_err(|error| error.to_string())?;
         let (config, warnings) = parsed.run.config().map_err(|error| error.to_string())?;
         Ok((config, warnings.iter().map(ToString::to_string).collect()))
@@ -229,13 +194,17 @@ mod tests {
 
     #[test]
     fn flags_are_read_as_kube_proxy_reads_them() {
-        let (config, _) = config(&[
+        let (config, warnings) = config(&[
             "--kubeconfig=/k",
             "--master=https://10.0.0.1:6443",
-            "--hostname-override=Node-1",
+            "--hostname_override=Node-1",
             "--healthz-bind-address=127.0.0.1",
             "--metrics-bind-address=",
-            "--v=2",
+            "--bind-address-hard-fail",
+            "-v=2",
+            "--v",
+            "5",
+            "--log-format=json",
         ])
         .expect("valid");
         let access = Access { kubeconfig: Some("/k".into()), master: Some("https://10.0.0.1:6443".into()) };
@@ -243,6 +212,10 @@ mod tests {
         assert_eq!(config.hostname_override.as_deref(), Some("node-1"));
         assert_eq!(config.healthz, Some(([127, 0, 0, 1], HEALTHZ_PORT).into()));
         assert_eq!(config.metrics, None);
+        assert!(config.bind_address_hard_fail);
+        assert_eq!((config.logging.verbosity, config.logging.format), (5, Format::Json));
+        assert_eq!(config.document["metricsBindAddress"], "");
+        assert_eq!(warnings, [""; 0]);
     }
 
     #[test]
@@ -252,16 +225,24 @@ mod tests {
             FIXTURE,
             "--kubeconfig=/other",
             "--hostname-override=n1",
-            "--proxy-mode=ebpf",
+            "--proxy-mode=ipvs",
+            "--healthz-port=0",
+            "-v=4",
+            "--log-dir=/var/log",
         ])
         .expect("valid");
         let kubeconfig = Some(PathBuf::from("/var/lib/kube-proxy/kubeconfig.conf"));
         assert_eq!(config.source, Source::Cluster(Access { kubeconfig, master: None }));
         assert_eq!(config.hostname_override.as_deref(), Some("n1"));
+        assert_eq!(config.document["hostnameOverride"], "n1");
+        assert_eq!(config.logging.verbosity, 4);
+        assert_eq!(config.healthz, Some(([0, 0, 0, 0], HEALTHZ_PORT).into()));
         let expected = [
-            "clusterCIDR: has no effect in this version",
-            "--kubeconfig: has no effect beside --config",
+            &format!("clusterCIDR: {NO_MASQUERADE}"),
+            "--log-dir: has no effect: logs go to standard error, in one stream",
             "--proxy-mode: has no effect beside --config",
+            "--kubeconfig: has no effect beside --config",
+            "--healthz-port: has no effect beside --config",
         ];
         assert_eq!(warnings, expected);
     }
@@ -277,9 +258,43 @@ mod tests {
 
     #[test]
     fn every_wrong_flag_is_reported_at_once() {
-        let problems =
-            config(&["--healthz-bind-address=x", "--metrics-bind-address=y"]).expect_err("invalid");
-        assert_eq!(problems.lines().count(), 2, "{problems}");
+        let wrong = [
+            ("--feature-gates=A", "a mapping of names to true or false, found \"A\""),
+            ("--bind-address=here", "an IP address, found \"here\""),
+            (
+                "--metrics-bind-address=y",
+                "an IP address with or without a port, as in 127.0.0.1:10249, found \"y\"",
+            ),
+            ("--proxy-mode=userspace", "one of ebpf, iptables, ipvs, nftables, found \"userspace\""),
+            (
+                "--cluster-cidr=10.0.0.0",
+                "CIDRs separated by commas, as in 10.0.0.0/8,fd00::/8, found \"10.0.0.0\"",
+            ),
+            (
+                "--nodeport-addresses=primary,10.0.0.0/8",
+                "a list of CIDRs, or primary alone, found [\"primary\",\"10.0.0.0/8\"]",
+            ),
+            ("--oom-score-adj=-1001", "a whole number from -1000 to 1000, found -1001"),
+            ("--v=loud", "a whole number from 0 to 2147483647, found \"loud\""),
+            ("--conntrack-min=1.5", "a whole number from 0 to 2147483647, found \"1.5\""),
+            ("--iptables-masquerade-bit=32", "a whole number from 0 to 31, found 32"),
+            ("--masquerade-all=maybe", "true or false, found \"maybe\""),
+            ("--ipvs-sync-period=30", "a duration such as 100ms or 1m30s, found \"30\""),
+            ("--healthz-port=http", "a whole number from 0 to 65535, found \"http\""),
+        ];
+        let arguments: Vec<&str> = wrong.iter().map(|(argument, _)| *argument).collect();
+        let expected = |(argument, what): &(&str, &str)| {
+            let flag = argument.split('=').next().unwrap_or_default();
+            format!("{flag}: must be {what}")
+        };
+        let mut expected: Vec<String> = wrong.iter().map(expected).collect();
+        for file in [&[][..], &["--config", FIXTURE]] {
+            let problems = config(&[file, &arguments[..]].concat()).expect_err("invalid");
+            let mut problems: Vec<&str> = problems.lines().collect();
+            problems.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(problems, expected);
+        }
     }
 
     #[test]
@@ -287,5 +302,87 @@ mod tests {
         let (_, warnings) = config(&["--proxy-mode=iptables"]).expect("valid");
         assert_eq!(warnings, ["--proxy-mode: iptables is not offered, ebpf is used instead"]);
         assert!(config(&["--proxy-mode=userspace"]).is_err());
+    }
+
+    #[test]
+    fn every_flag_of_kube_proxy_is_taken_and_its_default_is_silent() {
+        let defaults = "--feature-gates= --kubeconfig= --kube-api-content-type=application/vnd.kubernetes.protobuf \
+            --kube-api-burst=10 --kube-api-qps=5 --hostname-override= --bind-address=0.0.0.0 \
+            --healthz-bind-address=0.0.0.0:10256 --metrics-bind-address=127.0.0.1:10249 \
+            --bind-address-hard-fail=false --profiling=false --show-hidden-metrics-for-version= --proxy-mode= \
+            --iptables-masquerade-bit=14 --masquerade-all=false --iptables-localhost-nodeports \
+            --iptables-sync-period=30s --iptables-min-sync-period=1s --ipvs-sync-period=30s \
+            --ipvs-min-sync-period=0s --ipvs-scheduler= --ipvs-exclude-cidrs= --ipvs-strict-arp=F \
+            --ipvs-tcp-timeout=0s --ipvs-tcpfin-timeout=0 --ipvs-udp-timeout=0s --detect-local-mode= \
+            --pod-bridge-interface= --pod-interface-name-prefix= --cluster-cidr= --nodeport-addresses= \
+            --oom-score-adj=-999 --conntrack-max-per-core=32768 --conntrack-min=131072 \
+            --conntrack-tcp-timeout-established=24h --conntrack-tcp-timeout-close-wait=1h \
+            --conntrack-tcp-be-liberal=0 --conntrack-udp-timeout=0s --conntrack-udp-timeout-stream=0s \
+            --config-sync-period=15m --v=0 --vmodule= --logging-format=text --log-flush-frequency=5s \
+            --log-json-split-stream=false --log-json-info-buffer-size=0 --log-text-split-stream=false \
+            --log-text-info-buffer-size=0 --boot-id-file= --machine-id-file= --init-only=false --cleanup=false";
+        let arguments: Vec<&str> = defaults.split_whitespace().collect();
+        assert_eq!(config(&arguments), Ok((Config::default(), vec![])));
+    }
+
+    #[test]
+    fn command_lines_of_kube_proxy_start_unchanged() {
+        let old = "--bind-address=0.0.0.0 --hostname-override=node1 --cluster-cidr=172.20.0.0/16 \
+            --kubeconfig=/etc/kubernetes/kube-proxy.kubeconfig --proxy-mode=ipvs --ipvs-scheduler=rr \
+            --ipvs-min-sync-period=5s --ipvs-sync-period=5s --masquerade-all=true --logtostderr=true \
+            --alsologtostderr --log-dir=/var/log/kubernetes --v=2 --feature-gates=SupportIPVSProxyMode=true,A=false \
+            --nodeport-addresses 10.0.0.0/8 --nodeport-addresses fd00::/8,192.168.0.0/16 --oom-score-adj -998 \
+            --vmodule=proxier=4 --kube-api-qps=2.5 --healthz-port=10256";
+        let arguments: Vec<&str> = old.split_whitespace().collect();
+        let (started, warnings) = config(&arguments).expect("valid");
+        assert_eq!(started.healthz, Config::default().healthz);
+        let values = [
+            ("/featureGates", json!({ "SupportIPVSProxyMode": true, "A": false })),
+            ("/nodePortAddresses", json!(["10.0.0.0/8", "fd00::/8", "192.168.0.0/16"])),
+            ("/oomScoreAdj", json!(-998)),
+            ("/clientConnection/qps", json!(2.5)),
+            ("/logging/vmodule", json!([{ "filePattern": "proxier", "verbosity": 4 }])),
+            ("/clusterCIDR", json!("172.20.0.0/16")),
+        ];
+        for (path, value) in values {
+            assert_eq!(started.document.pointer(path), Some(&value), "{path}");
+        }
+        let of: Vec<&str> = warnings.iter().filter_map(|warning| warning.split(": ").next()).collect();
+        let expected = [
+            "--feature-gates",
+            "--proxy-mode",
+            "--cluster-cidr",
+            "--nodeport-addresses",
+            "--oom-score-adj",
+            "--kube-api-qps",
+            "--vmodule",
+            "--masquerade-all",
+            "--ipvs-sync-period",
+            "--ipvs-min-sync-period",
+            "--log-dir",
+            "--healthz-port",
+        ];
+        assert_eq!(of.iter().collect::<BTreeSet<_>>(), expected.iter().collect(), "each once");
+        assert_eq!(of.len(), expected.len(), "{warnings:?}");
+    }
+
+    #[test]
+    fn the_deprecated_ports_fill_a_gap_or_serve_nowhere() {
+        let cases: [(&[&str], Option<&str>); 5] = [
+            (&["--healthz-port=0"], None),
+            (&["--healthz-port=7"], Some("0.0.0.0:10256")),
+            (&["--healthz-port=7", "--healthz-bind-address=10.0.0.1"], Some("10.0.0.1:7")),
+            (&["--healthz-port=7", "--healthz-bind-address=[::1]:8"], Some("[::1]:8")),
+            (&["--healthz-port=7", "--healthz-bind-address=::1"], Some("[::1]:7")),
+        ];
+        for (arguments, expected) in cases {
+            let (config, warnings) = config(arguments).expect("valid");
+            assert_eq!(
+                config.healthz,
+                expected.map(|text| text.parse().expect("an address")),
+                "{arguments:?}"
+            );
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+        }
     }
 }

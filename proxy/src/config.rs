@@ -3,14 +3,25 @@
 
 mod bind;
 mod check;
+mod effective;
+mod field;
+mod flags;
+mod table;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use daemon::telemetry::Format;
+use serde_json::Value;
+
 pub use bind::{BindError, HEALTHZ_PORT, METRICS_PORT, bind_address};
-pub(crate) use check::node_name;
-pub use check::{Mode, read};
+pub use check::read;
+pub(crate) use check::{Reading, read_file};
+pub(crate) use effective::yaml;
+pub(crate) use field::boolean;
+pub(crate) use flags::{Flags, beside_a_file};
 
 /// Everything that is configurable.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +40,30 @@ pub struct Config {
     pub sync_period: Duration,
     /// Least time between two syncs. Zero, the default, writes every change as it comes.
     pub least_sync_interval: Duration,
+    /// How and how much is logged.
+    pub logging: Logging,
+    /// The whole as a `KubeProxyConfiguration` with every default: what `/configz` and `--write-config-to` show.
+    pub document: Value,
+}
+
+/// How and how much is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Logging {
+    /// How a line is written.
+    pub format: Format,
+    /// klog's scale: 0 to 3 the operator's timeline, from 4 each change, from 8 everything.
+    pub verbosity: u64,
+}
+
+impl Logging {
+    /// The filter of log lines that the verbosity asks for.
+    pub(crate) const fn filter(self) -> &'static str {
+        match self.verbosity {
+            0..=3 => "info,kube_client=error,kube_runtime=error",
+            4..=7 => "info,kube_client=error,kube_runtime=error,proxy=debug,dataplane=debug,daemon=debug",
+            8.. => "debug,proxy=trace,dataplane=trace,daemon=trace",
+        }
+    }
 }
 
 /// Where Services and endpoints come from.
@@ -51,14 +86,18 @@ pub struct Access {
 
 impl Default for Config {
     fn default() -> Self {
+        let healthz = Some(SocketAddr::from(([0, 0, 0, 0], HEALTHZ_PORT)));
+        let metrics = Some(SocketAddr::from(([127, 0, 0, 1], METRICS_PORT)));
         Self {
             source: Source::Cluster(Access::default()),
             hostname_override: None,
-            healthz: Some(SocketAddr::from(([0, 0, 0, 0], HEALTHZ_PORT))),
-            metrics: Some(SocketAddr::from(([127, 0, 0, 1], METRICS_PORT))),
+            healthz,
+            metrics,
             bind_address_hard_fail: false,
             sync_period: Duration::from_secs(30),
             least_sync_interval: Duration::ZERO,
+            logging: Logging { format: Format::Text, verbosity: 0 },
+            document: effective::effective(&BTreeMap::new(), healthz, metrics),
         }
     }
 }

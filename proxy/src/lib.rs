@@ -29,7 +29,7 @@ mod watch;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use daemon::admin::{Admin, Routes};
@@ -41,7 +41,7 @@ use prometheus::Registry;
 use tokio::sync::mpsc;
 
 use self::arguments::{Arguments, Command, ConfigError, Run, read_config};
-use self::config::{Config, Source};
+use self::config::{Config, Logging, Source, yaml};
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
 use self::metrics::{Metrics, SourceMetrics};
@@ -55,18 +55,50 @@ const BIND_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Does what the command line asks for.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { command, run } = arguments;
-    telemetry::start(run.log_filter(), run.log_format).map_err(Failure::failed)?;
     match command {
-        Some(Command::Check { file }) => check(&file),
-        Some(Command::Cleanup { bpf_fs }) => cleanup(&bpf_fs),
-        None if run.cleanup => cleanup(&run.bpf_fs),
-        None => run_until_terminated(run),
+        Some(Command::Check { file }) => {
+            start_logging(Config::default().logging)?;
+            check(&file)
+        }
+        Some(Command::Cleanup { bpf_fs }) => {
+            start_logging(Config::default().logging)?;
+            cleanup(&bpf_fs)
+        }
+        None => {
+            let (config, warnings) = run.config().map_err(configuration)?;
+            start_logging(config.logging)?;
+            warn(&warnings);
+            match &run.write_config_to {
+                Some(path) => write_config(path, &config),
+                None if run.cleanup => cleanup(&run.bpf_fs),
+                None => run_until_terminated(run, config),
+            }
+        }
     }
 }
 
+fn start_logging(logging: Logging) -> Result<(), Failure> {
+    telemetry::start(logging.filter(), logging.format).map_err(Failure::failed)
+}
+
+fn write_config(path: &Path, config: &Config) -> Result<(), Failure> {
+    std::fs::write(path, yaml(&config.document))
+        .map_err(|source| Failure::failed(WriteFailed { path: path.to_owned(), source }))?;
+    tracing::info!(file = %path.display(), "configuration written");
+    Ok(())
+}
+
+/// The configuration in force could not be written down.
+#[derive(Debug, thiserror::Error)]
+#[error("write {}", path.display())]
+struct WriteFailed {
+    path: PathBuf,
+    source: io::Error,
+}
+
 fn check(file: &Path) -> Result<(), Failure> {
-    let (_, warnings) = read_config(file).map_err(configuration)?;
-    warn(&warnings);
+    let reading = read_config(file).map_err(configuration)?;
+    warn(&reading.warnings);
     tracing::info!(file = %file.display(), "configuration is valid");
     Ok(())
 }
@@ -77,14 +109,18 @@ fn cleanup(bpf_fs: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn run_until_terminated(run: Run) -> Result<(), Failure> {
-    let (config, warnings) = run.config().map_err(configuration)?;
-    warn(&warnings);
+fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
+    let init_only = run.init_only;
     let open = move || -> Result<Box<dyn Dataplane>, dataplane::Error> {
         let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok)?;
         tracing::info!(cgroup = %cgroup.display(), bpf_fs = %run.bpf_fs.display(), "opening the dataplane");
         Ok(Box::new(Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs })?))
     };
+    if init_only {
+        drop(open().map_err(kernel)?);
+        tracing::info!("the programs are in place");
+        return Ok(());
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(Failure::failed)?.block_on(async {
         let terminated = signal::terminated();

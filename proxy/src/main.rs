@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use proxy::arguments::Arguments;
 
 fn main() -> ExitCode {
-    daemon::exit::report(proxy::run(Arguments::parse()))
+    daemon::exit::report(proxy::run(Arguments::of_process()))
 }

@@ -37,6 +37,32 @@ fn every_problem_of_a_configuration_is_printed() {
 }
 
 #[test]
+fn it_says_its_version() {
+    let output = Command::new(env!("CARGO_BIN_EXE_fairway-proxy")).arg("--version").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), said),
+        (Some(0), concat!("fairway-proxy ", env!("CARGO_PKG_VERSION"), "\n").into())
+    );
+}
+
+#[test]
+fn the_configuration_in_force_can_be_written_down() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("config.yaml");
+    let file = file.to_str().unwrap();
+    let (code, said) = fairway_proxy(&["--write-config-to", file, "--cluster-cidr=10.0.0.0/8", "--v=2"]);
+    assert_eq!(code, Some(0), "{said}");
+    let written = fs::read_to_string(file).unwrap();
+    assert!(written.contains("clusterCIDR: \"10.0.0.0/8\"\n"), "{written}");
+    assert!(written.contains("iptables:\n  localhostNodePorts: true\n"), "{written}");
+    assert_eq!(fairway_proxy(&["check", file]).0, Some(0));
+    let (code, said) = fairway_proxy(&["--write-config-to", "/nowhere/config.yaml"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("write /nowhere/config.yaml: No such file"), "{said}");
+}
+
+#[test]
 fn what_a_restart_cannot_mend_has_its_own_exit_code() {
     let cases: [(&[&str], i32, &str); 6] = [
         (&["--config", "/nowhere/config.yaml"], 78, "read /nowhere/config.yaml: No such file"),

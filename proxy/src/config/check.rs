@@ -2,89 +2,147 @@
 //!
 //! Every field of kube-proxy's is known. Those that mean nothing to this proxy, or nothing yet, are read past; where one
 //! is set to anything but its default that is worth a warning, for its author expects something of it. A field that
-//! kube-proxy does not know either is a mistake.
+//! kube-proxy does not know either is a mistake. Flags come here as the document that they stand for.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use daemon::document::{Document, Section, parse_duration};
+use daemon::document::{Document, Section};
 use daemon::problems::{Problem, Problems};
+use daemon::telemetry::Format;
 use serde_json::Value;
 
-use super::{Access, Config, HEALTHZ_PORT, METRICS_PORT, Source, bind_address};
+use super::effective::effective;
+use super::field::Field;
+use super::table::FIELDS;
+use super::{Access, Config, HEALTHZ_PORT, Logging, METRICS_PORT, Source, bind_address};
 
-const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
-const KIND: &str = "KubeProxyConfiguration";
+pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
+pub(super) const KIND: &str = "KubeProxyConfiguration";
 
-/// `mode`: how services are to be implemented.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Not said, or `ebpf`.
-    Ebpf,
-    /// One of kube-proxy's own. An existing configuration must start, and clients cannot tell the difference, so eBPF
-    /// is used and the log says so.
-    KubeProxys(&'static str),
-}
+/// The addresses to serve at: empty in a file means the default, empty behind a flag means nowhere.
+const SERVED_AT: [&str; 2] = ["healthzBindAddress", "metricsBindAddress"];
 
-impl Mode {
-    /// The values of `mode` and `--proxy-mode`.
-    pub const CHOICES: [(&'static str, Self); 5] = [
-        ("", Self::Ebpf),
-        ("ebpf", Self::Ebpf),
-        ("iptables", Self::KubeProxys("iptables")),
-        ("ipvs", Self::KubeProxys("ipvs")),
-        ("nftables", Self::KubeProxys("nftables")),
-    ];
-
-    /// What there is to say about it.
-    pub fn warning(self) -> Option<String> {
-        match self {
-            Self::Ebpf => None,
-            Self::KubeProxys(name) => Some(format!("{name} is not offered, ebpf is used instead")),
-        }
-    }
+/// What a document says, each field as it was found and every one of its kind.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reading {
+    given: BTreeMap<&'static str, Value>,
+    /// What its author should hear.
+    pub(crate) warnings: Vec<Problem>,
 }
 
 /// Reads the text of a `KubeProxyConfiguration`: what it comes to with what there is to warn of, or all its problems.
 pub fn read(text: &str) -> Result<(Config, Vec<Problem>), Problems> {
-    let mut warnings = Problems::default();
-    let (config, problems) = Document::parse(text).read(|root| read_root(root, &mut warnings));
-    Ok((problems.or(Some(config))?, warnings.list().to_vec()))
+    let reading = read_file(text)?;
+    Ok((reading.config(), reading.warnings))
 }
 
-fn read_root(root: &mut Section<'_>, warnings: &mut Problems) -> Config {
+/// Reads a file.
+pub(crate) fn read_file(text: &str) -> Result<Reading, Problems> {
+    let mut reading = read_document(text)?;
+    for field in SERVED_AT {
+        if reading.text(field).is_none() {
+            reading.given.remove(field);
+        }
+    }
+    Ok(reading)
+}
+
+/// Reads what flags stand for, in the words of a file.
+pub(crate) fn read_document(text: &str) -> Result<Reading, Problems> {
+    let mut warnings = Problems::default();
+    let (given, problems) = Document::parse(text).read(|root| read_root(root, &mut warnings));
+    Ok(Reading { given: problems.or(Some(given))?, warnings: warnings.list().to_vec() })
+}
+
+fn read_root(root: &mut Section<'_>, warnings: &mut Problems) -> BTreeMap<&'static str, Value> {
     for (field, expected) in [("apiVersion", API_VERSION), ("kind", KIND)] {
         let found = root.choice(field, &[(expected, ())]);
         root.require(field, found);
     }
-    if let Some(warning) = root.choice("mode", &Mode::CHOICES).and_then(Mode::warning) {
-        warnings.add("mode", warning);
+    let mut given = BTreeMap::new();
+    read_fields("", root, &mut given, warnings);
+    let sections: BTreeSet<&str> = FIELDS.iter().map(Field::section).collect();
+    for name in sections.into_iter().filter(|name| !name.is_empty()) {
+        root.section(name, |section| read_fields(name, section, &mut given, warnings));
     }
-    let bind = root.parsed::<IpAddr>("bindAddress", "an IP address").unwrap_or(Ipv4Addr::UNSPECIFIED.into());
-    let defaults = Config::default();
-    let connection = root.section("clientConnection", |section| {
-        past(section, CLIENT_CONNECTION, warnings);
-        section.text("kubeconfig").filter(|path| !path.is_empty()).map(PathBuf::from)
-    });
-    let config = Config {
-        source: Source::Cluster(Access { kubeconfig: connection.flatten(), master: None }),
-        hostname_override: root.text("hostnameOverride").as_deref().and_then(node_name),
-        healthz: Some(bound(root, "healthzBindAddress", unspecified(bind), HEALTHZ_PORT)),
-        metrics: Some(bound(root, "metricsBindAddress", loopback(bind), METRICS_PORT)),
-        bind_address_hard_fail: root.flag("bindAddressHardFail").unwrap_or(defaults.bind_address_hard_fail),
-        ..defaults
-    };
-    past(root, TOP, warnings);
-    for (name, fields) in SECTIONS {
-        root.section(name, |section| past(section, fields, warnings));
+    given
+}
+
+fn read_fields(
+    name: &str,
+    section: &mut Section<'_>,
+    given: &mut BTreeMap<&'static str, Value>,
+    warnings: &mut Problems,
+) {
+    for field in FIELDS.iter().filter(|field| field.section() == name) {
+        let Some(value) = section.value(field.name()) else { continue };
+        if let Some(expected) = field.kind.mismatch(&value) {
+            section.problem(field.name(), format!("must be {expected}, found {value}"));
+            continue;
+        }
+        if let Some(warning) = field.warning(&value) {
+            warnings.add(field.path, warning);
+        }
+        if let ("mode", Some(mode @ ("iptables" | "ipvs" | "nftables"))) = (field.path, value.as_str()) {
+            // An existing configuration must start, and clients cannot tell the difference.
+            warnings.add(field.path, format!("{mode} is not offered, ebpf is used instead"));
+        }
+        given.insert(field.path, value);
     }
-    for free in FREE {
-        let given = root.section(free, |section| !section.accept_rest().values().all(is_zero));
-        if given == Some(true) {
-            warnings.add(*free, WITHOUT_EFFECT);
+}
+
+impl Reading {
+    /// Whether a field was given, if only its default.
+    pub(crate) fn has(&self, path: &str) -> bool {
+        self.given.contains_key(path)
+    }
+
+    /// Text that is not empty.
+    pub(crate) fn text(&self, path: &str) -> Option<&str> {
+        self.given.get(path).and_then(Value::as_str).filter(|text| !text.is_empty())
+    }
+
+    /// Sets a text.
+    pub(crate) fn set(&mut self, path: &'static str, text: impl Into<String>) {
+        self.given.insert(path, Value::String(text.into()));
+    }
+
+    /// Takes over what `over` says about the fields that `chosen` chooses.
+    pub(crate) fn overlay(&mut self, over: &Self, chosen: impl Fn(&str) -> bool) {
+        let chosen = over.given.iter().filter(|(path, _)| chosen(path));
+        self.given.extend(chosen.map(|(path, value)| (*path, value.clone())));
+    }
+
+    /// What it comes to.
+    pub(crate) fn config(&self) -> Config {
+        let bind = self.text("bindAddress").and_then(|text| text.parse().ok());
+        let bind: IpAddr = bind.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        let healthz = self.served_at("healthzBindAddress", unspecified(bind), HEALTHZ_PORT);
+        let metrics = self.served_at("metricsBindAddress", loopback(bind), METRICS_PORT);
+        let kubeconfig = self.text("clientConnection.kubeconfig").map(PathBuf::from);
+        let verbosity = self.given.get("logging.verbosity").and_then(Value::as_u64).unwrap_or_default();
+        let json = self.text("logging.format") == Some("json");
+        Config {
+            source: Source::Cluster(Access { kubeconfig, master: None }),
+            hostname_override: self.text("hostnameOverride").and_then(node_name),
+            healthz,
+            metrics,
+            bind_address_hard_fail: self.given.get("bindAddressHardFail") == Some(&Value::Bool(true)),
+            logging: Logging { format: if json { Format::Json } else { Format::Text }, verbosity },
+            document: effective(&self.given, healthz, metrics),
+            ..Config::default()
         }
     }
-    config
+
+    /// `None` for nowhere. Absent is the default, of the family of `bindAddress`.
+    fn served_at(&self, path: &str, default: IpAddr, port: u16) -> Option<SocketAddr> {
+        match self.given.get(path).and_then(Value::as_str) {
+            None => Some(SocketAddr::new(default, port)),
+            Some(text) => bind_address(text, port).ok(),
+        }
+    }
 }
 
 /// A node's name as Kubernetes spells it; `None` for nothing but blanks.
@@ -95,184 +153,16 @@ pub(crate) fn node_name(text: &str) -> Option<String> {
 const fn unspecified(bind: IpAddr) -> IpAddr {
     match bind {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     }
 }
 
 const fn loopback(bind: IpAddr) -> IpAddr {
     match bind {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
     }
 }
-
-/// An address to serve at; absent or empty is the default, of the family of `bindAddress`.
-fn bound(root: &mut Section<'_>, field: &str, default: IpAddr, port: u16) -> SocketAddr {
-    let default = SocketAddr::new(default, port);
-    match root.text(field) {
-        None => default,
-        Some(text) if text.is_empty() => default,
-        Some(text) => bind_address(&text, port).unwrap_or_else(|wrong| {
-            root.problem(field, format!("{wrong}, found {text:?}"));
-            default
-        }),
-    }
-}
-
-const WITHOUT_EFFECT: &str = "has no effect in this version";
-
-/// A field that is read past: its type and what it is when nobody set it.
-#[derive(Clone, Copy)]
-enum Past {
-    /// Text, by default empty.
-    Text,
-    /// Text with a default.
-    TextOr(&'static str),
-    /// True or false.
-    Flag(bool),
-    /// A whole number.
-    Number(i64),
-    /// A duration.
-    Duration(&'static str),
-    /// A list, by default empty.
-    List,
-}
-
-impl Past {
-    /// The name of the type, unless `value` is of it.
-    fn mismatch(self, value: &Value) -> Option<&'static str> {
-        let (fits, expected) = match self {
-            Self::Text | Self::TextOr(_) => (value.is_string(), "text"),
-            Self::Flag(_) => (value.is_boolean(), "true or false"),
-            Self::Number(_) => (value.is_number(), "a number"),
-            Self::List => (value.is_array(), "a list"),
-            Self::Duration(_) => (
-                value.as_str().is_some_and(|text| parse_duration(text).is_some()),
-                "a duration such as 100ms or 1m30s",
-            ),
-        };
-        (!fits).then_some(expected)
-    }
-
-    fn is_default(self, value: &Value) -> bool {
-        let default = match self {
-            Self::Text | Self::List => return is_zero(value),
-            Self::TextOr(text) => value.as_str() == Some(text),
-            Self::Flag(flag) => return value.as_bool() == Some(flag),
-            Self::Number(number) => value.as_i64() == Some(number),
-            Self::Duration(text) => value.as_str().and_then(parse_duration) == parse_duration(text),
-        };
-        // Where a default is not the zero value, kube-proxy reads zero as "not set".
-        default || is_zero(value)
-    }
-}
-
-/// What Go writes for a field that nobody set.
-fn is_zero(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Bool(flag) => !flag,
-        Value::Number(number) => number.as_f64() == Some(0.0),
-        Value::String(text) => {
-            matches!(text.as_str(), "" | "0") || parse_duration(text).is_some_and(|it| it.is_zero())
-        }
-        Value::Array(items) => items.is_empty(),
-        Value::Object(fields) => fields.values().all(is_zero),
-    }
-}
-
-fn past(section: &mut Section<'_>, fields: &[(&str, Past)], warnings: &mut Problems) {
-    for &(field, expected) in fields {
-        let Some(value) = section.value(field) else { continue };
-        match expected.mismatch(&value) {
-            Some(expected) => section.problem(field, format!("must be {expected}, found {value}")),
-            None if expected.is_default(&value) => {}
-            None => warnings.add(section.path(field), WITHOUT_EFFECT),
-        }
-    }
-}
-
-type Fields = &'static [(&'static str, Past)];
-
-const TOP: Fields = &[
-    ("clusterCIDR", Past::Text),
-    ("configSyncPeriod", Past::Duration("15m")),
-    ("detectLocalMode", Past::TextOr("ClusterCIDR")),
-    ("enableProfiling", Past::Flag(false)),
-    ("nodePortAddresses", Past::List),
-    ("oomScoreAdj", Past::Number(-999)),
-    ("portRange", Past::Text),
-    ("showHiddenMetricsForVersion", Past::Text),
-    ("windowsRunAsService", Past::Flag(false)),
-];
-
-const CLIENT_CONNECTION: Fields = &[
-    ("acceptContentTypes", Past::Text),
-    ("contentType", Past::TextOr("application/vnd.kubernetes.protobuf")),
-    ("qps", Past::Number(5)),
-    ("burst", Past::Number(10)),
-];
-
-const SECTIONS: &[(&str, Fields)] = &[
-    (
-        "conntrack",
-        &[
-            ("maxPerCore", Past::Number(32_768)),
-            ("min", Past::Number(131_072)),
-            ("tcpEstablishedTimeout", Past::Duration("24h")),
-            ("tcpCloseWaitTimeout", Past::Duration("1h")),
-            ("tcpBeLiberal", Past::Flag(false)),
-            ("udpTimeout", Past::Duration("0s")),
-            ("udpStreamTimeout", Past::Duration("0s")),
-        ],
-    ),
-    ("detectLocal", &[("bridgeInterface", Past::Text), ("interfaceNamePrefix", Past::Text)]),
-    (
-        "iptables",
-        &[
-            ("masqueradeBit", Past::Number(14)),
-            ("masqueradeAll", Past::Flag(false)),
-            ("localhostNodePorts", Past::Flag(true)),
-            ("syncPeriod", Past::Duration("30s")),
-            ("minSyncPeriod", Past::Duration("1s")),
-        ],
-    ),
-    (
-        "ipvs",
-        &[
-            ("syncPeriod", Past::Duration("30s")),
-            ("minSyncPeriod", Past::Duration("0s")),
-            ("scheduler", Past::TextOr("rr")),
-            ("excludeCIDRs", Past::List),
-            ("strictARP", Past::Flag(false)),
-            ("tcpTimeout", Past::Duration("0s")),
-            ("tcpFinTimeout", Past::Duration("0s")),
-            ("udpTimeout", Past::Duration("0s")),
-        ],
-    ),
-    (
-        "nftables",
-        &[
-            ("masqueradeBit", Past::Number(14)),
-            ("masqueradeAll", Past::Flag(false)),
-            ("syncPeriod", Past::Duration("30s")),
-            ("minSyncPeriod", Past::Duration("1s")),
-        ],
-    ),
-    (
-        "winkernel",
-        &[
-            ("networkName", Past::Text),
-            ("sourceVip", Past::Text),
-            ("enableDSR", Past::Flag(false)),
-            ("rootHnsEndpointName", Past::Text),
-            ("forwardHealthCheckVip", Past::Flag(false)),
-        ],
-    ),
-];
-
-/// Sections whose fields are not kube-proxy's to name: a map of gates, and the logging of component-base.
-const FREE: &[&str] = &["featureGates", "logging"];
 
 #[cfg(test)]
 mod tests {
@@ -291,9 +181,12 @@ mod tests {
         let (config, warnings) = read(text).expect("valid");
         let kubeconfig = Some(PathBuf::from("/var/lib/kube-proxy/kubeconfig.conf"));
         let source = Source::Cluster(Access { kubeconfig, master: None });
-        assert_eq!(config, Config { source, ..Config::default() });
+        let document = config.document.clone();
+        assert_eq!(config, Config { source, document, ..Config::default() });
         let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        assert_eq!(warnings, ["clusterCIDR: has no effect in this version"]);
+        let expected =
+            "clusterCIDR: has no effect: connections are translated at the socket, nothing is masqueraded";
+        assert_eq!(warnings, [expected]);
     }
 
     #[test]
@@ -319,14 +212,14 @@ mod tests {
         let expected = [
             "apiVersion: must be one of kubeproxy.config.k8s.io/v1alpha1, found \"v1\"",
             "kind: is required",
-            "mode: must be one of ebpf, iptables, ipvs, nftables, found \"userspace\"",
+            "featureGates: must be a mapping of names to true or false, found [\"A\"]",
             "bindAddress: must be an IP address, found \"nowhere\"",
             "healthzBindAddress: must be an IP address with or without a port, as in 127.0.0.1:10249, found \"here\"",
             "bindAddressHardFail: must be true or false, found \"maybe\"",
-            "nodePortAddresses: must be a list, found \"10.0.0.0/8\"",
+            "mode: must be one of ebpf, iptables, ipvs, nftables, found \"userspace\"",
+            "nodePortAddresses: must be a list of CIDRs, or primary alone, found \"10.0.0.0/8\"",
             "iptables.syncPeriod: must be a duration such as 100ms or 1m30s, found 30",
             "iptables.colour: unknown field",
-            "featureGates: must be a mapping, found [\"A\"]",
             "bindAdress: unknown field",
         ];
         assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
@@ -340,11 +233,11 @@ mod tests {
         let set = "mode: ipvs\nipvs: {scheduler: wrr, strictARP: true}\niptables: {localhostNodePorts: false}\n\
             featureGates: {A: true}\n";
         let expected = [
+            "featureGates: has no effect: nothing here is behind a gate",
             "mode: ipvs is not offered, ebpf is used instead",
-            "iptables.localhostNodePorts: has no effect in this version",
-            "ipvs.scheduler: has no effect in this version",
-            "ipvs.strictARP: has no effect in this version",
-            "featureGates: has no effect in this version",
+            "iptables.localhostNodePorts: has no effect: node ports are not served in this version",
+            "ipvs.scheduler: has no effect: ipvs is not offered in this version",
+            "ipvs.strictARP: has no effect: ipvs is not offered in this version",
         ];
         assert_eq!(warnings(set), expected);
     }
