@@ -16,10 +16,12 @@
 //! A server says its name, so a client knows whom it reached. Behind TLS servers are told apart by their certificates,
 //! which works with a real apiserver too. Rates and durations are bounded.
 
+mod answer;
 mod bulk;
 mod connection;
 mod dial;
 mod hold;
+mod load;
 mod serve;
 
 use std::ffi::OsString;
@@ -27,10 +29,12 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+pub use answer::{Answer, answer};
 pub use bulk::{Pour, PourReport, pour, sink};
 pub use connection::{Backend, Protocol, Target};
 pub use dial::{Attempt, Dial, DialReport, dial as run_dial, longest_gap};
 pub use hold::{Break, Hold, HoldReport, hold as run_hold};
+pub use load::{Load, LoadReport, Work, load};
 pub use serve::{Serve, serve as run_serve};
 
 use crate::{Error, Namespace, Process, Program, Result};
@@ -54,7 +58,7 @@ pub fn hold<A: Into<OsString>>(target: &str, arguments: impl IntoIterator<Item =
     Ok(Program::ours("traffic")?.arguments(["hold", target]).arguments(arguments))
 }
 
-/// Runs a client to its end and reads its report: `DialReport`, `HoldReport` or `PourReport`.
+/// Runs a client to its end and reads its report: `DialReport`, `HoldReport`, `PourReport` or `LoadReport`.
 pub fn report<R: DeserializeOwned>(client: Program, limit: Duration) -> Result<R> {
     finish(client.spawn()?, limit)
 }

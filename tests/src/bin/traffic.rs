@@ -29,6 +29,10 @@ enum Arguments {
     },
     /// As many bytes as go through one connection.
     Pour(traffic::Pour),
+    /// As much as goes: bytes, requests or connections.
+    Load(traffic::Load),
+    /// The other end of `load`.
+    Answer(traffic::Answer),
 }
 
 #[tokio::main]
@@ -48,6 +52,10 @@ async fn main() -> Result<()> {
         Arguments::Hold(settings) => print(&traffic::run_hold(&settings, || println!("holding")).await?),
         Arguments::Sink { address } => traffic::sink(address, || println!("listening")).await,
         Arguments::Pour(settings) => print(&traffic::pour(&settings).await?),
+        Arguments::Load(settings) => {
+            print(&traffic::load(&settings, |count| println!("opened {count}")).await?)
+        }
+        Arguments::Answer(settings) => traffic::answer(&settings, || println!("listening")).await,
     }
 }
 

@@ -1,0 +1,333 @@
+//! As much as goes: bytes, requests or connections, one after the other on each of so many connections.
+//!
+//! A connection begins with one byte that says what is to come ([`Work`]); where answers are wanted, the sizes of
+//! question and answer follow, each in four bytes. The other end is [`super::answer`]. Bounded in time and number.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::{Error, Result, wait};
+
+pub(super) const CHUNK: usize = 128 * 1024;
+/// The largest question or answer, in bytes.
+pub(super) const LARGEST: usize = 64 * 1024;
+/// Connections that are opened at the same time where many are to be held.
+const OPENERS: usize = 64;
+
+/// What a connection is for. The discriminant is its first byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[repr(u8)]
+pub enum Work {
+    /// Bytes from the client to the server, which counts them.
+    Up = b'U',
+    /// Bytes from the server to the client.
+    Down = b'D',
+    /// A question of 256 bytes, an answer of 1,024, and so on.
+    Requests = b'R',
+    /// One question and one answer of the sizes of a TLS handshake with certificate, then the end; and so on.
+    Connections = b'C',
+    /// One question and one answer, then silence.
+    Idle = b'I',
+}
+
+/// How much of what, and for how long.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Load {
+    /// Whom: a server of `traffic answer`, or what stands before it.
+    pub address: SocketAddr,
+    /// What to do.
+    #[arg(long, value_enum)]
+    pub work: Work,
+    /// How many connections at a time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=9_500))]
+    pub connections: u32,
+    /// For how long.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub milliseconds: u32,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LoadReport {
+    /// Bytes that arrived at their end.
+    pub bytes: u64,
+    /// Answers that arrived whole.
+    pub answered: usize,
+    /// From the start until the last of the above.
+    pub seconds: f64,
+    /// Half of the answers took at most this, in microseconds; of connections from the dial.
+    pub p50: u32,
+    /// 99 of 100 answers took at most this.
+    pub p99: u32,
+    /// How many connections failed.
+    pub failed: usize,
+    /// Why the first of them did.
+    pub error: Option<String>,
+}
+
+/// Loads as told; `opened` is called with the number of connections that idle, once those that are to do.
+pub async fn load(settings: &Load, opened: impl FnOnce(usize)) -> Result<LoadReport> {
+    raise_descriptor_limit()?;
+    let start = wait::now();
+    let end = start + Duration::from_millis(settings.milliseconds.into());
+    let mut tasks = JoinSet::new();
+    for connections in shares(settings) {
+        tasks.spawn(work(settings.clone(), connections, end));
+    }
+    let mut sum = Share::default();
+    while let Some(share) = tasks.join_next().await {
+        sum.add(
+            share.map_err(|error| Error::system("load", settings.address)(std::io::Error::other(error)))?,
+        );
+    }
+    let seconds = (wait::now() - start).as_secs_f64();
+    if settings.work == Work::Idle {
+        opened(sum.held.len());
+        tokio::time::sleep_until(end.into()).await;
+    }
+    Ok(sum.report(seconds))
+}
+
+/// As many open files as allowed: both ends of nine thousand connections need more than the usual 1,024.
+pub(super) fn raise_descriptor_limit() -> Result<()> {
+    let fail = || Error::system("raise", "the limit of open files");
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).map_err(fail())?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).map_err(fail())
+}
+
+/// How many connections each task has: one, but where they only wait.
+fn shares(settings: &Load) -> Vec<usize> {
+    let connections = usize::try_from(settings.connections).unwrap_or(usize::MAX);
+    match settings.work {
+        Work::Idle => {
+            let share = |opener| connections / OPENERS + usize::from(opener < connections % OPENERS);
+            (0..OPENERS).map(share).collect()
+        }
+        Work::Up | Work::Down | Work::Requests | Work::Connections => vec![1; connections],
+    }
+}
+
+/// What one task has done.
+#[derive(Debug, Default)]
+struct Share {
+    bytes: u64,
+    microseconds: Vec<u32>,
+    failed: usize,
+    error: Option<String>,
+    /// Open until all have reported and the time is over.
+    held: Vec<TcpStream>,
+}
+
+impl Share {
+    fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.microseconds.extend(other.microseconds);
+        self.failed += other.failed;
+        self.error = self.error.take().or(other.error);
+        self.held.extend(other.held);
+    }
+
+    fn fail(&mut self, error: &std::io::Error) {
+        self.failed += 1;
+        self.error.get_or_insert_with(|| error.to_string());
+    }
+
+    fn report(mut self, seconds: f64) -> LoadReport {
+        self.microseconds.sort_unstable();
+        let (p50, p99) = (percentile(&self.microseconds, 50), percentile(&self.microseconds, 99));
+        let (answered, failed) = (self.microseconds.len(), self.failed);
+        LoadReport { bytes: self.bytes, answered, seconds, p50, p99, failed, error: self.error }
+    }
+}
+
+/// The least of the sorted values that `percent` of 100 do not exceed; 0 of none.
+fn percentile(sorted: &[u32], percent: usize) -> u32 {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+}
+
+async fn work(settings: Load, connections: usize, end: Instant) -> Share {
+    let mut share = Share::default();
+    let outcome = match settings.work {
+        Work::Up => up(&settings, end, &mut share).await,
+        Work::Down => down(&settings, end, &mut share).await,
+        Work::Requests => requests(&settings, end, &mut share).await,
+        Work::Connections => {
+            dial(&settings, end, &mut share).await;
+            Ok(())
+        }
+        Work::Idle => idle(&settings, connections, &mut share).await,
+    };
+    if let Err(error) = outcome {
+        share.fail(&error);
+    }
+    share
+}
+
+async fn connect(settings: &Load) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(settings.address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+async fn up(settings: &Load, end: Instant, share: &mut Share) -> std::io::Result<()> {
+    let mut stream = connect(settings).await?;
+    stream.write_u8(Work::Up as u8).await?;
+    let (chunk, mut sent) = (vec![0x5a; CHUNK], 0_u64);
+    while wait::now() < end {
+        stream.write_all(&chunk).await?;
+        sent += chunk.len() as u64;
+    }
+    stream.shutdown().await?;
+    share.bytes = stream.read_u64().await?;
+    if share.bytes == sent {
+        Ok(())
+    } else {
+        Err(std::io::Error::other(format!("{sent} bytes sent, {} arrived", share.bytes)))
+    }
+}
+
+async fn down(settings: &Load, end: Instant, share: &mut Share) -> std::io::Result<()> {
+    let mut stream = connect(settings).await?;
+    stream.write_u8(Work::Down as u8).await?;
+    let mut buffer = vec![0; CHUNK];
+    let mut told = false;
+    loop {
+        if !told && wait::now() >= end {
+            // The server stops when it hears of it; what is on its way still counts.
+            stream.shutdown().await?;
+            told = true;
+        }
+        match (stream.read(&mut buffer).await?, told) {
+            (0, true) => return Ok(()),
+            (0, false) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            (length, _) => share.bytes += length as u64,
+        }
+    }
+}
+
+async fn requests(settings: &Load, end: Instant, share: &mut Share) -> std::io::Result<()> {
+    let mut stream = connect(settings).await?;
+    let mut exchange = Exchange::new(Work::Requests);
+    while wait::now() < end {
+        let asked = wait::now();
+        exchange.on(&mut stream).await?;
+        share.microseconds.push(microseconds_since(asked));
+    }
+    Ok(())
+}
+
+async fn dial(settings: &Load, end: Instant, share: &mut Share) {
+    while wait::now() < end {
+        let began = wait::now();
+        let once = async { Exchange::new(Work::Connections).on(&mut connect(settings).await?).await };
+        match once.await {
+            Ok(()) => share.microseconds.push(microseconds_since(began)),
+            Err(error) => {
+                share.fail(&error);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+async fn idle(settings: &Load, connections: usize, share: &mut Share) -> std::io::Result<()> {
+    for _ in 0..connections {
+        let began = wait::now();
+        let mut stream = connect(settings).await?;
+        Exchange::new(Work::Idle).on(&mut stream).await?;
+        share.microseconds.push(microseconds_since(began));
+        share.held.push(stream);
+    }
+    Ok(())
+}
+
+fn microseconds_since(start: Instant) -> u32 {
+    u32::try_from((wait::now() - start).as_micros()).unwrap_or(u32::MAX)
+}
+
+/// Questions and answers of fixed sizes.
+struct Exchange {
+    /// Goes before the first question.
+    announcement: Option<[u8; 9]>,
+    question: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Exchange {
+    fn new(work: Work) -> Self {
+        let (question, answer): (u32, u32) = match work {
+            // A ClientHello; what a server with a chain of two certificates says to it.
+            Work::Connections => (320, 2_400),
+            Work::Up | Work::Down | Work::Requests | Work::Idle => (256, 1_024),
+        };
+        let mut announcement = [work as u8; 9];
+        announcement[1..5].copy_from_slice(&question.to_be_bytes());
+        announcement[5..].copy_from_slice(&answer.to_be_bytes());
+        Self { announcement: Some(announcement), question: zeros(question), answer: zeros(answer) }
+    }
+
+    async fn on(&mut self, stream: &mut TcpStream) -> std::io::Result<()> {
+        match self.announcement.take() {
+            Some(announcement) => stream.write_all(&[&announcement[..], &self.question].concat()).await?,
+            None => stream.write_all(&self.question).await?,
+        }
+        stream.read_exact(&mut self.answer).await.map(drop)
+    }
+}
+
+fn zeros(length: u32) -> Vec<u8> {
+    vec![0; usize::try_from(length).unwrap_or(LARGEST)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_is_one_of_the_values() {
+        let hundred: Vec<u32> = (1..=100).collect();
+        for (values, percent, expected) in
+            [(&hundred[..], 50, 50), (&hundred, 99, 99), (&hundred[..2], 99, 2), (&[7], 50, 7), (&[], 99, 0)]
+        {
+            assert_eq!(percentile(values, percent), expected, "{percent} % of {}", values.len());
+        }
+    }
+
+    #[tokio::test]
+    async fn every_work_is_done_and_counted() -> Result<()> {
+        let address = super::super::answer::in_background().await?;
+        for (work, connections) in
+            [(Work::Up, 2), (Work::Down, 2), (Work::Requests, 3), (Work::Connections, 3), (Work::Idle, 70)]
+        {
+            let settings = Load { address, work, connections, milliseconds: 200 };
+            let report = load(&settings, |_| ()).await?;
+            assert_eq!((report.failed, &report.error), (0, &None), "{work:?}");
+            match work {
+                Work::Up | Work::Down => assert!(report.bytes > 0, "{work:?}: {report:?}"),
+                Work::Requests | Work::Connections => assert!(report.answered > 3, "{work:?}: {report:?}"),
+                Work::Idle => assert_eq!(report.answered, 70),
+            }
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn connections_that_fail_are_counted_with_the_reason() -> Result<()> {
+        // Nobody listens on the port that was free a moment ago.
+        let address = std::net::TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .map_err(Error::system("bind", "a free port"))?;
+        let settings = Load { address, work: Work::Requests, connections: 2, milliseconds: 50 };
+        let report = load(&settings, |_| ()).await?;
+        assert_eq!((report.answered, report.failed), (0, 2));
+        assert!(report.error.is_some_and(|error| error.contains("refused")));
+        Ok(())
+    }
+}
