@@ -84,8 +84,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     let metrics_error = |source| Error::Metrics { source };
     let metrics = Metrics::register(&registry, &config.backends).map_err(metrics_error)?;
     let router_metrics = RouterMetrics::register(&registry).map_err(metrics_error)?;
-    let limit = relay::connection_limit()?;
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let limit = relay::connection_limit(threads)?;
     let front_door = Arc::new(FrontDoor::default());
     // Before the relay: a second front door started by mistake fails here, and not after it has taken over a share of
     // the first one's clients.

@@ -15,12 +15,14 @@
 //!   when [`Pool::settled`] says so, and until then clients wait in the kernel's queue, no longer than one probe may
 //!   take.
 //! * Clients that fit into no file descriptor wait in the kernel's queue too: [`connection_limit`] keeps descriptors
-//!   back for probes and the admin server.
+//!   back for probes, pipes and the admin server.
 
 pub mod balance;
 mod connect;
 mod connection;
+mod gait;
 mod listener;
+mod pipe;
 mod pump;
 mod socket;
 
@@ -170,19 +172,22 @@ impl Drop for Running {
     }
 }
 
-/// How many connections the descriptors of this process suffice for, after raising their limit as far as allowed.
-pub fn connection_limit() -> Result<usize, RelayError> {
+/// How many connections the descriptors of this process suffice for where `threads` carry them, after raising the limit
+/// of descriptors as far as allowed.
+pub fn connection_limit(threads: NonZeroUsize) -> Result<usize, RelayError> {
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(|source| RelayError::OpenFiles { limit: 0, source })?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
             .map_err(|source| RelayError::OpenFiles { limit: hard, source })?;
     }
-    Ok(connections_within(hard))
+    Ok(connections_within(hard, threads))
 }
 
-fn connections_within(descriptors: u64) -> usize {
-    let connections = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / DESCRIPTORS_PER_CONNECTION;
+fn connections_within(descriptors: u64, threads: NonZeroUsize) -> usize {
+    let threads = u64::try_from(threads.get()).unwrap_or(u64::MAX);
+    let reserved = threads.saturating_mul(pipe::DESCRIPTORS_PER_THREAD).saturating_add(RESERVED_DESCRIPTORS);
+    let connections = descriptors.saturating_sub(reserved) / DESCRIPTORS_PER_CONNECTION;
     usize::try_from(connections).unwrap_or(usize::MAX).max(1)
 }
 
@@ -197,8 +202,19 @@ mod tests {
 
     #[test]
     fn descriptors_are_kept_back_for_everything_else() {
-        for (descriptors, connections) in [(0, 1), (128, 1), (256, 64), (1024, 448), (1_048_576, 524_224)] {
-            assert_eq!(connections_within(descriptors), connections, "{descriptors}");
+        let cases = [
+            (0, 1, 1),
+            (160, 1, 1),
+            (256, 1, 48),
+            (1024, 1, 432),
+            (1024, 2, 416),
+            (1024, 64, 1),
+            (20_000, 2, 9904),
+            (1_048_576, 2, 524_192),
+        ];
+        for (descriptors, threads, connections) in cases {
+            let threads = NonZeroUsize::new(threads).unwrap();
+            assert_eq!(connections_within(descriptors, threads), connections, "{descriptors} {threads}");
         }
     }
 }

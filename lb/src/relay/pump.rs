@@ -1,8 +1,9 @@
 //! Carries bytes between a client and a backend until both have ended.
 //!
-//! Bytes pass through one buffer per thread, which is borrowed between two system calls and never across an await: an
-//! idle connection owns no buffer. Only what a slow reader has not taken yet is kept, at most [`BUFFER`] per direction,
-//! and nothing more is read until it is gone: the reader's window then closes the sender's.
+//! Small messages pass through one buffer per thread, bulk through a pipe that is borrowed from the thread ([`super::pipe`]).
+//! Neither is held while nothing moves: an idle connection owns no buffer and no pipe. Only what a slow reader has not
+//! taken yet is kept, at most [`BUFFER`] or one pipe per direction, and nothing more is read until it is gone: the
+//! reader's window then closes the sender's.
 
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -14,6 +15,9 @@ use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::gait::Gait;
+use super::pipe::Piped;
+
 /// Carries bytes both ways; the counters are told of every byte passed on. Each direction ends on its own (half-close).
 ///
 /// An error means that a side has broken: both should be reset then. What the broken side had said before has been
@@ -24,24 +28,22 @@ pub(super) async fn pump(
     to_backend: &IntCounter,
     to_client: &IntCounter,
 ) -> io::Result<()> {
-    let carried = carry_both(client, backend, to_backend, to_client).await;
+    let mut upward = Direction { from: client, to: backend, bytes: to_backend, rest: None };
+    let mut downward = Direction { from: backend, to: client, bytes: to_client, rest: None };
+    let carried = carry_both(&mut upward, &mut downward).await;
     if carried.is_err() {
         // A server that answers early and closes, while the client is still sending, breaks the client's direction.
         // Its answer may be waiting in the other.
-        pass_last_words(backend, client, to_client);
-        pass_last_words(client, backend, to_backend);
+        downward.pass_last_words();
+        upward.pass_last_words();
     }
     carried
 }
 
-async fn carry_both(
-    client: &TcpStream,
-    backend: &TcpStream,
-    to_backend: &IntCounter,
-    to_client: &IntCounter,
-) -> io::Result<()> {
-    let mut upward = pin!(carry(client, backend, to_backend));
-    let mut downward = pin!(carry(backend, client, to_client));
+async fn carry_both(upward: &mut Direction<'_>, downward: &mut Direction<'_>) -> io::Result<()> {
+    let (client, backend) = (upward.from, downward.from);
+    let mut upward = pin!(upward.carry());
+    let mut downward = pin!(downward.carry());
     // Nobody reads a side that has ended: should it break afterwards, only its error readiness tells.
     tokio::select! {
         ended = &mut upward => {
@@ -63,79 +65,137 @@ async fn carry_both(
     }
 }
 
-/// Carries bytes one way until `from` ends, and passes the end on.
-async fn carry(from: &TcpStream, to: &TcpStream, bytes: &IntCounter) -> io::Result<()> {
-    let mut rounds: u32 = 0;
-    loop {
-        from.readable().await?;
-        match pass(from, to)? {
-            Passed::Nothing => {}
-            Passed::End => return SockRef::from(to).shutdown(Shutdown::Write),
-            Passed::Bytes { taken, leftover } => {
-                bytes.inc_by(taken as u64);
-                if !leftover.is_empty() {
-                    hand_over(&leftover, from, to).await?;
-                    bytes.inc_by(leftover.len() as u64);
-                }
-            }
-        }
-        rounds = rounds.wrapping_add(1);
-        if rounds.is_multiple_of(FAIR_ROUNDS) {
-            tokio::task::yield_now().await;
-        }
-    }
+/// One way of a connection.
+struct Direction<'connection> {
+    from: &'connection TcpStream,
+    to: &'connection TcpStream,
+    /// Told of every byte passed on.
+    bytes: &'connection IntCounter,
+    /// What has been taken and not been passed on yet.
+    rest: Option<Rest>,
+}
+
+/// What a slow reader has not taken yet: at least one byte.
+enum Rest {
+    Copied(Vec<u8>),
+    Piped(Piped),
 }
 
 enum Passed {
-    /// There was nothing to read after all.
+    /// There was nothing to take after all.
     Nothing,
-    /// `taken` bytes were written; `leftover` was read and could not be.
-    Bytes { taken: usize, leftover: Vec<u8> },
+    /// So many bytes were taken, and passed on except for the rest.
+    Bytes(usize),
     /// The sender has ended.
     End,
 }
 
-/// Reads once and writes once, as far as either goes without waiting.
-fn pass(from: &TcpStream, to: &TcpStream) -> io::Result<Passed> {
-    SCRATCH.with_borrow_mut(|scratch| match read(from, scratch)? {
-        None => Ok(Passed::Nothing),
-        Some(0) => Ok(Passed::End),
-        Some(count) => {
-            let taken = write(to, &scratch[..count])?;
-            Ok(Passed::Bytes { taken, leftover: scratch[taken..count].to_vec() })
-        }
-    })
-}
-
-/// Passes on what `from` has sent already, as far as `to` takes it without waiting. It may do nothing: one of them is
-/// broken, and the other one need not have sent anything.
-fn pass_last_words(from: &TcpStream, to: &TcpStream, bytes: &IntCounter) {
-    SCRATCH.with_borrow_mut(|scratch| {
-        // Not by readiness: what came with the break may not have been announced yet.
-        for _ in 0..FAIR_ROUNDS {
-            match (&*SockRef::from(from)).read(scratch) {
-                Ok(count @ 1..) => match write(to, &scratch[..count]) {
-                    Ok(taken) if taken == count => bytes.inc_by(taken as u64),
-                    Ok(_) | Err(_) => return,
-                },
-                Ok(0) | Err(_) => return,
+impl Direction<'_> {
+    /// Carries bytes until the sender ends, and passes the end on.
+    async fn carry(&mut self) -> io::Result<()> {
+        let mut gait = Gait::START;
+        let mut share: usize = 0;
+        loop {
+            self.from.readable().await?;
+            match self.pass(gait)? {
+                Passed::Nothing => share += BUFFER,
+                Passed::End => return SockRef::from(self.to).shutdown(Shutdown::Write),
+                Passed::Bytes(count) => {
+                    self.hand_over().await?;
+                    gait = gait.after(count);
+                    share += count.max(BUFFER);
+                }
+            }
+            if share >= FAIR_SHARE {
+                share = 0;
+                tokio::task::yield_now().await;
             }
         }
-    });
-}
-
-/// Writes all of `leftover` as `to` takes it. Meanwhile nothing is read, so a sender that breaks is watched for.
-async fn hand_over(leftover: &[u8], from: &TcpStream, to: &TcpStream) -> io::Result<()> {
-    let mut rest = leftover;
-    while !rest.is_empty() {
-        tokio::select! {
-            biased;
-            writable = to.writable() => writable?,
-            error = broken(from) => return Err(error),
-        }
-        rest = &rest[write(to, rest)?..];
     }
-    Ok(())
+
+    /// Takes once and passes on once, as far as either goes without waiting.
+    fn pass(&mut self, gait: Gait) -> io::Result<Passed> {
+        match gait {
+            Gait::Copy { .. } => self.copy(),
+            Gait::Splice { .. } => match Piped::take(self.from) {
+                Some(piped) => {
+                    let count = piped.count();
+                    self.rest = Some(Rest::Piped(piped));
+                    self.pass_rest()?;
+                    Ok(Passed::Bytes(count))
+                }
+                // Reading tells why.
+                None => self.copy(),
+            },
+        }
+    }
+
+    fn copy(&mut self) -> io::Result<Passed> {
+        SCRATCH.with_borrow_mut(|scratch| match read(self.from, scratch)? {
+            None => Ok(Passed::Nothing),
+            Some(0) => Ok(Passed::End),
+            Some(count) => {
+                let taken = write(self.to, &scratch[..count])?;
+                self.bytes.inc_by(taken as u64);
+                self.rest = (taken < count).then(|| Rest::Copied(scratch[taken..count].to_vec()));
+                Ok(Passed::Bytes(count))
+            }
+        })
+    }
+
+    /// Passes on all of the rest as the receiver takes it. Meanwhile nothing is read, so a sender that breaks is watched
+    /// for.
+    async fn hand_over(&mut self) -> io::Result<()> {
+        while self.rest.is_some() {
+            tokio::select! {
+                biased;
+                writable = self.to.writable() => writable?,
+                error = broken(self.from) => return Err(error),
+            }
+            self.pass_rest()?;
+        }
+        Ok(())
+    }
+
+    /// Passes on as much of the rest as the receiver takes now.
+    fn pass_rest(&mut self) -> io::Result<()> {
+        let (passed, rest) = match self.rest.take() {
+            None => return Ok(()),
+            Some(Rest::Copied(mut bytes)) => {
+                let passed = write(self.to, &bytes)?;
+                bytes.drain(..passed);
+                (passed, (!bytes.is_empty()).then_some(Rest::Copied(bytes)))
+            }
+            Some(Rest::Piped(piped)) => {
+                let (passed, piped) = piped.pass_on(self.to)?;
+                (passed, piped.map(Rest::Piped))
+            }
+        };
+        self.bytes.inc_by(passed as u64);
+        self.rest = rest;
+        Ok(())
+    }
+
+    /// Passes on what the sender has sent already, as far as the receiver takes it without waiting. It may do nothing:
+    /// one of them is broken, and the other one need not have sent anything.
+    fn pass_last_words(&mut self) {
+        // What follows a gap is no word.
+        if self.pass_rest().is_err() || self.rest.is_some() {
+            return;
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            // Not by readiness: what came with the break may not have been announced yet.
+            for _ in 0..FAIR_SHARE / BUFFER {
+                match (&*SockRef::from(self.from)).read(scratch) {
+                    Ok(count @ 1..) => match write(self.to, &scratch[..count]) {
+                        Ok(taken) if taken == count => self.bytes.inc_by(taken as u64),
+                        Ok(_) | Err(_) => return,
+                    },
+                    Ok(0) | Err(_) => return,
+                }
+            }
+        });
+    }
 }
 
 /// Waits until `stream` is reset or times out. Never looks at what it has sent.
@@ -170,11 +230,14 @@ fn write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     }
 }
 
-/// Bytes read at a time, and so the most that one direction of a connection can hold.
+/// Bytes read at a time.
 const BUFFER: usize = 64 * 1024;
-/// Rounds until others have their turn: a mebibyte at most.
-const FAIR_ROUNDS: u32 = 16;
+/// Bytes until others have their turn; a round that moves less than [`BUFFER`] counts as one that fills it.
+const FAIR_SHARE: usize = 1024 * 1024;
 
 thread_local! {
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER].into_boxed_slice());
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test panics where it fails")]
 
+mod bulk;
 mod choice;
 mod lab;
 mod probe;

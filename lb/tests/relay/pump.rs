@@ -118,7 +118,7 @@ async fn a_slow_reader_stops_the_sender_and_loses_nothing() {
     let lab = Lab::start(&[single.address]);
     let (mut client, mut server) = pair(&lab, &single).await;
     let taken = stuff(&mut client, OFFERED).await;
-    // Four socket buffers of a few mebibytes each lie between the two; the relay itself holds 64 KiB.
+    // Four socket buffers of a few mebibytes each lie between the two; the relay itself holds one pipe.
     assert!(taken < 64 * MEBIBYTE, "{taken} bytes taken though nobody reads");
     client.shutdown().await.unwrap();
     assert_eq!(rest_of(&mut server).await.len(), taken);
