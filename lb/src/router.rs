@@ -21,13 +21,14 @@ mod metrics;
 mod worker;
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::{self, JoinHandle};
 
 use ipnet::Ipv4Net;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use vrrp::{AdvertInterval, Checksum, Preempt, Priority, Role, RouterId, VirtualAddresses};
+use vrrp::{AdvertInterval, Audience, Checksum, Preempt, Priority, Role, RouterId, VirtualAddresses};
 
 pub use self::metrics::RouterMetrics;
 use self::worker::Worker;
@@ -47,6 +48,8 @@ pub struct RouterConfig {
     pub preempt: Preempt,
     /// How checksums are computed and expected.
     pub checksum: Checksum,
+    /// Who the other routers are. Our own address may be among the peers: it is left out.
+    pub audience: Audience,
     /// What the master holds.
     pub addresses: RouterAddresses,
 }
@@ -91,6 +94,12 @@ pub enum RouterError {
     NoAddress {
         /// Its name.
         interface: String,
+    },
+    /// Of all peers there is only this node.
+    #[error("no peer is listed besides {address}, which is this node's own")]
+    NoPeer {
+        /// The address of the interface.
+        address: Ipv4Addr,
     },
     /// A privilege is missing.
     #[error("not permitted to {action}: run as root or with {capability}")]

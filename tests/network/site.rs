@@ -29,6 +29,10 @@ pub(crate) struct Site {
 pub(crate) struct Plan {
     pub(crate) priority: u8,
     pub(crate) preempt: bool,
+    /// From one advert to the next.
+    pub(crate) advert_interval: &'static str,
+    /// Further fields of the virtual router, in YAML.
+    pub(crate) router: &'static str,
     pub(crate) balance: &'static str,
     /// From one health check to the next.
     pub(crate) interval: &'static str,
@@ -41,7 +45,17 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(priority: u8) -> Self {
         let (balance, interval, tls) = ("round-robin", "100ms", String::new());
-        Self { priority, preempt: false, balance, interval, tls, further_addresses: 0 }
+        let (advert_interval, router) = ("200ms", "");
+        Self {
+            priority,
+            preempt: false,
+            advert_interval,
+            router,
+            balance,
+            interval,
+            tls,
+            further_addresses: 0,
+        }
     }
 }
 
@@ -130,7 +144,8 @@ impl Site {
     /// The file of a front door. Its health checks have no time to lose, and its adverts some: a busy machine must not
     /// look like a dead master.
     pub(crate) fn configuration(&self, plan: &Plan) -> String {
-        let Plan { priority, preempt, balance, interval, tls, further_addresses } = plan;
+        let Plan { priority, preempt, advert_interval, router, .. } = plan;
+        let Plan { balance, interval, tls, further_addresses, .. } = plan;
         let further = (1..=*further_addresses).map(|last| format!("192.0.2.{last}/32, "));
         let further: String = further.collect();
         let backends = self.link.masters().iter().enumerate().map(|(position, host)| {
@@ -140,8 +155,8 @@ impl Site {
         format!(
             "apiVersion: fairway.dev/v1alpha1\n\
              kind: FrontDoor\n\
-             virtualRouter: {{interface: {INTERFACE}, routerId: 51, priority: {priority}, advertInterval: 200ms, \
-             preempt: {preempt}, addresses: [{further}{VIRTUAL_ADDRESS}/32]}}\n\
+             virtualRouter: {{interface: {INTERFACE}, routerId: 51, priority: {priority}, \
+             advertInterval: {advert_interval}, preempt: {preempt}, {router} addresses: [{further}{VIRTUAL_ADDRESS}/32]}}\n\
              frontend: {{listen: \"{FRONT_DOOR}\", balance: {balance}}}\n\
              healthCheck: {{interval: {interval}, timeout: 1s, tls: {{caFile: \"{}\"{tls}}}}}\n\
              backends:\n{backends}",

@@ -4,13 +4,14 @@ mod contents;
 mod forgery;
 mod keepalived;
 mod partition;
+mod peers;
 
 use std::time::Duration;
 
 use tests::Result;
 use tests::topology::VIRTUAL_ADDRESS;
 
-use crate::site::{Plan, Site, WholeSite, throughout, until};
+use crate::site::{LIMIT, Plan, Site, WholeSite, throughout, until};
 
 /// Several intervals in which somebody who were to act would.
 const A_WHILE: Duration = Duration::from_secs(2);
@@ -80,6 +81,23 @@ fn a_node_that_returns_takes_its_stale_address_off_and_stays_backup() -> Result<
     throughout(A_WHILE, "the successor alone holds the address", || Ok(site.link.holders()? == [successor]))?;
     assert_eq!(site.dial_times(10)?.failed, 0);
     Ok(())
+}
+
+#[test]
+fn a_preempt_delay_is_waited_for_and_ends_with_the_weaker_master() -> Result<()> {
+    let site = Site::new(2)?;
+    let mut weaker = site.front_door(1, &Plan::new(100))?;
+    until("the weaker one holds the address", || Ok(site.link.holders()? == [1]))?;
+    let patient = |router| Plan { preempt: true, router, ..Plan::new(250) };
+    let stronger = site.front_door(0, &patient("preemptDelay: 3s,"))?;
+    throughout(A_WHILE, "the weaker one holds the address", || Ok(site.link.holders()? == [1]))?;
+    until("the stronger one takes over", || Ok(site.link.holders()? == [0]))?;
+    drop(stronger);
+    site.master(0).namespace().ip(&["address", "delete", "172.16.60.250/32", "dev", "eth0"])?;
+    until("the weaker one holds the address again", || Ok(site.link.holders()? == [1]))?;
+    let _stronger = site.front_door(0, &patient("preemptDelay: 1h,"))?;
+    assert!(weaker.process.terminate(LIMIT)?.success());
+    until("the stronger one does not wait for a dead one", || Ok(site.link.holders()? == [0]))
 }
 
 #[test]

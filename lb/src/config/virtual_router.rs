@@ -1,17 +1,20 @@
 //! From the `virtualRouter` section to a [`RouterConfig`].
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use daemon::document::Section;
 use ipnet::Ipv4Net;
-use vrrp::{AdvertInterval, Checksum, Preempt, Priority, RouterId};
+use vrrp::{AdvertInterval, Audience, Checksum, Peers, Preempt, Priority, RouterId};
 
 use super::check::{duration, noted};
 use super::defaults;
 use crate::router::{RouterAddresses, RouterConfig};
 
+/// Enough for every node of a control plane, and few enough to send to each at every interval.
+const MOST_PEERS: usize = 32;
 /// Longer than any node takes to be ready. Who wants to wait for longer wants no preemption.
 const PREEMPT_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 
@@ -30,9 +33,13 @@ pub(super) fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> 
     let preempt = preempt(section);
     let checksums = [("pseudo-header", Checksum::PseudoHeader), ("plain", Checksum::Plain)];
     let checksum = section.choice("checksum", &checksums).unwrap_or_default();
+    let audience = audience(section);
     let addresses =
         section.parsed_list("addresses", "an IPv4 address and prefix length such as 172.16.60.250/32");
     let addresses = section.require("addresses", addresses).and_then(|list| virtual_addresses(section, list));
+    if let (Some(Audience::Peers(peers)), Some(addresses)) = (&audience, &addresses) {
+        refuse_virtual_peers(section, peers, addresses);
+    }
     Some(RouterConfig {
         interface: interface?,
         router_id: router_id?,
@@ -40,6 +47,7 @@ pub(super) fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> 
         interval: interval?,
         preempt,
         checksum,
+        audience: audience?,
         addresses: addresses?,
     })
 }
@@ -56,6 +64,38 @@ fn preempt(section: &mut Section<'_>) -> Preempt {
     Preempt::Never
 }
 
+/// An empty list is refused: who writes `peers` does not mean multicast.
+fn audience(section: &mut Section<'_>) -> Option<Audience> {
+    let Some(list) = section.parsed_list::<Ipv4Addr>("peers", "an IPv4 address such as 172.16.60.242") else {
+        return Some(Audience::Group);
+    };
+    if !(1..=MOST_PEERS).contains(&list.len()) {
+        let what = format!("must list 1 to {MOST_PEERS} peers, found {}", list.len());
+        section.problem("peers", what);
+    }
+    let mut peers = BTreeSet::new();
+    for (position, address) in list.into_iter().enumerate() {
+        let field = format!("peers[{position}]");
+        if !peers.insert(address) {
+            section.problem(&field, format!("{address} is listed twice"));
+        }
+        if !is_of_one_host(address) {
+            section.problem(&field, format!("{address} cannot be the address of a peer"));
+        }
+    }
+    Peers::new(peers).map(Audience::Peers)
+}
+
+fn refuse_virtual_peers(section: &mut Section<'_>, peers: &Peers, addresses: &RouterAddresses) {
+    for address in addresses.networks().iter().map(Ipv4Net::addr).filter(|&address| peers.contains(address)) {
+        section.problem("peers", format!("{address} is a virtual address: it moves, a peer does not"));
+    }
+}
+
+const fn is_of_one_host(address: Ipv4Addr) -> bool {
+    !(address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback())
+}
+
 /// What the kernel takes for a name (`dev_valid_name`).
 fn is_interface_name(name: &str) -> bool {
     let forbidden = |letter: char| letter == '/' || letter == ':' || letter == '\0' || letter.is_whitespace();
@@ -69,11 +109,7 @@ fn virtual_addresses(section: &mut Section<'_>, list: Vec<Ipv4Net>) -> Option<Ro
         if !seen.insert(address) {
             section.problem(&field, format!("{address} is listed twice"));
         }
-        if address.is_unspecified()
-            || address.is_multicast()
-            || address.is_broadcast()
-            || address.is_loopback()
-        {
+        if !is_of_one_host(address) {
             section.problem(&field, format!("{address} cannot be a virtual address"));
         }
     }

@@ -29,7 +29,10 @@ impl RouterMetrics {
                 "fairway_lb_vrrp_adverts_received_total",
                 "Adverts of other routers that passed every check.",
             )?,
-            sent: IntCounter::new("fairway_lb_vrrp_adverts_sent_total", "Adverts sent, farewells included.")?,
+            sent: IntCounter::new(
+                "fairway_lb_vrrp_adverts_sent_total",
+                "Adverts sent, farewells included; where peers are listed, one for each.",
+            )?,
             rejected: IntCounterVec::new(
                 Opts::new(
                     "fairway_lb_vrrp_adverts_rejected_total",

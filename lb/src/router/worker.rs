@@ -11,7 +11,9 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 use tracing::{error, info, warn};
-use vrrp::{Action, Advert, Event, Received, Rejected, Role, Settings, State, decode, encode, step};
+use vrrp::{
+    Action, Audience, Event, Priority, Received, Rejected, Role, Settings, State, decode, encode, step,
+};
 
 use super::complaints::Complaints;
 use super::interface::{Interface, Monitor, primary_address};
@@ -220,6 +222,13 @@ impl Worker {
             .map_err(|source| self.failure("list addresses", source))?;
         let local = primary_address(&observed, self.config.addresses.addresses.as_slice())
             .ok_or_else(|| RouterError::NoAddress { interface: name.clone() })?;
+        let audience = match &self.config.audience {
+            Audience::Group => Audience::Group,
+            Audience::Peers(peers) => {
+                let others = peers.besides(local);
+                Audience::Peers(others.ok_or(RouterError::NoPeer { address: local })?)
+            }
+        };
         let adverts = AdvertSocket::open(name, index, local)
             .map_err(|source| failure(&self.config, "open the advert socket", CAP_NET_RAW, source))?;
         let announcer = PacketSocket::open(index)
@@ -230,6 +239,7 @@ impl Worker {
             interval: self.config.interval,
             preempt: self.config.preempt,
             local,
+            audience,
             addresses: self.config.addresses.addresses.clone(),
             checksum: self.config.checksum,
         };
@@ -256,8 +266,8 @@ impl Worker {
     fn perform(&mut self, action: Action, now: Instant) -> Result<(), RouterError> {
         let Some(attachment) = &self.attachment else { return Ok(()) };
         match action {
-            Action::Send(advert) => {
-                self.send(advert, now);
+            Action::Send(priority) => {
+                self.send(priority, now);
                 Ok(())
             }
             Action::Claim => self.claim(attachment.index).map(drop),
@@ -276,13 +286,15 @@ impl Worker {
     }
 
     /// An advert that cannot be sent is like one that is lost: the next one may arrive.
-    fn send(&mut self, advert: Advert, now: Instant) {
+    fn send(&mut self, priority: Option<Priority>, now: Instant) {
         let Some(attachment) = &self.attachment else { return };
-        match attachment.adverts.send(&encode(&attachment.settings, advert)) {
-            Ok(()) => self.metrics.sent(),
-            Err(error) => {
-                if self.complaints.worth_a_line(Ipv4Addr::UNSPECIFIED, "send", now) {
-                    warn!(interface = self.config.interface, %error, "advert not sent");
+        for to in attachment.settings.destinations() {
+            match attachment.adverts.send(&encode(&attachment.settings, priority, to), to) {
+                Ok(()) => self.metrics.sent(),
+                Err(error) => {
+                    if self.complaints.worth_a_line(to, "send", now) {
+                        warn!(interface = self.config.interface, %to, %error, "advert not sent");
+                    }
                 }
             }
         }

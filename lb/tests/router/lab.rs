@@ -106,17 +106,6 @@ impl Lab {
             socket
         })
     }
-
-    /// A raw socket of the other host for packets that bring their own IPv4 header.
-    pub(crate) fn forger(&self) -> Socket {
-        self.other.run(|| {
-            let socket = raw_socket();
-            socket.set_header_included_v4(true).unwrap();
-            socket.set_multicast_if_v4(&OTHER).unwrap();
-            socket.set_multicast_loop_v4(false).unwrap();
-            socket
-        })
-    }
 }
 
 fn raw_socket() -> Socket {
@@ -168,11 +157,6 @@ impl Keepalived {
             .spawn()
             .unwrap();
         Self { child, directory }
-    }
-
-    /// Asks it to stop, which makes it say farewell, and waits for its end.
-    pub(crate) fn stop(self) {
-        drop(self);
     }
 }
 

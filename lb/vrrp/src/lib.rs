@@ -26,7 +26,10 @@
 //!
 //! ```
 //! # use std::{net::Ipv4Addr, time::Instant};
-//! use vrrp::{Action, AdvertInterval, Checksum, Event, Preempt, Priority, RouterId, Settings, State, VirtualAddresses, step};
+//! use vrrp::{
+//!     Action, AdvertInterval, Audience, Checksum, Event, Preempt, Priority, RouterId, Settings, State,
+//!     VirtualAddresses, step,
+//! };
 //!
 //! # fn example(now: Instant) -> Option<()> {
 //! let settings = Settings {
@@ -35,6 +38,7 @@
 //!     interval: AdvertInterval::ONE_SECOND,
 //!     preempt: Preempt::Never,
 //!     local: Ipv4Addr::new(172, 16, 60, 241),
+//!     audience: Audience::Group,
 //!     addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)])?,
 //!     checksum: Checksum::PseudoHeader,
 //! };
@@ -53,6 +57,8 @@ mod state;
 mod step;
 
 pub use packet::{Advert, GROUP, LONGEST, PROTOCOL, Received, Rejected, TIME_TO_LIVE, decode, encode};
-pub use settings::{AdvertInterval, Checksum, Preempt, Priority, RouterId, Settings, VirtualAddresses};
+pub use settings::{
+    AdvertInterval, Audience, Checksum, Peers, Preempt, Priority, RouterId, Settings, VirtualAddresses,
+};
 pub use state::{Action, Announcements, Backup, Event, Role, State};
 pub use step::step;

@@ -14,12 +14,12 @@
 
 use std::net::Ipv4Addr;
 
-use crate::settings::{AdvertInterval, Checksum, Priority, Settings};
+use crate::settings::{AdvertInterval, Audience, Checksum, Priority, Settings};
 
 /// The IP protocol number of VRRP (RFC 9568 §5.1.1.4).
 pub const PROTOCOL: u8 = 112;
 
-/// The group that adverts are sent to (RFC 9568 §5.1.1.2).
+/// The group that adverts are sent to (RFC 9568 §5.1.1.2), unless the peers are listed.
 pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
 
 /// The only TTL of an advert (RFC 9568 §5.1.1.3): whoever sees it shares the link with its sender.
@@ -61,9 +61,15 @@ pub enum Rejected {
     /// No IPv4 packet of protocol 112.
     #[error("it is not an IPv4 packet with VRRP in it")]
     Header,
-    /// Addressed to one host instead of the group.
-    #[error("it was not sent to {GROUP}")]
-    Destination,
+    /// Addressed to the group instead of us where peers are listed; to one host instead of the group where not.
+    #[error("it was sent to {found}: either all routers list their peers, or none does")]
+    Destination {
+        /// Where it was sent.
+        found: Ipv4Addr,
+    },
+    /// Peers are listed, and the sender is none of them.
+    #[error("its sender is not one of the peers")]
+    Peer,
     /// Our own address as source: a loop in the network, or another node with the same address.
     #[error("it comes from our own address")]
     OwnAddress,
@@ -104,10 +110,11 @@ pub enum Rejected {
 
 impl Rejected {
     /// Every value of [`label`](Self::label).
-    pub const LABELS: [&str; 11] = [
+    pub const LABELS: [&str; 12] = [
         "router_id",
         "header",
         "destination",
+        "peer",
         "own_address",
         "time_to_live",
         "version",
@@ -123,7 +130,8 @@ impl Rejected {
         match self {
             Self::RouterId => "router_id",
             Self::Header => "header",
-            Self::Destination => "destination",
+            Self::Destination { .. } => "destination",
+            Self::Peer => "peer",
             Self::OwnAddress => "own_address",
             Self::TimeToLive { .. } => "time_to_live",
             Self::Version { .. } => "version",
@@ -160,15 +168,16 @@ pub fn decode(settings: &Settings, packet: &[u8]) -> Result<Received, Rejected> 
     Ok(Received { from: header.source, advert: Advert { priority: Priority::new(priority), interval } })
 }
 
-/// The message for `advert`, without the IPv4 header, to be sent from [`Settings::local`] to [`GROUP`].
-pub fn encode(settings: &Settings, advert: Advert) -> Vec<u8> {
+/// Our advert, without the IPv4 header, to be sent from [`Settings::local`] to `destination`, one of
+/// [`Settings::destinations`]. Without `priority` it is a farewell.
+pub fn encode(settings: &Settings, priority: Option<Priority>, destination: Ipv4Addr) -> Vec<u8> {
     let addresses = settings.addresses.as_slice();
-    let [interval_high, interval_low] = advert.interval.centiseconds().to_be_bytes();
+    let [interval_high, interval_low] = settings.interval.centiseconds().to_be_bytes();
     let mut message = Vec::with_capacity(FIXED + 4 * addresses.len());
     message.extend([
         VERSION << 4 | ADVERTISEMENT,
         settings.router_id.number(),
-        advert.priority.map_or(0, Priority::number),
+        priority.map_or(0, Priority::number),
         settings.addresses.count(),
         interval_high,
         interval_low,
@@ -176,7 +185,7 @@ pub fn encode(settings: &Settings, advert: Advert) -> Vec<u8> {
         0,
     ]);
     message.extend(addresses.iter().flat_map(Ipv4Addr::octets));
-    let sum = !sum(settings.checksum, settings.local, GROUP, &message);
+    let sum = !sum(settings.checksum, settings.local, destination, &message);
     message[6..FIXED].copy_from_slice(&sum.to_be_bytes());
     message
 }
@@ -212,7 +221,15 @@ fn check(holds: bool, otherwise: Rejected) -> Result<(), Rejected> {
 
 fn check_header(settings: &Settings, header: Header) -> Result<(), Rejected> {
     check(header.source != settings.local, Rejected::OwnAddress)?;
-    check(header.destination == GROUP, Rejected::Destination)?;
+    let destination = match &settings.audience {
+        Audience::Group => GROUP,
+        Audience::Peers(_) => settings.local,
+    };
+    check(header.destination == destination, Rejected::Destination { found: header.destination })?;
+    match &settings.audience {
+        Audience::Group => {}
+        Audience::Peers(peers) => check(peers.contains(header.source), Rejected::Peer)?,
+    }
     check(header.time_to_live == TIME_TO_LIVE, Rejected::TimeToLive { found: header.time_to_live })
 }
 

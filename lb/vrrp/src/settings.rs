@@ -1,9 +1,12 @@
 //! What one virtual router is told by its operator. Every type here is checked when it is made.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::Ipv4Addr;
 use std::num::NonZeroU8;
 use std::time::Duration;
+
+use crate::packet::GROUP;
 
 /// The virtual router identifier (VRID, RFC 9568 §5.2.3): 1 to 255, one per virtual router and link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -127,6 +130,36 @@ impl VirtualAddresses {
     }
 }
 
+/// Who the adverts of one virtual router are for. All its routers must agree: adverts of the other kind are refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Audience {
+    /// Whoever listens to [`GROUP`](crate::GROUP) on the link.
+    Group,
+    /// The other routers by name, for links that carry no multicast. Nobody else is listened to.
+    Peers(Peers),
+}
+
+/// The other routers of a virtual router: one or more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peers(BTreeSet<Ipv4Addr>);
+
+impl Peers {
+    /// `None` if there are none.
+    pub fn new(peers: BTreeSet<Ipv4Addr>) -> Option<Self> {
+        (!peers.is_empty()).then_some(Self(peers))
+    }
+
+    /// All but `local`, so that every router may be told the same list; `None` if that leaves none.
+    pub fn besides(&self, local: Ipv4Addr) -> Option<Self> {
+        Self::new(self.0.iter().copied().filter(|&peer| peer != local).collect())
+    }
+
+    /// Whether it is one of them.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        self.0.contains(&address)
+    }
+}
+
 /// Which bytes the checksum of an IPv4 advert covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
@@ -161,6 +194,8 @@ pub struct Settings {
     pub preempt: Preempt,
     /// The address our adverts come from: the primary one of the interface, never a virtual one.
     pub local: Ipv4Addr,
+    /// Who our adverts are for, and whose we believe.
+    pub audience: Audience,
     /// The addresses the master holds.
     pub addresses: VirtualAddresses,
     /// How checksums are computed and expected.
@@ -168,6 +203,14 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// Where every advert is to be sent.
+    pub fn destinations(&self) -> Vec<Ipv4Addr> {
+        match &self.audience {
+            Audience::Group => vec![GROUP],
+            Audience::Peers(peers) => peers.0.iter().copied().collect(),
+        }
+    }
+
     /// How long a weaker master may go on; `None` for ever.
     pub(crate) fn patience(&self) -> Option<Duration> {
         match self.preempt {
@@ -217,6 +260,17 @@ mod tests {
         assert_eq!(Priority::new(0), None);
         assert_eq!(RouterId::new(255).map(RouterId::number), Some(255));
         assert_eq!(Priority::new(255), Some(Priority::OWNER));
+    }
+
+    #[test]
+    fn peers_are_one_or_more_and_never_this_node() {
+        let peers =
+            |hosts: &[u8]| Peers::new(hosts.iter().map(|&host| Ipv4Addr::new(10, 0, 0, host)).collect());
+        assert_eq!(peers(&[]), None);
+        let both = peers(&[1, 2]).unwrap();
+        assert_eq!(both.besides(Ipv4Addr::new(10, 0, 0, 1)), peers(&[2]));
+        assert_eq!(both.besides(Ipv4Addr::new(10, 0, 0, 3)), peers(&[1, 2]));
+        assert_eq!(peers(&[1]).unwrap().besides(Ipv4Addr::new(10, 0, 0, 1)), None);
     }
 
     #[test]

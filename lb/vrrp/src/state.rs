@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::packet::Advert;
-use crate::settings::AdvertInterval;
+use crate::settings::{AdvertInterval, Priority};
 
 /// The state of one virtual router on this node (RFC 9568 §6.3). Each holds the timers that run in it and no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,8 +109,8 @@ pub enum Event {
 /// What the shell is to do, in the order given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Send this advert.
-    Send(Advert),
+    /// Send our advert, to all [destinations](crate::Settings::destinations): with this priority, or as a farewell.
+    Send(Option<Priority>),
     /// Put the virtual addresses on the interface. They may be there already.
     Claim,
     /// Tell the link where the virtual addresses are (gratuitous ARP).

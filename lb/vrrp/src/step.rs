@@ -27,7 +27,7 @@ pub fn step(settings: &Settings, state: State, event: Event, now: Instant) -> (S
         },
         State::Master { advertise_at, announcements } => match event {
             Event::Start => (state, Vec::new()),
-            Event::Stop => resign(settings),
+            Event::Stop => resign(),
             Event::LinkDown => (State::Initialize, vec![Action::Release]),
             Event::Advert { from, advert } if yields(settings, from, advert) => {
                 give_way(settings, advert.interval, now)
@@ -69,7 +69,7 @@ fn take_over(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
         advertise_at: now + settings.interval.duration(),
         announcements: Announcements::begun(now),
     };
-    (state, vec![Action::Send(own_advert(settings)), Action::Claim, Action::Announce])
+    (state, vec![Action::Send(Some(settings.priority)), Action::Claim, Action::Announce])
 }
 
 /// §6.4.2, ADVERTISEMENT received.
@@ -91,9 +91,8 @@ fn hear_as_backup(settings: &Settings, backup: Backup, advert: Advert, now: Inst
 
 /// §6.4.3, Shutdown. The farewell comes last: whoever takes over on it must not find us still answering for the
 /// addresses.
-fn resign(settings: &Settings) -> (State, Vec<Action>) {
-    let farewell = Advert { priority: None, interval: settings.interval };
-    (State::Initialize, vec![Action::Release, Action::Send(farewell)])
+fn resign() -> (State, Vec<Action>) {
+    (State::Initialize, vec![Action::Release, Action::Send(None)])
 }
 
 /// §6.4.3: a master gives way to a higher priority, and among equals to the higher address.
@@ -109,7 +108,7 @@ fn yields(settings: &Settings, from: Ipv4Addr, advert: Advert) -> bool {
 fn give_way(settings: &Settings, master_interval: AdvertInterval, now: Instant) -> (State, Vec<Action>) {
     (
         State::Backup(follow(settings, master_interval, None, now)),
-        vec![Action::Release, Action::Send(own_advert(settings))],
+        vec![Action::Release, Action::Send(Some(settings.priority))],
     )
 }
 
@@ -124,7 +123,7 @@ fn assert_mastership(
 ) -> (State, Vec<Action>) {
     let (announcements, announce) = announcements.again(now);
     let advertise_at = now + settings.interval.duration();
-    let mut actions = vec![Action::Send(own_advert(settings))];
+    let mut actions = vec![Action::Send(Some(settings.priority))];
     actions.extend(announce.then_some(Action::Announce));
     (State::Master { advertise_at, announcements }, actions)
 }
@@ -140,13 +139,9 @@ fn tick_as_master(
     let advertise = advertise_at <= now;
     let advertise_at = if advertise { now + settings.interval.duration() } else { advertise_at };
     let mut actions = Vec::new();
-    actions.extend(advertise.then(|| Action::Send(own_advert(settings))));
+    actions.extend(advertise.then_some(Action::Send(Some(settings.priority))));
     actions.extend(announce.then_some(Action::Announce));
     (State::Master { advertise_at, announcements }, actions)
-}
-
-fn own_advert(settings: &Settings) -> Advert {
-    Advert { priority: Some(settings.priority), interval: settings.interval }
 }
 
 /// `Skew_Time` (§6.1): up to one interval, less for a stronger router, so that the strongest backup is first.

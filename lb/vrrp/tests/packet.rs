@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use vrrp::{
-    Advert, AdvertInterval, Checksum, GROUP, Preempt, Priority, Received, Rejected, RouterId, Settings,
-    VirtualAddresses, decode, encode,
+    Advert, AdvertInterval, Audience, Checksum, GROUP, Peers, Preempt, Priority, Received, Rejected,
+    RouterId, Settings, VirtualAddresses, decode, encode,
 };
 
 const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
@@ -32,16 +32,21 @@ fn settings(local: Ipv4Addr, checksum: Checksum) -> Settings {
         interval: AdvertInterval::new(Duration::from_millis(100)).unwrap(),
         preempt: Preempt::After(Duration::ZERO),
         local,
+        audience: Audience::Group,
         addresses: VirtualAddresses::new(vec![VIRTUAL]).unwrap(),
         checksum,
     }
 }
 
-/// The packet that carries `message`.
+/// The packet that carries `message` to the group.
 fn packet(from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
+    packet_to(GROUP, from, message)
+}
+
+fn packet_to(destination: Ipv4Addr, from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(20 + message.len()).unwrap().to_be_bytes();
     let header = [0x45, 0xc0, length[0], length[1], 0, 0, 0, 0, 255, 112, 0, 0];
-    [&header[..], &from.octets(), &GROUP.octets(), message].concat()
+    [&header[..], &from.octets(), &destination.octets(), message].concat()
 }
 
 #[test]
@@ -57,7 +62,7 @@ fn adverts_of_keepalived_are_understood() {
 fn our_adverts_are_those_that_keepalived_would_send() {
     let settings = settings(KEEPALIVED, Checksum::PseudoHeader);
     for (bytes, priority) in [(ADVERT, Some(settings.priority)), (FAREWELL, None)] {
-        assert_eq!(encode(&settings, Advert { priority, interval: settings.interval }), bytes[20..]);
+        assert_eq!(encode(&settings, priority, GROUP), bytes[20..]);
     }
 }
 
@@ -77,7 +82,7 @@ fn every_check_has_its_own_reason() {
         ("total length beyond the packet", |it| it[3] = 33, Rejected::Header),
         ("UDP", |it| it[9] = 17, Rejected::Header),
         ("total length within the fixed fields", |it| it[3] = 27, Rejected::Length),
-        ("to one host", |it| it[16..20].copy_from_slice(&OURS.octets()), Rejected::Destination),
+        ("to one host", |it| it[16..20].copy_from_slice(&OURS.octets()), Rejected::Destination { found: OURS }),
         ("from ourselves", |it| it[12..16].copy_from_slice(&OURS.octets()), Rejected::OwnAddress),
         ("forwarded", |it| it[8] = 254, Rejected::TimeToLive { found: 254 }),
         ("version 2", |it| it[20] = 0x21, Rejected::Version { found: 2 }),
@@ -116,7 +121,7 @@ fn a_checksum_of_the_other_form_is_recognised_as_such() {
     {
         let sender = settings(KEEPALIVED, theirs);
         let advert = Advert { priority: Some(sender.priority), interval: sender.interval };
-        let bytes = packet(KEEPALIVED, &encode(&sender, advert));
+        let bytes = packet(KEEPALIVED, &encode(&sender, advert.priority, GROUP));
         let rejected = decode(&settings(OURS, ours), &bytes);
         assert_eq!(rejected, Err(Rejected::Checksum { other_form_matches: true }));
         assert_eq!(decode(&settings(OURS, theirs), &bytes).map(|received| received.advert), Ok(advert));
@@ -141,11 +146,58 @@ fn the_order_of_addresses_does_not_matter_but_their_number_does() {
     let [a, b] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
     for (sent, ours) in [([a, b], [b, a]), ([b, a], [a, b])] {
         let sender = with(KEEPALIVED, &sent);
-        let bytes =
-            packet(KEEPALIVED, &encode(&sender, Advert { priority: None, interval: sender.interval }));
+        let bytes = packet(KEEPALIVED, &encode(&sender, None, GROUP));
         assert!(decode(&with(OURS, &ours), &bytes).is_ok());
         assert_eq!(decode(&with(OURS, &[a]), &bytes), Err(Rejected::Addresses));
     }
+}
+
+/// With `peer` as the only other router.
+fn with_peer(local: Ipv4Addr, peer: Ipv4Addr) -> Settings {
+    let audience = Audience::Peers(Peers::new([peer].into()).unwrap());
+    Settings { audience, ..settings(local, Checksum::PseudoHeader) }
+}
+
+#[test]
+fn peers_hear_each_other_and_nobody_else() {
+    let sender = with_peer(KEEPALIVED, OURS);
+    assert_eq!(sender.destinations(), [OURS]);
+    assert_eq!(settings(OURS, Checksum::PseudoHeader).destinations(), [GROUP]);
+    let message = |destination| encode(&sender, Some(sender.priority), destination);
+    let unicast = packet_to(OURS, KEEPALIVED, &message(OURS));
+    let multicast = packet_to(GROUP, KEEPALIVED, &message(GROUP));
+    let stranger = Ipv4Addr::new(172, 16, 60, 99);
+    let mut forwarded = unicast.clone();
+    forwarded[8] = 254;
+    let cases = [
+        ("a peer's", with_peer(OURS, KEEPALIVED), &unicast, None),
+        (
+            "to the group",
+            with_peer(OURS, KEEPALIVED),
+            &multicast,
+            Some(Rejected::Destination { found: GROUP }),
+        ),
+        ("no peer's", with_peer(OURS, stranger), &unicast, Some(Rejected::Peer)),
+        ("forwarded", with_peer(OURS, KEEPALIVED), &forwarded, Some(Rejected::TimeToLive { found: 254 })),
+        (
+            "to one host where multicast is used",
+            settings(OURS, Checksum::PseudoHeader),
+            &unicast,
+            Some(Rejected::Destination { found: OURS }),
+        ),
+        ("to the group where multicast is used", settings(OURS, Checksum::PseudoHeader), &multicast, None),
+    ];
+    for (what, receiver, bytes, expected) in cases {
+        assert_eq!(decode(&receiver, bytes).err(), expected, "{what}");
+    }
+}
+
+#[test]
+fn the_checksum_covers_the_destination() {
+    let sender = with_peer(KEEPALIVED, OURS);
+    let bytes = packet_to(OURS, KEEPALIVED, &encode(&sender, Some(sender.priority), GROUP));
+    let damaged = Rejected::Checksum { other_form_matches: false };
+    assert_eq!(decode(&with_peer(OURS, KEEPALIVED), &bytes), Err(damaged));
 }
 
 #[test]
@@ -153,7 +205,8 @@ fn every_rejection_has_a_label_of_the_published_set() {
     let rejections = [
         Rejected::RouterId,
         Rejected::Header,
-        Rejected::Destination,
+        Rejected::Destination { found: OURS },
+        Rejected::Peer,
         Rejected::OwnAddress,
         Rejected::TimeToLive { found: 1 },
         Rejected::Version { found: 2 },
@@ -173,6 +226,7 @@ prop_compose! {
         centiseconds in 1_u16..0x1000,
         addresses in prop::collection::btree_set(any::<u32>(), 1..=255),
         plain in any::<bool>(),
+        unicast in any::<bool>(),
     ) -> Settings {
         Settings {
             router_id: RouterId::new(router_id).unwrap(),
@@ -180,6 +234,11 @@ prop_compose! {
             interval: AdvertInterval::from_centiseconds(centiseconds).unwrap(),
             preempt: Preempt::After(Duration::ZERO),
             local: KEEPALIVED,
+            audience: if unicast {
+                Audience::Peers(Peers::new([OURS].into()).unwrap())
+            } else {
+                Audience::Group
+            },
             addresses: VirtualAddresses::new(addresses.into_iter().map(Ipv4Addr::from).collect()).unwrap(),
             checksum: if plain { Checksum::Plain } else { Checksum::PseudoHeader },
         }
@@ -190,8 +249,14 @@ proptest! {
     #[test]
     fn whatever_is_encoded_is_decoded(sender in any_settings(), farewell in any::<bool>()) {
         let advert = Advert { priority: (!farewell).then_some(sender.priority), interval: sender.interval };
-        let receiver = Settings { local: OURS, ..sender.clone() };
-        let decoded = decode(&receiver, &packet(KEEPALIVED, &encode(&sender, advert)));
+        let audience = match sender.audience {
+            Audience::Group => Audience::Group,
+            Audience::Peers(_) => Audience::Peers(Peers::new([KEEPALIVED].into()).unwrap()),
+        };
+        let receiver = Settings { local: OURS, audience, ..sender.clone() };
+        let [destination] = sender.destinations()[..] else { panic!("one destination") };
+        let message = encode(&sender, advert.priority, destination);
+        let decoded = decode(&receiver, &packet_to(destination, KEEPALIVED, &message));
         prop_assert_eq!(decoded, Ok(Received { from: KEEPALIVED, advert }));
     }
 

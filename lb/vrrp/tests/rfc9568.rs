@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use vrrp::Action::{Announce, Claim, Release, Send};
 use vrrp::{
-    Action, Advert, AdvertInterval, Checksum, Event, Preempt, Priority, Role, RouterId, Settings, State,
-    VirtualAddresses, step,
+    Action, Advert, AdvertInterval, Audience, Checksum, Event, Preempt, Priority, Role, RouterId, Settings,
+    State, VirtualAddresses, step,
 };
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
@@ -35,6 +35,7 @@ fn settings(priority: u8, preempt: bool) -> Settings {
         interval: interval(INTERVAL),
         preempt: if preempt { Preempt::After(Duration::ZERO) } else { Preempt::Never },
         local: LOCAL,
+        audience: Audience::Group,
         addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)]).unwrap(),
         checksum: Checksum::PseudoHeader,
     }
@@ -130,7 +131,7 @@ fn initialize() -> Vec<Row> {
         then,
         actions,
     };
-    let own = Send(advert(255, INTERVAL));
+    let own = Send(Priority::new(255));
     vec![
         row("6.4.1 startup, address owner", 255, Event::Start, Then::Master(INTERVAL), vec![own, Claim, Announce]),
         row("6.4.1 startup, otherwise; a stale address is taken off", 100, Event::Start, Then::Backup(DOWN, INTERVAL), vec![Release]),
@@ -158,7 +159,7 @@ fn backup() -> Vec<Row> {
     let unchanged = Then::Backup(DOWN, INTERVAL);
     // Reset at 1000 ms by an advert with half our interval: down time and skew are the master's.
     let reset = Then::Backup(1_000 + DOWN / 2, INTERVAL / 2);
-    let take_over = || vec![Send(advert(100, INTERVAL)), Claim, Announce];
+    let take_over = || vec![Send(Priority::new(100)), Claim, Announce];
     vec![
         row("6.4.2 shutdown", true, 1_000, Event::Stop, Then::Initialize, vec![]),
         row("6.4.2 link down is a shutdown", true, 1_000, Event::LinkDown, Then::Initialize, vec![]),
@@ -190,11 +191,11 @@ fn master() -> Vec<Row> {
     };
     // Announcements of the master have ended by then, and its advert has not become due.
     let at = 2_000;
-    let own = Send(advert(100, INTERVAL));
+    let own = Send(Priority::new(100));
     let yielded = Then::Backup(at + DOWN / 2, INTERVAL / 2);
     let asserted = Then::Master(at + INTERVAL);
     let unchanged = Then::Master(INTERVAL);
-    let farewell = Send(advert(0, INTERVAL));
+    let farewell = Send(Priority::new(0));
     vec![
         row("6.4.3 shutdown: addresses off, then farewell", 100, at, Event::Stop, Then::Initialize, vec![Release, farewell]),
         row("6.4.3 link down: nobody would hear a farewell", 100, at, Event::LinkDown, Then::Initialize, vec![Release]),
@@ -206,8 +207,8 @@ fn master() -> Vec<Row> {
         row("6.4.3 equal priority, lower address: advert at once", 100, at, heard(LOWER, 100), asserted, vec![own, Announce]),
         row("6.4.3 equal priority, equal address: advert at once", 100, at, heard(LOCAL, 100), asserted, vec![own, Announce]),
         row("6.4.3 lower priority, higher address: advert at once", 100, at, heard(HIGHER, 99), asserted, vec![own, Announce]),
-        row("6.4.3 owner stays", 255, at, heard(HIGHER, 254), asserted, vec![Send(advert(255, INTERVAL)), Announce]),
-        row("6.4.3 a second owner with a higher address wins (erratum 8298)", 255, at, heard(HIGHER, 255), Then::Backup(at + 3 * INTERVAL / 2 + 5, INTERVAL / 2), vec![Release, Send(advert(255, INTERVAL))]),
+        row("6.4.3 owner stays", 255, at, heard(HIGHER, 254), asserted, vec![Send(Priority::new(255)), Announce]),
+        row("6.4.3 a second owner with a higher address wins (erratum 8298)", 255, at, heard(HIGHER, 255), Then::Backup(at + 3 * INTERVAL / 2 + 5, INTERVAL / 2), vec![Release, Send(Priority::new(255))]),
     ]
 }
 
@@ -236,7 +237,7 @@ fn a_new_master_announces_itself_four_times_in_a_second_and_then_every_ten() {
     };
     assert_eq!(times(Announce), [50, 200, 1_000, 11_000, 21_000]);
     let adverts: Vec<u64> = (1..=9).map(|count| count * INTERVAL).collect();
-    assert_eq!(times(Send(advert(100, INTERVAL))), adverts);
+    assert_eq!(times(Send(Priority::new(100))), adverts);
 }
 
 #[test]
@@ -245,7 +246,7 @@ fn after_a_rival_master_the_announcements_start_again() {
     let state = reach(Given::Master, &settings, epoch);
     let (state, _) = run(&settings, state, epoch, 2_000);
     let (state, actions) = step(&settings, state, heard(LOWER, 50), epoch + milliseconds(2_000));
-    assert_eq!(actions, [Send(advert(100, INTERVAL)), Announce]);
+    assert_eq!(actions, [Send(Priority::new(100)), Announce]);
     let (_, done) = run(&settings, state, epoch, 4_000);
     assert_eq!(done, [(2_050, Announce), (2_200, Announce), (3_000, Announce)]);
 }

@@ -14,14 +14,15 @@ struct Keepalived {
 }
 
 impl Keepalived {
-    /// With the interval of our front doors, and its defaults else; so it preempts.
-    fn start(host: &Host, priority: u8) -> Result<Self> {
+    /// With its defaults beyond what `dialect` says; so it preempts.
+    fn start(host: &Host, priority: u8, dialect: &Dialect) -> Result<Self> {
         let files = tempfile::tempdir().map_err(Error::system("make", "a directory"))?;
         let path = |name: &str| files.path().join(name).display().to_string();
+        let Dialect { version, theirs, .. } = dialect;
         let configuration = format!(
-            "global_defs {{\n vrrp_version 3\n}}\n\
+            "global_defs {{\n vrrp_version {version}\n}}\n\
              vrrp_instance V {{\n state BACKUP\n interface {INTERFACE}\n virtual_router_id 51\n \
-             priority {priority}\n advert_int 0.2\n virtual_ipaddress {{\n {VIRTUAL_ADDRESS}/32\n }}\n}}\n"
+             priority {priority}\n {theirs}\n virtual_ipaddress {{\n {VIRTUAL_ADDRESS}/32\n }}\n}}\n"
         );
         let file = path("keepalived.conf");
         std::fs::write(&file, configuration).map_err(Error::system("write", &file))?;
@@ -55,41 +56,64 @@ enum End {
     Dead,
 }
 
+/// A way to run a virtual router, as either side is told of it. Ours is the first node, theirs the second.
+struct Dialect {
+    version: u8,
+    interval: &'static str,
+    ours: &'static str,
+    theirs: &'static str,
+}
+
+const MULTICAST: Dialect = Dialect { version: 3, interval: "200ms", ours: "", theirs: "advert_int 0.2" };
+const UNICAST: Dialect = Dialect {
+    version: 3,
+    interval: "200ms",
+    ours: "peers: [172.16.60.242],",
+    theirs: "advert_int 0.2\n unicast_src_ip 172.16.60.242\n unicast_peer {\n 172.16.60.241\n }",
+};
+
 #[test]
 fn keepalived_and_we_agree_whoever_is_stronger_and_however_it_ends() -> Result<()> {
-    for we_are_stronger in [true, false] {
-        for end in [End::Stopped, End::Dead] {
-            let site = Site::new(2)?;
-            // Ours is the first node, theirs the second.
-            let (stronger, weaker) = if we_are_stronger { (0, 1) } else { (1, 0) };
-            let case = format!(
-                "we are {}, the master is {end:?}",
-                if we_are_stronger { "stronger" } else { "weaker" }
-            );
-            let start = |node: usize, priority| match node {
-                0 => site.front_door(0, &Plan { preempt: true, ..Plan::new(priority) }).map(Router::Ours),
-                _ => Keepalived::start(site.master(1), priority).map(Router::Keepalived),
-            };
-            let alone = |node: usize| Ok(site.link.holders()? == [node]);
-
-            let _weak = start(weaker, 100)?;
-            until(&format!("the only node holds the address: {case}"), || alone(weaker))?;
-            let mut strong = start(stronger, 200)?;
-            until(&format!("the stronger one takes over: {case}"), || alone(stronger))?;
-            throughout(A_WHILE, &format!("the stronger one holds the address: {case}"), || alone(stronger))?;
-            match end {
-                End::Stopped => {
-                    assert!(strong.process().terminate(LIMIT)?.success(), "{case}");
-                    until(&format!("the other one alone takes over: {case}"), || alone(weaker))?;
-                }
-                End::Dead => {
-                    site.link.unplug(site.master(stronger))?;
-                    strong.process().kill()?;
-                    let takes_over = || site.master(weaker).holds(VIRTUAL_ADDRESS);
-                    until(&format!("the other one takes over: {case}"), takes_over)?;
-                }
+    for dialect in [MULTICAST, UNICAST] {
+        for we_are_stronger in [true, false] {
+            for end in [End::Stopped, End::Dead] {
+                agree(&dialect, we_are_stronger, end)?;
             }
         }
     }
     Ok(())
+}
+
+/// The stronger one takes over from the weaker one, holds the address, and is replaced when it ends.
+fn agree(dialect: &Dialect, we_are_stronger: bool, end: End) -> Result<()> {
+    let site = Site::new(2)?;
+    let (stronger, weaker) = if we_are_stronger { (0, 1) } else { (1, 0) };
+    let Dialect { version, interval, ours, .. } = dialect;
+    let who = if we_are_stronger { "stronger" } else { "weaker" };
+    let case = format!("version {version}, {ours} we are {who}, the master is {end:?}");
+    let plan =
+        |priority| Plan { preempt: true, advert_interval: interval, router: ours, ..Plan::new(priority) };
+    let start = |node: usize, priority| match node {
+        0 => site.front_door(0, &plan(priority)).map(Router::Ours),
+        _ => Keepalived::start(site.master(1), priority, dialect).map(Router::Keepalived),
+    };
+    let alone = |node: usize| Ok(site.link.holders()? == [node]);
+
+    let _weak = start(weaker, 100)?;
+    until(&format!("the only node holds the address: {case}"), || alone(weaker))?;
+    let mut strong = start(stronger, 200)?;
+    until(&format!("the stronger one takes over: {case}"), || alone(stronger))?;
+    throughout(A_WHILE, &format!("the stronger one holds the address: {case}"), || alone(stronger))?;
+    match end {
+        End::Stopped => {
+            assert!(strong.process().terminate(LIMIT)?.success(), "{case}");
+            until(&format!("the other one alone takes over: {case}"), || alone(weaker))
+        }
+        End::Dead => {
+            site.link.unplug(site.master(stronger))?;
+            strong.process().kill()?;
+            let takes_over = || site.master(weaker).holds(VIRTUAL_ADDRESS);
+            until(&format!("the other one takes over: {case}"), takes_over)
+        }
+    }
 }

@@ -1,8 +1,9 @@
 use std::collections::BTreeMap;
 use std::io;
+use std::net::Ipv4Addr;
 
 use rustls::pki_types::ServerName;
-use vrrp::Preempt;
+use vrrp::{Audience, Peers, Preempt};
 
 use super::*;
 
@@ -96,6 +97,14 @@ fn preemption_may_have_patience() {
         let router = Files::new().parse(&text).unwrap().virtual_router.unwrap();
         assert_eq!(router.preempt, expected, "{written}");
     }
+}
+
+#[test]
+fn peers_replace_the_group() {
+    let audience = |text: &str| Files::new().parse(text).unwrap().virtual_router.unwrap().audience;
+    assert_eq!(audience(EXAMPLE), Audience::Group);
+    let peers = [241, 242, 243].map(|host| Ipv4Addr::new(172, 16, 60, host));
+    assert_eq!(audience(&with(PEERS, &PEERS[2..])), Audience::Peers(Peers::new(peers.into()).unwrap()));
 }
 
 #[test]
@@ -193,6 +202,9 @@ fn a_listener_on_every_address_includes_the_loopback_one() {
     }
 }
 
+/// How the example shows peers.
+const PEERS: &str = "# peers: [172.16.60.241, 172.16.60.242, 172.16.60.243]";
+
 /// What is replaced in the example, by what, and what is said of it.
 const MISTAKES: &[(&str, &str, &str)] = &[
     ("v1alpha1", "v2", "apiVersion: must be fairway.dev/v1alpha1, found \"fairway.dev/v2\""),
@@ -214,6 +226,20 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "advertInterval: 100ms",
         "advertInterval: 41s",
         "virtualRouter.advertInterval: must be from 10ms to 40.95s in steps of 10ms, found 41s",
+    ),
+    (PEERS, "peers: []", "virtualRouter.peers: must list 1 to 32 peers, found 0"),
+    (PEERS, "peers: [172.16.60.242, 172.16.60.242]", "virtualRouter.peers[1]: 172.16.60.242 is listed twice"),
+    (PEERS, "peers: [224.0.0.18]", "virtualRouter.peers[0]: 224.0.0.18 cannot be the address of a peer"),
+    (
+        PEERS,
+        "peers: [m2]",
+        "virtualRouter.peers[0]: must be an IPv4 address such as 172.16.60.242, found \"m2\"\n\
+         virtualRouter.peers: must list 1 to 32 peers, found 0",
+    ),
+    (
+        PEERS,
+        "peers: [172.16.60.250]",
+        "virtualRouter.peers: 172.16.60.250 is a virtual address: it moves, a peer does not",
     ),
     (
         "preemptDelay: 0s",

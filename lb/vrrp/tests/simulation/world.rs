@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use vrrp::{
-    Action, Advert, AdvertInterval, Checksum, Event, Preempt, Priority, Role, RouterId, Settings, State,
-    VirtualAddresses, step,
+    Action, Advert, AdvertInterval, Audience, Checksum, Event, Preempt, Priority, Role, RouterId, Settings,
+    State, VirtualAddresses, step,
 };
 
 pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
@@ -175,7 +175,7 @@ impl World {
         node.state = state;
         for action in actions {
             match action {
-                Action::Send(advert) => self.send(index, advert)?,
+                Action::Send(priority) => self.send(index, priority)?,
                 Action::Claim => self.nodes[index].holds = true,
                 Action::Release => self.nodes[index].holds = false,
                 Action::Announce if self.nodes[index].side == self.client_side => {
@@ -197,8 +197,9 @@ impl World {
         Ok(())
     }
 
-    fn send(&mut self, from: usize, advert: Advert) -> Result<(), String> {
-        if advert.priority.is_none() && self.nodes[from].holds {
+    fn send(&mut self, from: usize, priority: Option<Priority>) -> Result<(), String> {
+        let advert = Advert { priority, interval: self.nodes[from].settings.interval };
+        if priority.is_none() && self.nodes[from].holds {
             return Err(format!("node {from} says farewell while it holds the address"));
         }
         for to in (0..self.nodes.len()).filter(|&to| to != from) {
@@ -303,6 +304,7 @@ fn node(number: u64, random: &mut Random, preempt: Preempt) -> Node {
         interval: AdvertInterval::new(INTERVAL).unwrap(),
         preempt,
         local: Ipv4Addr::new(10, 0, 0, number),
+        audience: Audience::Group,
         addresses: VirtualAddresses::new(vec![Ipv4Addr::new(10, 0, 0, 250)]).unwrap(),
         checksum: Checksum::PseudoHeader,
     };
