@@ -80,6 +80,31 @@ pub struct Frontend {
     /// given up (`TCP_USER_TIMEOUT`, RFC 5482; keep-alive probes find out about idle peers). A peer that is alive and
     /// merely silent is never given up.
     pub peer_timeout: Duration,
+    /// How fast both sides are sent to; `None` leaves it to the system (`net.ipv4.tcp_congestion_control`).
+    pub congestion_control: Option<CongestionControl>,
+}
+
+/// The kernel's name of a congestion control: 1 to 15 ASCII letters, digits, `-`, `_` and `.` (`TCP_CA_NAME_MAX`).
+/// Whether the kernel offers it turns out at the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CongestionControl(String);
+
+impl CongestionControl {
+    /// `None` where no kernel can have such a name.
+    pub fn new(name: String) -> Option<Self> {
+        is_plain(&name, 15).then_some(Self(name))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CongestionControl {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
+    }
 }
 
 /// How a backend is chosen for a new connection.
@@ -132,8 +157,7 @@ pub struct BackendName(String);
 impl BackendName {
     /// `None` for anything else.
     pub fn new(name: String) -> Option<Self> {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-        ((1..=63).contains(&name.len()) && name.bytes().all(allowed)).then_some(Self(name))
+        is_plain(&name, 63).then_some(Self(name))
     }
 
     /// The name.
@@ -146,6 +170,11 @@ impl fmt::Display for BackendName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(formatter)
     }
+}
+
+fn is_plain(name: &str, longest: usize) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    (1..=longest).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// How it is found out whether a backend can answer.

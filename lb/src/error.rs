@@ -64,11 +64,15 @@ impl Error {
         match self {
             Self::Router { source: RouterError::Permission { .. } }
             | Self::Relay { source: RelayError::OpenFiles { .. } } => Code::NoPermission,
-            Self::Admin { source, .. } | Self::Relay { source: RelayError::Listen { source, .. } }
-                if source.kind() == io::ErrorKind::PermissionDenied =>
+            Self::Relay { source: RelayError::CongestionControl { source, .. } }
+                if source.kind() == io::ErrorKind::NotFound =>
             {
-                Code::NoPermission
+                Code::Configuration
             }
+            Self::Admin { source, .. }
+            | Self::Relay {
+                source: RelayError::Listen { source, .. } | RelayError::CongestionControl { source, .. },
+            } if source.kind() == io::ErrorKind::PermissionDenied => Code::NoPermission,
             Self::Runtime { .. }
             | Self::Metrics { .. }
             | Self::Admin { .. }

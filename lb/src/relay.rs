@@ -36,13 +36,21 @@ use std::thread::{self, JoinHandle};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::Frontend;
+use crate::config::{CongestionControl, Frontend};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 
 /// Why the relay cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
+    /// The kernel does not offer the congestion control that is configured, or not to this user.
+    #[error("frontend.congestionControl: {name} is not offered by the kernel, or not to this user")]
+    CongestionControl {
+        /// Which one.
+        name: CongestionControl,
+        /// Why not.
+        source: io::Error,
+    },
     /// The frontend's address cannot be listened on.
     #[error("listen on {address}")]
     Listen {
@@ -79,6 +87,10 @@ pub struct Relay {
 impl Relay {
     /// Binds the frontend once per thread. From now on clients are queued by the kernel.
     pub fn bind(frontend: &Frontend, threads: NonZeroUsize) -> Result<Self, RelayError> {
+        if let Some(name) = &frontend.congestion_control {
+            let fail = |source| RelayError::CongestionControl { name: name.clone(), source };
+            socket::try_congestion_control(name).map_err(fail)?;
+        }
         let mut frontend = frontend.clone();
         let mut listeners = Vec::new();
         for _ in 0..threads.get() {

@@ -14,7 +14,9 @@ use hyper::http::uri::PathAndQuery;
 
 use super::tls::{ReadFile, tls};
 use super::virtual_router::virtual_router;
-use super::{Backend, BackendName, Backends, Config, Frontend, HealthCheck, Policy, Tls, defaults};
+use super::{
+    Backend, BackendName, Backends, Config, CongestionControl, Frontend, HealthCheck, Policy, Tls, defaults,
+};
 use crate::router::RouterConfig;
 
 /// What `apiVersion` must say.
@@ -89,7 +91,11 @@ fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
     let balance = section.choice("balance", &policies).unwrap_or(Policy::RoundRobin);
     let connect_timeout = duration(section, "connectTimeout", INTERVALS, defaults::CONNECT_TIMEOUT);
     let peer_timeout = duration(section, "peerTimeout", PEER_TIMEOUTS, defaults::PEER_TIMEOUT);
-    Some(Frontend { listen: listen?, balance, connect_timeout, peer_timeout })
+    let congestion_control = section.text("congestionControl").and_then(|name| {
+        let what = format!("must be 1 to 15 letters, digits, '-', '_' or '.', found {name:?}");
+        noted(section, "congestionControl", CongestionControl::new(name), what)
+    });
+    Some(Frontend { listen: listen?, balance, connect_timeout, peer_timeout, congestion_control })
 }
 
 /// The backends that are valid alone, each with its position in the document.

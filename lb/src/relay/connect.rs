@@ -12,7 +12,7 @@ use crate::health::ConnectFailure;
 
 /// Connects to `backend` within the frontend's connect timeout. Cancelling it closes the attempt.
 pub(super) async fn connect(backend: SocketAddr, frontend: &Frontend) -> Result<TcpStream, ConnectFailure> {
-    let socket = socket::outgoing(backend, frontend.peer_timeout).map_err(|error| failure(&error))?;
+    let socket = socket::outgoing(backend, frontend).map_err(|error| failure(&error))?;
     match tokio::time::timeout(frontend.connect_timeout, socket.connect(backend)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(failure(&error)),

@@ -7,10 +7,15 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::config::Frontend;
+use crate::config::{CongestionControl, Frontend};
+
+/// Whether this process may use that congestion control here; the kernel may load a module for it.
+pub(super) fn try_congestion_control(name: &CongestionControl) -> io::Result<()> {
+    Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_tcp_congestion(name.as_str().as_bytes())
+}
 
 /// Listens on the frontend, whether or not this node holds its address, together with others that do the same.
-/// Accepted sockets inherit what [`watch_peer`] sets (`tcp_create_openreq_child`).
+/// Accepted sockets inherit what [`watch_peer`] sets and the congestion control (`tcp_create_openreq_child`).
 pub(super) fn listen(frontend: &Frontend) -> io::Result<TcpListener> {
     let address = frontend.listen;
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -20,7 +25,7 @@ pub(super) fn listen(frontend: &Frontend) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
         SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
     }
-    watch_peer(&SockRef::from(&socket), frontend.peer_timeout)?;
+    prepare(&SockRef::from(&socket), frontend)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -28,10 +33,17 @@ pub(super) fn listen(frontend: &Frontend) -> io::Result<TcpListener> {
 }
 
 /// A socket for a connection to a backend.
-pub(super) fn outgoing(address: SocketAddr, peer_timeout: Duration) -> io::Result<TcpSocket> {
+pub(super) fn outgoing(address: SocketAddr, frontend: &Frontend) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    watch_peer(&SockRef::from(&socket), peer_timeout)?;
+    prepare(&SockRef::from(&socket), frontend)?;
     Ok(socket)
+}
+
+fn prepare(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
+    if let Some(name) = &frontend.congestion_control {
+        socket.set_tcp_congestion(name.as_str().as_bytes())?;
+    }
+    watch_peer(socket, frontend.peer_timeout)
 }
 
 /// Makes the close of `stream` a reset instead of an orderly end.
@@ -71,6 +83,7 @@ mod tests {
             balance: Policy::RoundRobin,
             connect_timeout: Duration::from_secs(1),
             peer_timeout: Duration::from_secs(16),
+            congestion_control: None,
         }
     }
 
@@ -86,6 +99,26 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), Duration::from_secs(4));
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), Duration::from_secs(2));
         assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(16)));
+    }
+
+    #[test]
+    fn both_sides_use_the_congestion_control_that_is_named() {
+        let offered = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").unwrap();
+        let used = |socket: &SockRef<'_>| {
+            let name = String::from_utf8(socket.tcp_congestion().unwrap()).unwrap();
+            name.trim_end_matches('\0').to_owned()
+        };
+        // One of them at least is not the system's own choice.
+        for name in offered.split_whitespace() {
+            let mut frontend = frontend(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into());
+            frontend.congestion_control = CongestionControl::new(name.to_owned());
+            let listener = listen(&frontend).unwrap();
+            let address = listener.local_addr().unwrap();
+            let _client = std::net::TcpStream::connect(address).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            assert_eq!(used(&SockRef::from(&accepted)), name);
+            assert_eq!(used(&SockRef::from(&outgoing(address, &frontend).unwrap())), name);
+        }
     }
 
     #[test]

@@ -127,6 +127,21 @@ async fn check_says_ok_or_every_problem() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_congestion_control_that_the_kernel_does_not_offer_ends_the_start() {
+    let place = Place::new();
+    let file = place.configure("127.0.0.1:6443".parse().unwrap());
+    let text = fs::read_to_string(&file).unwrap();
+    let named = text.replacen("frontend: {", "frontend: {congestionControl: nonesuch, ", 1);
+    fs::write(&file, named).unwrap();
+    // Another kernel may offer it.
+    assert_eq!(check(&file).await.status.code(), Some(0));
+    let run = within("run", program().arg("--config").arg(&file).output()).await.unwrap();
+    assert_eq!(run.status.code(), Some(78));
+    let complaint = String::from_utf8(run.stderr).unwrap();
+    assert!(complaint.contains("frontend.congestionControl: nonesuch is not offered"), "{complaint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn it_serves_until_told_to_stop() {
     let place = Place::new();
     let server = Server::start(&place.authority.sign("127.0.0.1"), None, READY).await;

@@ -125,6 +125,13 @@ fn a_server_name_replaces_the_address() {
 }
 
 #[test]
+fn congestion_control_is_the_systems_unless_named() {
+    assert_eq!(Files::new().parse(EXAMPLE).unwrap().frontend.congestion_control, None);
+    let config = Files::new().parse(&with("# congestionControl: cubic", "congestionControl: cubic")).unwrap();
+    assert_eq!(config.frontend.congestion_control.unwrap().as_str(), "cubic");
+}
+
+#[test]
 fn a_client_certificate_is_used() {
     let identity = "certificateFile: /client.crt\n    keyFile: /client.key";
     let config = Files::new().parse(&with("# serverName: kubernetes", identity)).unwrap();
@@ -277,6 +284,11 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "connectTimeout: 250ms",
         "connectTimeout: 0s",
         "frontend.connectTimeout: must be from 10ms to 3600s, found 0ns",
+    ),
+    (
+        "# congestionControl: cubic",
+        "congestionControl: a name too long",
+        "frontend.congestionControl: must be 1 to 15 letters, digits, '-', '_' or '.', found \"a name too long\"",
     ),
     ("peerTimeout: 2m", "peerTimeout: 1s", "frontend.peerTimeout: must be from 4s to 86400s, found 1s"),
     (
