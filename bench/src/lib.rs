@@ -1,6 +1,9 @@
 //! Inputs and arithmetic that benchmarks share.
 
+pub mod command;
+pub mod front_door;
 pub mod node;
+pub mod statistics;
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -27,28 +30,3 @@ const PORT: Port = match Port::new(8080) {
     Some(port) => port,
     None => unreachable!(),
 };
-
-/// The value in the middle; of an even number the mean of the two. 0 of none.
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match (sorted.get(sorted.len() / 2), sorted.len()) {
-        (None, _) => 0.0,
-        (Some(middle), odd) if odd % 2 == 1 => *middle,
-        (Some(upper), even) => f64::midpoint(sorted[even / 2 - 1], *upper),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::median;
-
-    #[test]
-    fn the_median_is_in_the_middle() {
-        let cases: [(&[f64], f64); 4] =
-            [(&[], 0.0), (&[3.0], 3.0), (&[9.0, 1.0, 2.0], 2.0), (&[4.0, 1.0], 2.5)];
-        for (values, expected) in cases {
-            assert!((median(values) - expected).abs() < 1e-9, "{values:?}");
-        }
-    }
-}

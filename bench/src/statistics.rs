@@ -1,0 +1,58 @@
+//! Medians and spreads.
+
+use serde::Serialize;
+
+/// What several samples of one figure say.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Summary {
+    /// See [`median`].
+    pub median: f64,
+    /// The lowest sample.
+    pub lowest: f64,
+    /// The highest sample.
+    pub highest: f64,
+    /// How many samples there are.
+    pub samples: usize,
+}
+
+/// Summarises `samples`; `None` of none.
+pub fn summarize(samples: &[f64]) -> Option<Summary> {
+    if samples.is_empty() {
+        return None;
+    }
+    let lowest = samples.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    Some(Summary { median: median(samples), lowest, highest, samples: samples.len() })
+}
+
+/// The value in the middle; of an even number the mean of the two. 0 of none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match (sorted.get(sorted.len() / 2), sorted.len()) {
+        (None, _) => 0.0,
+        (Some(middle), odd) if odd % 2 == 1 => *middle,
+        (Some(upper), even) => f64::midpoint(sorted[even / 2 - 1], *upper),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_in_the_middle() {
+        let cases: [(&[f64], f64); 4] =
+            [(&[], 0.0), (&[3.0], 3.0), (&[9.0, 1.0, 2.0], 2.0), (&[4.0, 1.0], 2.5)];
+        for (values, expected) in cases {
+            assert!((median(values) - expected).abs() < 1e-9, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn a_summary_says_its_spread() {
+        let expected = Summary { median: 2.0, lowest: 1.0, highest: 9.0, samples: 3 };
+        assert_eq!(summarize(&[9.0, 1.0, 2.0]), Some(expected));
+        assert_eq!(summarize(&[]), None);
+    }
+}
