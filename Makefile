@@ -27,9 +27,10 @@ lint: setup  ## formatting, lints, documentation and the rules of who may depend
 	command -v cargo-deny >/dev/null || cargo install -q cargo-deny --version 0.20.2 --locked --no-default-features
 	cargo deny --all-features --config .deny.toml check bans licenses sources
 
-bench: setup  ## figures of this machine
+bench:  ## figures of this machine, rivals beside ours; BENCH=--quick takes three minutes
+	@./setup.sh bench
 	cargo build --release --bins
-	cargo run --release -p bench
+	cargo run --release -p bench -- $(BENCH)
 	cargo bench -p bench
 
 setup:

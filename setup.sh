@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what Fairway needs to build and to test itself, and says what and why.
+# Installs what Fairway needs to build and to test itself, and says what and why. `setup.sh bench` adds the rivals that
+# the benchmark measures it beside.
 # Safe to run again: what is there already is left alone. Needs Debian 12, root and Rust.
 set -euo pipefail
 
@@ -33,6 +34,13 @@ toolchain=(
   "g++:links bpf-linker against LLVM"
 )
 
+# What `make bench` measures beside fairway-lb.
+rivals=(
+  "haproxy:a rival of fairway-lb in the benchmark"
+  "nginx-light:a rival of fairway-lb in the benchmark"
+  "libnginx-mod-stream:lets nginx balance TCP"
+)
+
 missing=()
 want() {
   local entry package
@@ -51,6 +59,9 @@ nightly_with_sources() {
 }
 
 want "${packages[@]}"
+if [ "${1:-}" = bench ]; then
+  want "${rivals[@]}"
+fi
 nightly_with_sources || want "${toolchain[@]}"
 if [ ${#missing[@]} -gt 0 ]; then
   say "installing ${#missing[@]} Debian packages"
