@@ -5,6 +5,7 @@
 
 mod endpoints;
 pub mod kind;
+pub mod node;
 mod refusal;
 mod service;
 
@@ -15,6 +16,7 @@ use std::time::SystemTime;
 
 pub use endpoints::{Endpoint, EndpointPort, Group, Readiness, SERVICE_NAME_LABEL, Slice};
 pub use kind::Kind;
+pub use node::Standing;
 pub use refusal::Refusal;
 pub use service::{Feature, HEADLESS_LABEL, PROXY_NAME_LABEL, Service, ServicePort};
 

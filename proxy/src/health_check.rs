@@ -2,6 +2,9 @@
 //!
 //! Unhealthy is one thing only: a change that has waited for longer than two sync periods to be written. An idle proxy
 //! is healthy, and so is one whose API server is away, because what it forwards is as good as it can be.
+//!
+//! `/healthz` is asked by load balancers outside of the cluster: it turns them away from a node that is to be taken away
+//! as well. `/livez` is asked by whoever would restart this process, which would not help.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -13,7 +16,7 @@ use prometheus::{IntCounterVec, Registry};
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::cluster::Family;
+use crate::cluster::{Family, Standing};
 use crate::metrics::AnswerMetrics;
 
 /// What Go prints for a time that never was.
@@ -25,12 +28,13 @@ pub(crate) struct Health {
     patience: Duration,
     waiting_since: Option<Instant>,
     last_written: Option<SystemTime>,
+    node: Standing,
 }
 
 impl Health {
     /// Loses patience after two of these.
     pub(crate) fn new(sync_period: Duration) -> Self {
-        Self { patience: sync_period * 2, waiting_since: None, last_written: None }
+        Self { patience: sync_period * 2, waiting_since: None, last_written: None, node: Standing::default() }
     }
 
     /// Something awaits writing since `now`, if nothing did before.
@@ -44,6 +48,16 @@ impl Health {
         self.last_written = Some(at);
     }
 
+    /// What is now known of the node. Says what was known before.
+    pub(crate) const fn note_node(&mut self, standing: Standing) -> Standing {
+        std::mem::replace(&mut self.node, standing)
+    }
+
+    /// What is known of the node.
+    pub(crate) const fn node(&self) -> Standing {
+        self.node
+    }
+
     /// Whether nothing has waited too long.
     pub(crate) fn is_healthy(&self, now: Instant) -> bool {
         self.waiting_since.is_none_or(|since| now.saturating_duration_since(since) < self.patience)
@@ -52,8 +66,12 @@ impl Health {
     /// The body of an answer; only `/healthz` speaks of the node.
     fn report(&self, path: Path, now: Instant, wall: SystemTime) -> (StatusCode, Value) {
         let healthy = self.is_healthy(now);
+        let well = match path {
+            Path::Healthz => healthy && self.node.is_eligible(),
+            Path::Livez => healthy,
+        };
         // "Now" while healthy, however long ago the last change was: watchdogs of old compare the two times.
-        let last_updated = if healthy { Some(wall) } else { self.last_written };
+        let last_updated = if well { Some(wall) } else { self.last_written };
         let last_updated = last_updated.map_or_else(|| NEVER.to_owned(), written_out);
         let of_family = json!({ "lastUpdated": last_updated, "healthy": healthy });
         let status: serde_json::Map<String, Value> =
@@ -65,11 +83,10 @@ impl Health {
             "status": status,
         });
         match path {
-            // The Node object is not watched yet: nothing speaks against it.
-            Path::Healthz => body["nodeEligible"] = json!(true),
+            Path::Healthz => body["nodeEligible"] = json!(self.node.is_eligible()),
             Path::Livez => {}
         }
-        (if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
+        (if well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, body)
     }
 }
 
@@ -101,12 +118,14 @@ pub(crate) fn health_routes(health: &SharedHealth, answers: &AnswerMetrics) -> R
         .with("/livez", answer(health.clone(), Path::Livez, answers.livez.clone()))
 }
 
-/// What is served at `metricsBindAddress`.
-pub(crate) fn metrics_routes(registry: Registry) -> Routes {
+/// What is served at `metricsBindAddress`; `configuration` is that in force.
+pub(crate) fn metrics_routes(registry: Registry, configuration: &Value) -> Routes {
+    let configz = Answer::json(StatusCode::OK, &json!({ "kubeproxy.config.k8s.io": configuration }));
     Routes::default()
         .with_metrics(registry)
         .with("/healthz", || Answer::text(StatusCode::OK, "ok"))
         .with("/proxyMode", || Answer::text(StatusCode::OK, "ebpf"))
+        .with("/configz", move || configz.clone())
 }
 
 fn answer(health: SharedHealth, path: Path, answers: IntCounterVec) -> impl Fn() -> Answer + Send + Sync {
@@ -144,6 +163,19 @@ mod tests {
         assert_eq!(statuses(&health, now + 2 * PERIOD), (503, 503), "counted from the first");
         health.written(SystemTime::UNIX_EPOCH);
         assert_eq!(statuses(&health, now + 2 * PERIOD), (200, 200));
+    }
+
+    #[test]
+    fn a_node_that_is_to_go_is_unhealthy_and_alive() {
+        let mut health = Health::new(PERIOD);
+        let cases = [(Standing::Unknown, 200), (Standing::Leaving, 503), (Standing::Staying, 200)];
+        for (standing, expected) in cases {
+            health.note_node(standing);
+            assert_eq!(statuses(&health, clock::now()), (expected, 200), "{standing:?}");
+        }
+        health.note_node(Standing::Leaving);
+        let (_, body) = health.report(Path::Healthz, clock::now(), SystemTime::UNIX_EPOCH);
+        assert_eq!((&body["nodeEligible"], &body["healthy"]), (&json!(false), &json!(true)), "it syncs well");
     }
 
     #[test]

@@ -45,7 +45,7 @@ use self::config::{Config, Logging, Source, yaml};
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
 use self::metrics::{Metrics, SourceMetrics};
-use self::watch::{AccessError, Watch};
+use self::watch::{AccessError, OwnNode, Watch};
 
 /// Updates on their way to the sync thread; a source that is faster waits.
 const QUEUED_UPDATES: usize = 1024;
@@ -154,7 +154,7 @@ async fn serve(
     let metrics = Metrics::register(&registry).map_err(Failure::failed)?;
     let health = SharedHealth::new(Health::new(config.sync_period));
     let (updates, received) = mpsc::channel(QUEUED_UPDATES);
-    let source = prepare(&config.source, &metrics.sources, &updates).await?;
+    let source = prepare(&config, &health, &metrics.sources, &updates).await?;
     let settings = sync::Settings {
         least_interval: config.least_sync_interval,
         period: config.sync_period,
@@ -166,7 +166,7 @@ async fn serve(
     let ended = tokio::select! {
         () = shutdown => Ok(()),
         Err(failure) = answer(config.healthz, config.bind_address_hard_fail, || health_routes(&health, &metrics.answers)) => Err(failure),
-        Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone())) => Err(failure),
+        Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone(), &config.document)) => Err(failure),
         () = source.run() => Ok(()),
         () = updates.closed() => Ok(()),
     };
@@ -191,20 +191,37 @@ enum Prepared {
 impl Prepared {
     async fn run(self) {
         match self {
-            Self::Watch(watch) => watch.run().await,
+            Self::Watch(watch) => Box::pin(watch.run()).await,
             Self::Manifests(manifests) => manifests.run().await,
         }
     }
 }
 
+/// The name of the Node that this is: the host's, unless it was said to be another.
+fn node_name(config: &Config) -> Result<String, Failure> {
+    if let Some(name) = &config.hostname_override {
+        return Ok(name.clone());
+    }
+    let path = Path::new("/proc/sys/kernel/hostname");
+    let name = std::fs::read_to_string(path)
+        .map_err(|source| Failure::failed(ConfigError::Read { path: path.to_owned(), source }))?;
+    Ok(name.trim().to_lowercase())
+}
+
 async fn prepare(
-    source: &Source,
+    config: &Config,
+    health: &SharedHealth,
     metrics: &SourceMetrics,
     updates: &mpsc::Sender<cluster::Update>,
 ) -> Result<Prepared, Failure> {
-    Ok(match source {
+    Ok(match &config.source {
         Source::Cluster(access) => {
-            let watch = Watch::prepare(access, metrics, updates).await;
+            // Without anyone to ask for its health, the node is nobody's business.
+            let node = match config.healthz {
+                Some(_) => Some(OwnNode { name: node_name(config)?, health: health.clone() }),
+                None => None,
+            };
+            let watch = Watch::prepare(access, node, metrics, updates).await;
             Prepared::Watch(Box::new(watch.map_err(unreachable_cluster)?))
         }
         Source::Manifests(directory) => {

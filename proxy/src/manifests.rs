@@ -242,6 +242,7 @@ fn read_objects(documents: Vec<(usize, Value)>, before: &Objects) -> (Objects, V
             Kind::Endpoints => {
                 keep(&mut objects.slices, &before.slices, name, kind::endpoints(object), complain);
             }
+            Kind::Node => tracing::debug!(document, "a node is not taken from manifests"),
         }
     }
     (objects, complaints)

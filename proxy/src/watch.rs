@@ -6,8 +6,12 @@
 //!
 //! Endpoints come as `EndpointSlice`s or, from servers that do not serve `discovery.k8s.io/v1` (before Kubernetes 1.21),
 //! as Endpoints.
+//!
+//! Beside them the Node that this process runs on is followed, for `/healthz` alone: whatever becomes of that, forwarding
+//! does not wait for it.
 
 mod connection;
+mod node;
 mod object;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,12 +31,15 @@ use tokio::time::{sleep, timeout};
 
 use self::object::Object;
 use crate::clock;
-use crate::cluster::{Delta, HEADLESS_LABEL, Kind, Name, PROXY_NAME_LABEL, Refusal, Slice, Update, kind};
+use crate::cluster::{
+    Delta, HEADLESS_LABEL, Kind, Name, PROXY_NAME_LABEL, Refusal, Slice, Standing, Update, kind,
+};
 use crate::config::Access;
 use crate::metrics::SourceMetrics;
 
 pub(crate) use self::connection::AccessError;
 use self::connection::{Link, client, cluster_config};
+pub(crate) use self::node::OwnNode;
 
 /// While a list is read, the server must go on with it this often.
 const LIST_WITHIN: Duration = Duration::from_mins(1);
@@ -45,10 +52,12 @@ const LONGEST_REST: Duration = Duration::from_mins(1);
 /// A server that answered for this long before it failed was well.
 const WELL_AFTER: Duration = Duration::from_secs(5);
 
-/// The two watches of a cluster.
+/// The watches of a cluster.
 pub(crate) struct Watch {
     services: Follower<crate::cluster::Service>,
     endpoints: Endpoints,
+    /// `None` where nobody can ask for its health.
+    node: Option<Follower<Standing>>,
 }
 
 /// The endpoints, in whichever kind of object the server has them.
@@ -63,6 +72,7 @@ impl Watch {
     /// Prepares the connections; nothing is sent yet.
     pub(crate) async fn prepare(
         access: &Access,
+        node: Option<OwnNode>,
         metrics: &SourceMetrics,
         updates: &mpsc::Sender<Update>,
     ) -> Result<Self, AccessError> {
@@ -74,19 +84,33 @@ impl Watch {
             Ok((client, Following { kind, link, metrics: metrics.clone(), updates: updates.clone() }))
         };
         let (client, following) = follower(Kind::Service)?;
-        let services = Follower::new(client, following, kind::service, Update::Services);
+        let services = Follower::new(client, following, kind::service, |delta| Some(Update::Services(delta)));
         let (client, following) = follower(Kind::EndpointSlice)?;
-        let slices = Follower::new(client.clone(), following, kind::endpoint_slice, Update::Slices);
+        let slices = Follower::new(client.clone(), following, kind::endpoint_slice, |delta| {
+            Some(Update::Slices(delta))
+        });
         let (old_client, following) = follower(Kind::Endpoints)?;
-        let old = Follower::new(old_client, following, kind::endpoints, Update::Slices);
-        Ok(Self { services, endpoints: Endpoints { client, slices, old } })
+        let old = Follower::new(old_client, following, kind::endpoints, |delta| Some(Update::Slices(delta)));
+        let node = match node {
+            None => None,
+            Some(node) => {
+                let (client, following) = follower(Kind::Node)?;
+                Some(node.follower(client, following))
+            }
+        };
+        Ok(Self { services, endpoints: Endpoints { client, slices, old }, node })
     }
 
     /// Follows the cluster until nobody listens any more.
     pub(crate) async fn run(self) {
-        let Self { mut services, mut endpoints } = self;
+        let Self { mut services, mut endpoints, node } = self;
         let services = async { while services.follow().await == Ended::Broken {} };
-        tokio::join!(services, endpoints.follow());
+        let node = async {
+            if let Some(mut node) = node {
+                while node.follow().await == Ended::Broken {}
+            }
+        };
+        tokio::join!(services, endpoints.follow(), node);
     }
 }
 
@@ -144,7 +168,10 @@ struct Follower<T> {
     client: Client,
     following: Following,
     read: fn(Value) -> Result<Option<T>, Refusal>,
-    update: fn(Delta<T>) -> Update,
+    /// What is to be selected of the kind's objects.
+    selection: watcher::Config,
+    /// What the sync thread is told, if anything.
+    update: Box<dyn FnMut(Delta<T>) -> Option<Update> + Send>,
     /// Versions that were refused already, so that each is said once.
     refused: BTreeMap<Name, String>,
     /// The list being read.
@@ -158,13 +185,15 @@ impl<T> Follower<T> {
         client: Client,
         following: Following,
         read: fn(Value) -> Result<Option<T>, Refusal>,
-        update: fn(Delta<T>) -> Update,
+        update: impl FnMut(Delta<T>) -> Option<Update> + Send + 'static,
     ) -> Self {
+        let labels = format!("!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}");
         Self {
             client,
             following,
             read,
-            update,
+            selection: watcher::Config::default().labels(&labels),
+            update: Box::new(update),
             refused: BTreeMap::new(),
             list: BTreeMap::new(),
             list_refused: BTreeSet::new(),
@@ -175,8 +204,7 @@ impl<T> Follower<T> {
     /// Lists, then watches, until that cannot go on.
     async fn follow(&mut self) -> Ended {
         let api: Api<Object> = Api::all_with(self.client.clone(), &self.following.kind);
-        let labels = format!("!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}");
-        let mut events = pin!(watcher(api, watcher::Config::default().labels(&labels)));
+        let mut events = pin!(watcher(api, self.selection.clone()));
         let mut listing = true;
         loop {
             let event = match timeout(LIST_WITHIN, events.next()).await {
@@ -200,7 +228,9 @@ impl<T> Follower<T> {
                     };
                     if let Some(delta) = self.read_event(event) {
                         self.delay = FIRST_DELAY;
-                        if self.following.updates.send((self.update)(delta)).await.is_err() {
+                        if let Some(update) = (self.update)(delta)
+                            && self.following.updates.send(update).await.is_err()
+                        {
                             return Ended::Unheard;
                         }
                     }
@@ -302,7 +332,10 @@ impl<T> Follower<T> {
             Some(status) => {
                 let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
                 let reason = format!("{} {}: {}", status.code, status.reason, status.message);
-                self.pause(&reason, Duration::from_secs(asked.into())).await;
+                // Without the right to see it, the node is asked for now and then: nothing depends on it.
+                let barred = self.following.kind == Kind::Node && status.code == 403;
+                let asked = if barred { LONGEST_REST } else { Duration::from_secs(asked.into()) };
+                self.pause(&reason, asked).await;
             }
             None => self.pause(&chain(error), Duration::ZERO).await,
         }

@@ -16,11 +16,13 @@ pub enum Kind {
     EndpointSlice,
     /// `v1` Endpoints, where there are no slices.
     Endpoints,
+    /// `v1` Node, of which only this one matters.
+    Node,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 3] = [Self::Service, Self::EndpointSlice, Self::Endpoints];
+    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Endpoints, Self::Node];
 
     /// The kind's name.
     pub const fn name(self) -> &'static str {
@@ -28,6 +30,7 @@ impl Kind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Endpoints => "Endpoints",
+            Self::Node => "Node",
         }
     }
 
@@ -37,13 +40,14 @@ impl Kind {
             Self::Service => "services",
             Self::EndpointSlice => "endpointslices",
             Self::Endpoints => "endpoints",
+            Self::Node => "nodes",
         }
     }
 
     /// The API group; empty for the core.
     pub const fn group(self) -> &'static str {
         match self {
-            Self::Service | Self::Endpoints => "",
+            Self::Service | Self::Endpoints | Self::Node => "",
             Self::EndpointSlice => "discovery.k8s.io",
         }
     }
@@ -51,7 +55,7 @@ impl Kind {
     /// `apiVersion` of its objects.
     pub const fn api_version(self) -> &'static str {
         match self {
-            Self::Service | Self::Endpoints => "v1",
+            Self::Service | Self::Endpoints | Self::Node => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
         }
     }
@@ -85,7 +89,7 @@ pub fn endpoints(object: Value) -> Result<Option<Slice>, Refusal> {
     Slice::read_endpoints(&decoded::<core::Endpoints>(Kind::Endpoints, object)?)
 }
 
-fn decoded<T: DeserializeOwned>(kind: Kind, object: Value) -> Result<T, Refusal> {
+pub(super) fn decoded<T: DeserializeOwned>(kind: Kind, object: Value) -> Result<T, Refusal> {
     serde_json::from_value(object)
         .map_err(|error| Refusal::Shape { kind: kind.name(), reason: error.to_string() })
 }

@@ -4,5 +4,6 @@
 mod api;
 mod failure;
 mod manifests;
+mod node;
 mod watch;
 mod window;

@@ -8,7 +8,7 @@ use super::apiserver::{ControlPlane, watching_proxy};
 use super::node::{Node, POD_PORT, until};
 
 const TARGET: &str = "10.254.0.10:80";
-const KINDS: [&str; 2] = ["Service", "EndpointSlice"];
+const KINDS: [&str; 3] = ["Service", "EndpointSlice", "Node"];
 
 fn both(object: Object, port: u16) -> Object {
     object.port("t", "TCP", port).port("u", "UDP", port)
