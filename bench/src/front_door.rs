@@ -118,8 +118,9 @@ fn idle_connections() -> Result<u32> {
     Ok(u32::try_from(hard.saturating_sub(1_000) / 2).unwrap_or(u32::MAX).clamp(1, 9_000))
 }
 
-/// Writes `<name>.json` and `<name>.md` into `folder`.
+/// Writes `<name>.json` and `<name>.md` into `folder`, which it makes where it is missing.
 pub fn write(report: &Report, folder: &Path, name: &str) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(Error::system("make", folder.display()))?;
     let json = serde_json::to_string_pretty(&report.json()).map_err(Error::json("the report"))?;
     for (extension, text) in [("json", json + "\n"), ("md", report.markdown())] {
         let path = folder.join(format!("{name}.{extension}"));
