@@ -29,6 +29,10 @@ pub mod defaults {
 
     /// `virtualRouter.priority`: the default of RFC 9568 §6.1.
     pub const PRIORITY: u8 = 100;
+    /// `virtualRouter.version`.
+    pub const VERSION: u8 = 3;
+    /// `virtualRouter.advertInterval` in version 2: the default of RFC 3768 §6.1, and the shortest there is.
+    pub const ADVERT_INTERVAL_VERSION_2: Duration = Duration::from_secs(1);
     /// `virtualRouter.advertInterval`: a dead master is replaced after three of these and a little more. RFC 9568's
     /// default of one second would cost clients three.
     pub const ADVERT_INTERVAL: Duration = Duration::from_millis(100);

@@ -28,7 +28,7 @@ use std::thread::{self, JoinHandle};
 
 use ipnet::Ipv4Net;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use vrrp::{AdvertInterval, Audience, Checksum, Preempt, Priority, Role, RouterId, VirtualAddresses};
+use vrrp::{Audience, Preempt, Priority, Role, RouterId, Version, VirtualAddresses};
 
 pub use self::metrics::RouterMetrics;
 use self::worker::Worker;
@@ -42,12 +42,10 @@ pub struct RouterConfig {
     pub router_id: RouterId,
     /// How much this node wants to be its master.
     pub priority: Priority,
-    /// Time between our adverts while we are master.
-    pub interval: AdvertInterval,
+    /// How its routers speak.
+    pub version: Version,
     /// Whether a master of lower priority is replaced.
     pub preempt: Preempt,
-    /// How checksums are computed and expected.
-    pub checksum: Checksum,
     /// Who the other routers are. Our own address may be among the peers: it is left out.
     pub audience: Audience,
     /// What the master holds.

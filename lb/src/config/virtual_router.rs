@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use daemon::document::Section;
 use ipnet::Ipv4Net;
-use vrrp::{AdvertInterval, Audience, Checksum, Peers, Preempt, Priority, RouterId};
+use vrrp::{
+    AdvertInterval, Audience, Checksum, Password, Peers, Preempt, Priority, RouterId, Version, WholeSeconds,
+};
 
 use super::check::{duration, noted};
 use super::defaults;
@@ -27,12 +29,8 @@ pub(super) fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> 
     let router_id = section.number::<u8>("routerId", 1..=255);
     let router_id = section.require("routerId", router_id).and_then(RouterId::new);
     let priority = section.number::<u8>("priority", 1..=255).unwrap_or(defaults::PRIORITY);
-    let interval = section.duration("advertInterval").unwrap_or(defaults::ADVERT_INTERVAL);
-    let what = format!("must be from 10ms to 40.95s in steps of 10ms, found {interval:?}");
-    let interval = noted(section, "advertInterval", AdvertInterval::new(interval), what);
+    let version = version(section);
     let preempt = preempt(section);
-    let checksums = [("pseudo-header", Checksum::PseudoHeader), ("plain", Checksum::Plain)];
-    let checksum = section.choice("checksum", &checksums).unwrap_or_default();
     let audience = audience(section);
     let addresses =
         section.parsed_list("addresses", "an IPv4 address and prefix length such as 172.16.60.250/32");
@@ -44,12 +42,44 @@ pub(super) fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> 
         interface: interface?,
         router_id: router_id?,
         priority: Priority::new(priority)?,
-        interval: interval?,
+        version: version?,
         preempt,
-        checksum,
         audience: audience?,
         addresses: addresses?,
     })
+}
+
+/// What is only of one version is refused beside the other: whoever writes it expects something of it.
+fn version(section: &mut Section<'_>) -> Option<Version> {
+    let number = section.number::<u8>("version", 2..=3).unwrap_or(defaults::VERSION);
+    let interval = section.duration("advertInterval");
+    let checksums = [("pseudo-header", Checksum::PseudoHeader), ("plain", Checksum::Plain)];
+    let checksum = section.choice("checksum", &checksums);
+    let password = section.section("authentication", password);
+    if number == 2 {
+        if checksum.is_some() {
+            section.problem("checksum", "has no effect in version 2, which has one form only");
+        }
+        let interval = interval.unwrap_or(defaults::ADVERT_INTERVAL_VERSION_2);
+        let what = format!("must be from 1s to 255s in whole seconds in version 2, found {interval:?}");
+        let interval = noted(section, "advertInterval", WholeSeconds::new(interval), what);
+        return Some(Version::Two { interval: interval?, password: password.flatten() });
+    }
+    if password.is_some() {
+        section.problem("authentication", "is not known to version 3: passwords are of version 2");
+    }
+    let interval = interval.unwrap_or(defaults::ADVERT_INTERVAL);
+    let what = format!("must be from 10ms to 40.95s in steps of 10ms, found {interval:?}");
+    let interval = noted(section, "advertInterval", AdvertInterval::new(interval), what);
+    Some(Version::Three { interval: interval?, checksum: checksum.unwrap_or_default() })
+}
+
+/// What is wrong with a password is said without showing it.
+fn password(section: &mut Section<'_>) -> Option<Password> {
+    let password = section.text("password");
+    let password = section.require("password", password)?;
+    let what = "must be 1 to 8 bytes, none of them 0".to_owned();
+    noted(section, "password", Password::new(&password), what)
 }
 
 fn preempt(section: &mut Section<'_>) -> Preempt {

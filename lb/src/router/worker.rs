@@ -236,12 +236,11 @@ impl Worker {
         let settings = Settings {
             router_id: self.config.router_id,
             priority: self.config.priority,
-            interval: self.config.interval,
+            version: self.config.version,
             preempt: self.config.preempt,
             local,
             audience,
             addresses: self.config.addresses.addresses.clone(),
-            checksum: self.config.checksum,
         };
         Ok(Attachment { index, mac, settings, adverts, announcer })
     }

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use lb::router::{Router, RouterAddresses, RouterConfig, RouterError, RouterMetrics};
 use prometheus::Registry;
 use vrrp::{
-    AdvertInterval, Audience, Checksum, Preempt, Priority, Role, RouterId, Settings, VirtualAddresses,
+    AdvertInterval, Audience, Checksum, Preempt, Priority, Role, RouterId, Settings, Version,
+    VirtualAddresses,
 };
 
 use crate::lab::{
@@ -20,14 +21,17 @@ use crate::lab::{
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
+fn version() -> Version {
+    Version::Three { interval: AdvertInterval::new(INTERVAL).unwrap(), checksum: Checksum::PseudoHeader }
+}
+
 fn config(priority: u8, preempt: bool) -> RouterConfig {
     RouterConfig {
         interface: INTERFACE.to_owned(),
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(priority).unwrap(),
-        interval: AdvertInterval::new(INTERVAL).unwrap(),
+        version: version(),
         preempt: if preempt { Preempt::After(Duration::ZERO) } else { Preempt::Never },
-        checksum: Checksum::PseudoHeader,
         audience: Audience::Group,
         addresses: RouterAddresses::new(vec![format!("{VIRTUAL}/32").parse().unwrap()]).unwrap(),
     }
@@ -43,12 +47,11 @@ fn others_settings() -> Settings {
     Settings {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(1).unwrap(),
-        interval: AdvertInterval::new(INTERVAL).unwrap(),
+        version: version(),
         preempt: Preempt::Never,
         local: OTHER,
         audience: Audience::Group,
         addresses: VirtualAddresses::new(vec![VIRTUAL]).unwrap(),
-        checksum: Checksum::PseudoHeader,
     }
 }
 

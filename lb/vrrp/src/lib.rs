@@ -1,4 +1,4 @@
-//! VRRP version 3 over IPv4 (RFC 9568) as a pure state machine: no sockets, no clock, no logs.
+//! VRRP versions 2 (RFC 3768) and 3 (RFC 9568) over IPv4 as a pure state machine: no sockets, no clock, no logs.
 //!
 //! Routers on one link share virtual addresses. One of them, the master, holds these and says so at every interval;
 //! the others take over when they have not heard it for three intervals and a skew that lets the strongest go first.
@@ -28,19 +28,18 @@
 //! # use std::{net::Ipv4Addr, time::Instant};
 //! use vrrp::{
 //!     Action, AdvertInterval, Audience, Checksum, Event, Preempt, Priority, RouterId, Settings, State,
-//!     VirtualAddresses, step,
+//!     Version, VirtualAddresses, step,
 //! };
 //!
 //! # fn example(now: Instant) -> Option<()> {
 //! let settings = Settings {
 //!     router_id: RouterId::new(51)?,
 //!     priority: Priority::new(100)?,
-//!     interval: AdvertInterval::ONE_SECOND,
+//!     version: Version::Three { interval: AdvertInterval::ONE_SECOND, checksum: Checksum::PseudoHeader },
 //!     preempt: Preempt::Never,
 //!     local: Ipv4Addr::new(172, 16, 60, 241),
 //!     audience: Audience::Group,
 //!     addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)])?,
-//!     checksum: Checksum::PseudoHeader,
 //! };
 //! let (state, actions) = step(&settings, State::Initialize, Event::Start, now);
 //! assert_eq!(actions, [Action::Release]);
@@ -52,13 +51,16 @@
 #![forbid(unsafe_code)]
 
 mod packet;
+mod rejected;
 mod settings;
 mod state;
 mod step;
 
-pub use packet::{Advert, GROUP, LONGEST, PROTOCOL, Received, Rejected, TIME_TO_LIVE, decode, encode};
+pub use packet::{Advert, GROUP, LONGEST, PROTOCOL, Received, TIME_TO_LIVE, decode, encode};
+pub use rejected::Rejected;
 pub use settings::{
-    AdvertInterval, Audience, Checksum, Peers, Preempt, Priority, RouterId, Settings, VirtualAddresses,
+    AdvertInterval, Audience, Checksum, Password, Peers, Preempt, Priority, RouterId, Settings, Version,
+    VirtualAddresses, WholeSeconds,
 };
 pub use state::{Action, Announcements, Backup, Event, Role, State};
 pub use step::step;

@@ -1,4 +1,4 @@
-//! Adverts as bytes (RFC 9568 §5): hostile input is rejected with a reason, and never reaches the state machine.
+//! Adverts as bytes (RFC 9568 §5, RFC 3768 §5): hostile input is rejected with a reason, and never reaches the state machine.
 //!
 //! ```text
 //!  0                   1                   2                   3
@@ -11,10 +11,15 @@
 //! |                         IPv4 addresses                        |
 //! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //! ```
+//!
+//! Version 2 has the type of authentication and the interval in seconds where version 3 has its interval, and eight bytes
+//! for a password after the addresses. Its checksum covers all of that and no pseudo-header.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
-use crate::settings::{AdvertInterval, Audience, Checksum, Priority, Settings};
+use crate::rejected::Rejected;
+use crate::settings::{AdvertInterval, Audience, Checksum, Password, Priority, Settings, Version};
 
 /// The IP protocol number of VRRP (RFC 9568 §5.1.1.4).
 pub const PROTOCOL: u8 = 112;
@@ -25,13 +30,17 @@ pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
 /// The only TTL of an advert (RFC 9568 §5.1.1.3): whoever sees it shares the link with its sender.
 pub const TIME_TO_LIVE: u8 = 255;
 
-/// More bytes than any advert has: the longest IPv4 header, the fixed fields and 255 addresses.
-pub const LONGEST: usize = 60 + FIXED + 4 * 255;
+/// More bytes than any advert has: the longest IPv4 header, the fixed fields, 255 addresses and a password.
+pub const LONGEST: usize = 60 + FIXED + 4 * 255 + PASSWORD;
 
-const VERSION: u8 = 3;
 const ADVERTISEMENT: u8 = 1;
 /// Bytes before the first address.
 const FIXED: usize = 8;
+/// Bytes after the last address in version 2, whether or not there is a password (RFC 3768 §5.3.10).
+const PASSWORD: usize = 8;
+/// The types of authentication (RFC 2338 §5.3.6): RFC 3768 has kept the first one only, users the second one, too.
+const NO_AUTHENTICATION: u8 = 0;
+const SIMPLE_PASSWORD: u8 = 1;
 const IPV4_HEADER: usize = 20;
 
 /// What an advert says about its sender. Router and addresses are the same for all of one virtual router.
@@ -40,7 +49,7 @@ pub struct Advert {
     /// The sender's priority; `None` (0 on the wire) says that it has stopped being master.
     pub priority: Option<Priority>,
     /// The time until its next advert.
-    pub interval: AdvertInterval,
+    pub interval: Duration,
 }
 
 /// An advert that passed every check of RFC 9568 §7.1.
@@ -52,118 +61,40 @@ pub struct Received {
     pub advert: Advert,
 }
 
-/// Why a packet is no advert for us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
-pub enum Rejected {
-    /// Another virtual router's: nothing is wrong with it, so it is not worth a log line.
-    #[error("it is for another virtual router")]
-    RouterId,
-    /// No IPv4 packet of protocol 112.
-    #[error("it is not an IPv4 packet with VRRP in it")]
-    Header,
-    /// Addressed to the group instead of us where peers are listed; to one host instead of the group where not.
-    #[error("it was sent to {found}: either all routers list their peers, or none does")]
-    Destination {
-        /// Where it was sent.
-        found: Ipv4Addr,
-    },
-    /// Peers are listed, and the sender is none of them.
-    #[error("its sender is not one of the peers")]
-    Peer,
-    /// Our own address as source: a loop in the network, or another node with the same address.
-    #[error("it comes from our own address")]
-    OwnAddress,
-    /// It has been forwarded.
-    #[error("its time to live is {found}, not 255: the sender is not on this link")]
-    TimeToLive {
-        /// The TTL.
-        found: u8,
-    },
-    /// Not version 3.
-    #[error("its version is {found}, not 3")]
-    Version {
-        /// The version.
-        found: u8,
-    },
-    /// Not an advertisement.
-    #[error("its type is {found}, not 1 (advertisement)")]
-    Type {
-        /// The type.
-        found: u8,
-    },
-    /// Not the fixed fields and as many addresses as it claims.
-    #[error("its length does not fit its number of addresses")]
-    Length,
-    /// Damaged, or the sender computes checksums in the other way.
-    #[error("its checksum is wrong{}", if *.other_form_matches { ", but would be right in the other form: change `checksum` here or at the sender" } else { "" })]
-    Checksum {
-        /// Whether [`Settings::checksum`] is what differs.
-        other_form_matches: bool,
-    },
-    /// An interval of 0 would have us take over at once.
-    #[error("its interval is 0")]
-    Interval,
-    /// The sender is configured with other virtual addresses.
-    #[error("its virtual addresses are not ours")]
-    Addresses,
-}
-
-impl Rejected {
-    /// Every value of [`label`](Self::label).
-    pub const LABELS: [&str; 12] = [
-        "router_id",
-        "header",
-        "destination",
-        "peer",
-        "own_address",
-        "time_to_live",
-        "version",
-        "type",
-        "length",
-        "checksum",
-        "interval",
-        "addresses",
-    ];
-
-    /// A word for a metric, from a closed set.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::RouterId => "router_id",
-            Self::Header => "header",
-            Self::Destination { .. } => "destination",
-            Self::Peer => "peer",
-            Self::OwnAddress => "own_address",
-            Self::TimeToLive { .. } => "time_to_live",
-            Self::Version { .. } => "version",
-            Self::Type { .. } => "type",
-            Self::Length => "length",
-            Self::Checksum { .. } => "checksum",
-            Self::Interval => "interval",
-            Self::Addresses => "addresses",
-        }
-    }
-}
-
 /// Reads an IPv4 packet, header included, as an advert for the router of `settings` (RFC 9568 §7.1).
 ///
 /// The router identifier is looked at first: packets of other virtual routers on the link, of whatever version, are
 /// [`Rejected::RouterId`] and nothing else.
 pub fn decode(settings: &Settings, packet: &[u8]) -> Result<Received, Rejected> {
     let (header, message) = split(packet).ok_or(Rejected::Header)?;
-    let Some((fixed, addresses)) = message.split_first_chunk::<FIXED>() else {
+    let Some((fixed, rest)) = message.split_first_chunk::<FIXED>() else {
         return Err(Rejected::Length);
     };
-    let [version_and_type, router_id, priority, count, interval_high, interval_low, _, _] = *fixed;
+    let [version_and_type, router_id, priority, count, fifth, sixth, _, _] = *fixed;
     if router_id != settings.router_id.number() {
         return Err(Rejected::RouterId);
     }
     check_header(settings, header)?;
-    check(version_and_type >> 4 == VERSION, Rejected::Version { found: version_and_type >> 4 })?;
+    let (found, expected) = (version_and_type >> 4, settings.version.number());
+    check(found == expected, Rejected::Version { found, expected })?;
     check(version_and_type & 0x0f == ADVERTISEMENT, Rejected::Type { found: version_and_type & 0x0f })?;
-    check(count > 0 && addresses.len() == usize::from(count) * 4, Rejected::Length)?;
-    check_checksum(settings.checksum, header, message)?;
-    let interval = u16::from_be_bytes([interval_high & 0x0f, interval_low]);
-    let interval = AdvertInterval::from_centiseconds(interval).ok_or(Rejected::Interval)?;
+    let trailer = trailer(settings.version);
+    check(count > 0 && rest.len() == usize::from(count) * 4 + trailer.len(), Rejected::Length)?;
+    let (addresses, authentication) = rest.split_at(usize::from(count) * 4);
+    check_checksum(settings.version, header, message)?;
+    let interval = match settings.version {
+        Version::Three { .. } => {
+            let centiseconds = u16::from_be_bytes([fifth & 0x0f, sixth]);
+            let interval = AdvertInterval::from_centiseconds(centiseconds);
+            interval.ok_or(Rejected::Interval { found: Duration::ZERO })?.duration()
+        }
+        Version::Two { interval, password } => {
+            check_authentication(password, fifth, authentication)?;
+            let found = Duration::from_secs(u64::from(sixth));
+            check(found == interval.duration(), Rejected::Interval { found })?;
+            found
+        }
+    };
     check(same_addresses(settings, addresses), Rejected::Addresses)?;
     Ok(Received { from: header.source, advert: Advert { priority: Priority::new(priority), interval } })
 }
@@ -172,22 +103,48 @@ pub fn decode(settings: &Settings, packet: &[u8]) -> Result<Received, Rejected> 
 /// [`Settings::destinations`]. Without `priority` it is a farewell.
 pub fn encode(settings: &Settings, priority: Option<Priority>, destination: Ipv4Addr) -> Vec<u8> {
     let addresses = settings.addresses.as_slice();
-    let [interval_high, interval_low] = settings.interval.centiseconds().to_be_bytes();
-    let mut message = Vec::with_capacity(FIXED + 4 * addresses.len());
+    let [fifth, sixth] = match settings.version {
+        Version::Two { interval, password } => [authentication_type(password), interval.number()],
+        Version::Three { interval, .. } => interval.centiseconds().to_be_bytes(),
+    };
+    let mut message = Vec::with_capacity(FIXED + 4 * addresses.len() + PASSWORD);
     message.extend([
-        VERSION << 4 | ADVERTISEMENT,
+        settings.version.number() << 4 | ADVERTISEMENT,
         settings.router_id.number(),
         priority.map_or(0, Priority::number),
         settings.addresses.count(),
-        interval_high,
-        interval_low,
+        fifth,
+        sixth,
         0,
         0,
     ]);
     message.extend(addresses.iter().flat_map(Ipv4Addr::octets));
-    let sum = !sum(settings.checksum, settings.local, destination, &message);
+    message.extend(trailer(settings.version));
+    let sum = !sum(form(settings.version), settings.local, destination, &message);
     message[6..FIXED].copy_from_slice(&sum.to_be_bytes());
     message
+}
+
+/// What follows the addresses.
+fn trailer(version: Version) -> Vec<u8> {
+    match version {
+        Version::Two { password, .. } => password.map_or([0; PASSWORD], Password::bytes).to_vec(),
+        Version::Three { .. } => Vec::new(),
+    }
+}
+
+const fn authentication_type(password: Option<Password>) -> u8 {
+    match password {
+        Some(_) => SIMPLE_PASSWORD,
+        None => NO_AUTHENTICATION,
+    }
+}
+
+/// RFC 3768 §7.1. Without authentication the bytes for it mean nothing.
+fn check_authentication(password: Option<Password>, found: u8, bytes: &[u8]) -> Result<(), Rejected> {
+    let expected = authentication_type(password);
+    check(found == expected, Rejected::AuthenticationType { found, expected })?;
+    check(password.is_none_or(|password| password.is(bytes)), Rejected::Password)
 }
 
 /// The parts of an IPv4 header that matter here.
@@ -233,16 +190,24 @@ fn check_header(settings: &Settings, header: Header) -> Result<(), Rejected> {
     check(header.time_to_live == TIME_TO_LIVE, Rejected::TimeToLive { found: header.time_to_live })
 }
 
-fn check_checksum(checksum: Checksum, header: Header, message: &[u8]) -> Result<(), Rejected> {
+const fn form(version: Version) -> Checksum {
+    match version {
+        Version::Two { .. } => Checksum::Plain,
+        Version::Three { checksum, .. } => checksum,
+    }
+}
+
+fn check_checksum(version: Version, header: Header, message: &[u8]) -> Result<(), Rejected> {
     let matches = |form| sum(form, header.source, header.destination, message) == 0xffff;
-    let other_form = match checksum {
-        Checksum::PseudoHeader => Checksum::Plain,
-        Checksum::Plain => Checksum::PseudoHeader,
-    };
-    if matches(checksum) {
+    if matches(form(version)) {
         return Ok(());
     }
-    Err(Rejected::Checksum { other_form_matches: matches(other_form) })
+    let other_form_matches = match version {
+        Version::Two { .. } => false,
+        Version::Three { checksum: Checksum::PseudoHeader, .. } => matches(Checksum::Plain),
+        Version::Three { checksum: Checksum::Plain, .. } => matches(Checksum::PseudoHeader),
+    };
+    Err(Rejected::Checksum { other_form_matches })
 }
 
 /// Whether the encoded `addresses` are those of `settings`, in any order.

@@ -64,7 +64,7 @@ impl fmt::Display for Priority {
     }
 }
 
-/// The time between two adverts of a master (RFC 9568 §5.2.7): whole centiseconds, 10 ms to 40.95 s.
+/// The time between two adverts of a master in version 3 (RFC 9568 §5.2.7): whole centiseconds, 10 ms to 40.95 s.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AdvertInterval {
     centiseconds: u16,
@@ -98,6 +98,101 @@ impl AdvertInterval {
     /// As a span of time.
     pub const fn duration(self) -> Duration {
         Duration::from_millis(self.centiseconds as u64 * 10)
+    }
+}
+
+/// The time between two adverts of a master in version 2 (RFC 3768 §5.3.7): whole seconds, 1 to 255.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WholeSeconds(NonZeroU8);
+
+impl WholeSeconds {
+    /// `None` outside of 1 s to 255 s, and for what is no whole number of seconds: nothing is rounded.
+    pub fn new(interval: Duration) -> Option<Self> {
+        let seconds = NonZeroU8::new(u8::try_from(interval.as_secs()).ok()?)?;
+        (interval.subsec_nanos() == 0).then_some(Self(seconds))
+    }
+
+    /// As adverts carry it.
+    pub const fn number(self) -> u8 {
+        self.0.get()
+    }
+
+    /// As a span of time.
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(self.0.get() as u64)
+    }
+}
+
+/// What the routers of version 2 tell each other to keep strangers out (RFC 2338 §5.3.6.2, simple text password). It is
+/// on the wire for all to read: it protects from mistakes, not from attackers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Password([u8; 8]);
+
+impl Password {
+    /// `None` unless it is 1 to 8 bytes, none of them 0: adverts fill it up with these.
+    pub fn new(password: &str) -> Option<Self> {
+        let bytes = password.as_bytes();
+        let mut filled = [0; 8];
+        filled.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        (!bytes.is_empty() && !bytes.contains(&0)).then_some(Self(filled))
+    }
+
+    /// As adverts carry it.
+    pub(crate) const fn bytes(self) -> [u8; 8] {
+        self.0
+    }
+
+    /// Whether `found` is the same, in a time that does not depend on how much of it is.
+    pub(crate) fn is(self, found: &[u8]) -> bool {
+        let difference = self
+            .0
+            .iter()
+            .zip(found)
+            .fold(0, |difference, (ours, theirs)| std::hint::black_box(difference | (ours ^ theirs)));
+        found.len() == self.0.len() && difference == 0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Password(…)")
+    }
+}
+
+/// The version of the protocol, the same for all routers of a virtual router, and what only it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// RFC 3768: whole seconds, and all routers must agree on them.
+    Two {
+        /// Time between our adverts while we are master, and between those of any other.
+        interval: WholeSeconds,
+        /// What every advert must carry.
+        password: Option<Password>,
+    },
+    /// RFC 9568.
+    Three {
+        /// Time between our adverts while we are master.
+        interval: AdvertInterval,
+        /// How checksums are computed and expected.
+        checksum: Checksum,
+    },
+}
+
+impl Version {
+    /// As adverts carry it.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Two { .. } => 2,
+            Self::Three { .. } => 3,
+        }
+    }
+
+    /// Time between our adverts while we are master.
+    pub const fn interval(self) -> Duration {
+        match self {
+            Self::Two { interval, .. } => interval.duration(),
+            Self::Three { interval, .. } => interval.duration(),
+        }
     }
 }
 
@@ -160,7 +255,7 @@ impl Peers {
     }
 }
 
-/// Which bytes the checksum of an IPv4 advert covers.
+/// Which bytes the checksum of an IPv4 advert of version 3 covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
     /// The message and an IPv4 pseudo-header, as RFC 5798 was read by keepalived and FRR.
@@ -188,8 +283,8 @@ pub struct Settings {
     pub router_id: RouterId,
     /// How much this node wants to be its master.
     pub priority: Priority,
-    /// Time between our adverts while we are master.
-    pub interval: AdvertInterval,
+    /// How its routers speak.
+    pub version: Version,
     /// Whether a master of lower priority is replaced. The address owner always does so, at once.
     pub preempt: Preempt,
     /// The address our adverts come from: the primary one of the interface, never a virtual one.
@@ -198,8 +293,6 @@ pub struct Settings {
     pub audience: Audience,
     /// The addresses the master holds.
     pub addresses: VirtualAddresses,
-    /// How checksums are computed and expected.
-    pub checksum: Checksum,
 }
 
 impl Settings {
@@ -251,6 +344,38 @@ mod tests {
         for centiseconds in 1..=0x0fff {
             let interval = AdvertInterval::from_centiseconds(centiseconds).unwrap();
             assert_eq!(AdvertInterval::new(interval.duration()), Some(interval));
+        }
+    }
+
+    #[test]
+    fn version_2_counts_whole_seconds_and_never_rounds() {
+        let cases = [
+            (Duration::ZERO, None),
+            (Duration::from_millis(500), None),
+            (Duration::from_secs(1), Some(1)),
+            (Duration::from_nanos(1_000_000_001), None),
+            (Duration::from_secs(255), Some(255)),
+            (Duration::from_secs(256), None),
+            (Duration::from_secs(257), None),
+            (Duration::MAX, None),
+        ];
+        for (interval, expected) in cases {
+            assert_eq!(WholeSeconds::new(interval).map(WholeSeconds::number), expected, "{interval:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_one_to_eight_bytes_and_is_not_shown() {
+        for refused in ["", "123456789", "12\0", "äöüäö"] {
+            assert_eq!(Password::new(refused), None, "{refused:?}");
+        }
+        assert_eq!(Password::new("12345678").map(Password::bytes), Some(*b"12345678"));
+        let password = Password::new("secret").unwrap();
+        assert_eq!(password.bytes(), *b"secret\0\0");
+        assert!(!format!("{password:?}").contains("secret"));
+        assert!(password.is(b"secret\0\0"));
+        for other in [&b"secret\0\x01"[..], b"Secret\0\0", b"secret", b"", b"secret\0\0\0", &[0; 8]] {
+            assert!(!password.is(other), "{other:?}");
         }
     }
 

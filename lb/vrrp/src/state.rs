@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::packet::Advert;
-use crate::settings::{AdvertInterval, Priority};
+use crate::settings::Priority;
 
 /// The state of one virtual router on this node (RFC 9568 §6.3). Each holds the timers that run in it and no others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub struct Backup {
     /// When we take over unless an advert comes (`Active_Down_Timer`).
     pub master_down_at: Instant,
     /// The master's interval (`Active_Adver_Interval`), from which down time and skew follow.
-    pub master_interval: AdvertInterval,
+    pub master_interval: Duration,
     /// When a weaker master's adverts stop counting, so that we take over from it. `None` for never, and after a
     /// stronger one until a weaker one is heard.
     pub preempt_at: Option<Instant>,

@@ -1,10 +1,10 @@
-//! The transition function (RFC 9568 §6.4).
+//! The transition function (RFC 9568 §6.4). That of RFC 3768 is the same but for its skew.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use crate::packet::Advert;
-use crate::settings::{AdvertInterval, Priority, Settings};
+use crate::settings::{Priority, Settings, Version};
 use crate::state::{Action, Announcements, Backup, Event, State};
 
 /// What becomes of `state` when `event` happens at `now`, and what is to be done about it, in order.
@@ -43,18 +43,18 @@ fn start(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
     if settings.priority == Priority::OWNER {
         return take_over(settings, now);
     }
-    let backup = follow(settings, settings.interval, preempt_after(settings, now), now);
+    let backup = follow(settings, settings.version.interval(), preempt_after(settings, now), now);
     (State::Backup(backup), vec![Action::Release])
 }
 
 /// A backup that has just heard its master, or pretends so at its start.
 fn follow(
     settings: &Settings,
-    master_interval: AdvertInterval,
+    master_interval: Duration,
     preempt_at: Option<Instant>,
     now: Instant,
 ) -> Backup {
-    let master_down_at = now + master_down_interval(settings.priority, master_interval);
+    let master_down_at = now + master_down_interval(settings, master_interval);
     Backup { master_down_at, master_interval, preempt_at }
 }
 
@@ -66,7 +66,7 @@ fn preempt_after(settings: &Settings, now: Instant) -> Option<Instant> {
 /// §6.4.2, `Active_Down_Timer` fires. The advert goes first, so that rivals hear it as early as can be.
 fn take_over(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
     let state = State::Master {
-        advertise_at: now + settings.interval.duration(),
+        advertise_at: now + settings.version.interval(),
         announcements: Announcements::begun(now),
     };
     (state, vec![Action::Send(Some(settings.priority)), Action::Claim, Action::Announce])
@@ -76,7 +76,7 @@ fn take_over(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
 fn hear_as_backup(settings: &Settings, backup: Backup, advert: Advert, now: Instant) -> Backup {
     let Some(priority) = advert.priority else {
         // Only ever sooner: a stream of farewells must not keep us from taking over.
-        let skewed = now + skew(settings.priority, backup.master_interval);
+        let skewed = now + skew(settings, backup.master_interval);
         return Backup { master_down_at: backup.master_down_at.min(skewed), ..backup };
     };
     if priority >= settings.priority {
@@ -105,7 +105,7 @@ fn yields(settings: &Settings, from: Ipv4Addr, advert: Advert) -> bool {
 /// Its last advert is more than the RFC asks for. If the link had been cut without our noticing, the stronger one has
 /// been master all along: clients on our side look for the addresses here, and it does not know until it hears us.
 /// Then it [announces itself](assert_mastership).
-fn give_way(settings: &Settings, master_interval: AdvertInterval, now: Instant) -> (State, Vec<Action>) {
+fn give_way(settings: &Settings, master_interval: Duration, now: Instant) -> (State, Vec<Action>) {
     (
         State::Backup(follow(settings, master_interval, None, now)),
         vec![Action::Release, Action::Send(Some(settings.priority))],
@@ -122,7 +122,7 @@ fn assert_mastership(
     now: Instant,
 ) -> (State, Vec<Action>) {
     let (announcements, announce) = announcements.again(now);
-    let advertise_at = now + settings.interval.duration();
+    let advertise_at = now + settings.version.interval();
     let mut actions = vec![Action::Send(Some(settings.priority))];
     actions.extend(announce.then_some(Action::Announce));
     (State::Master { advertise_at, announcements }, actions)
@@ -137,19 +137,24 @@ fn tick_as_master(
 ) -> (State, Vec<Action>) {
     let (announcements, announce) = announcements.advance(now);
     let advertise = advertise_at <= now;
-    let advertise_at = if advertise { now + settings.interval.duration() } else { advertise_at };
+    let advertise_at = if advertise { now + settings.version.interval() } else { advertise_at };
     let mut actions = Vec::new();
     actions.extend(advertise.then_some(Action::Send(Some(settings.priority))));
     actions.extend(announce.then_some(Action::Announce));
     (State::Master { advertise_at, announcements }, actions)
 }
 
-/// `Skew_Time` (§6.1): up to one interval, less for a stronger router, so that the strongest backup is first.
-fn skew(priority: Priority, master_interval: AdvertInterval) -> Duration {
-    master_interval.duration() * (256 - u32::from(priority.number())) / 256
+/// `Skew_Time` (§6.1): up to one interval, or one second in version 2; less for a stronger router, so that the strongest
+/// backup is first.
+fn skew(settings: &Settings, master_interval: Duration) -> Duration {
+    let most = match settings.version {
+        Version::Two { .. } => Duration::from_secs(1),
+        Version::Three { .. } => master_interval,
+    };
+    most * (256 - u32::from(settings.priority.number())) / 256
 }
 
 /// `Active_Down_Interval` (§6.1).
-fn master_down_interval(priority: Priority, master_interval: AdvertInterval) -> Duration {
-    3 * master_interval.duration() + skew(priority, master_interval)
+fn master_down_interval(settings: &Settings, master_interval: Duration) -> Duration {
+    3 * master_interval + skew(settings, master_interval)
 }

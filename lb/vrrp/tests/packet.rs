@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use vrrp::{
-    Advert, AdvertInterval, Audience, Checksum, GROUP, Peers, Preempt, Priority, Received, Rejected,
-    RouterId, Settings, VirtualAddresses, decode, encode,
+    Advert, AdvertInterval, Audience, Checksum, GROUP, Password, Peers, Preempt, Priority, Received,
+    Rejected, RouterId, Settings, Version, VirtualAddresses, WholeSeconds, decode, encode,
 };
 
 const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
 const KEEPALIVED: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 242);
+const INTERVAL: Duration = Duration::from_millis(100);
 const VIRTUAL: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 250);
 
 /// What keepalived 2.2.7 sent from 172.16.60.242 with priority 200, `advert_int` 0.1, router 51, address 172.16.60.250.
@@ -29,12 +30,11 @@ fn settings(local: Ipv4Addr, checksum: Checksum) -> Settings {
     Settings {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(200).unwrap(),
-        interval: AdvertInterval::new(Duration::from_millis(100)).unwrap(),
+        version: Version::Three { interval: AdvertInterval::new(INTERVAL).unwrap(), checksum },
         preempt: Preempt::After(Duration::ZERO),
         local,
         audience: Audience::Group,
         addresses: VirtualAddresses::new(vec![VIRTUAL]).unwrap(),
-        checksum,
     }
 }
 
@@ -51,7 +51,7 @@ fn packet_to(destination: Ipv4Addr, from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
 
 #[test]
 fn adverts_of_keepalived_are_understood() {
-    let interval = AdvertInterval::new(Duration::from_millis(100)).unwrap();
+    let interval = INTERVAL;
     for (bytes, priority) in [(ADVERT, Priority::new(200)), (FAREWELL, None)] {
         let expected = Received { from: KEEPALIVED, advert: Advert { priority, interval } };
         assert_eq!(decode(&settings(OURS, Checksum::PseudoHeader), &bytes), Ok(expected));
@@ -85,15 +85,15 @@ fn every_check_has_its_own_reason() {
         ("to one host", |it| it[16..20].copy_from_slice(&OURS.octets()), Rejected::Destination { found: OURS }),
         ("from ourselves", |it| it[12..16].copy_from_slice(&OURS.octets()), Rejected::OwnAddress),
         ("forwarded", |it| it[8] = 254, Rejected::TimeToLive { found: 254 }),
-        ("version 2", |it| it[20] = 0x21, Rejected::Version { found: 2 }),
-        ("version 4", |it| it[20] = 0x41, Rejected::Version { found: 4 }),
+        ("version 2", |it| it[20] = 0x21, Rejected::Version { found: 2, expected: 3 }),
+        ("version 4", |it| it[20] = 0x41, Rejected::Version { found: 4, expected: 3 }),
         ("type 2", |it| it[20] = 0x32, Rejected::Type { found: 2 }),
         ("no address", |it| it[23] = 0, Rejected::Length),
         ("no address, and no room for one", |it| { it[3] = 28; it[23] = 0; it.truncate(28); }, Rejected::Length),
         ("two addresses, one there", |it| it[23] = 2, Rejected::Length),
         ("damaged", |it| it[22] = 201, damaged),
         ("no checksum", |it| it[26..28].fill(0), damaged),
-        ("interval 0", |it| { it[25] = 0; it[27] += 0x0a; }, Rejected::Interval),
+        ("interval 0", |it| { it[25] = 0; it[27] += 0x0a; }, Rejected::Interval { found: Duration::ZERO }),
         ("another address", |it| { it[31] = 251; it[27] -= 1; }, Rejected::Addresses),
     ];
     for (what, spoil, expected) in cases {
@@ -120,7 +120,7 @@ fn a_checksum_of_the_other_form_is_recognised_as_such() {
         [(Checksum::PseudoHeader, Checksum::Plain), (Checksum::Plain, Checksum::PseudoHeader)]
     {
         let sender = settings(KEEPALIVED, theirs);
-        let advert = Advert { priority: Some(sender.priority), interval: sender.interval };
+        let advert = Advert { priority: Some(sender.priority), interval: sender.version.interval() };
         let bytes = packet(KEEPALIVED, &encode(&sender, advert.priority, GROUP));
         let rejected = decode(&settings(OURS, ours), &bytes);
         assert_eq!(rejected, Err(Rejected::Checksum { other_form_matches: true }));
@@ -209,29 +209,42 @@ fn every_rejection_has_a_label_of_the_published_set() {
         Rejected::Peer,
         Rejected::OwnAddress,
         Rejected::TimeToLive { found: 1 },
-        Rejected::Version { found: 2 },
+        Rejected::Version { found: 2, expected: 3 },
         Rejected::Type { found: 2 },
         Rejected::Length,
         Rejected::Checksum { other_form_matches: true },
-        Rejected::Interval,
+        Rejected::Interval { found: Duration::ZERO },
+        Rejected::AuthenticationType { found: 1, expected: 0 },
+        Rejected::Password,
         Rejected::Addresses,
     ];
     assert_eq!(rejections.map(Rejected::label), Rejected::LABELS);
+}
+
+fn any_version() -> impl Strategy<Value = Version> {
+    let three = (1_u16..0x1000, any::<bool>()).prop_map(|(centiseconds, plain)| Version::Three {
+        interval: AdvertInterval::from_centiseconds(centiseconds).unwrap(),
+        checksum: if plain { Checksum::Plain } else { Checksum::PseudoHeader },
+    });
+    let two = (1_u64..256, proptest::option::of("[!-~]{1,8}")).prop_map(|(seconds, password)| Version::Two {
+        interval: WholeSeconds::new(Duration::from_secs(seconds)).unwrap(),
+        password: password.map(|password| Password::new(&password).unwrap()),
+    });
+    prop_oneof![three, two]
 }
 
 prop_compose! {
     fn any_settings()(
         router_id in 1_u8..,
         priority in 1_u8..,
-        centiseconds in 1_u16..0x1000,
         addresses in prop::collection::btree_set(any::<u32>(), 1..=255),
-        plain in any::<bool>(),
+        version in any_version(),
         unicast in any::<bool>(),
     ) -> Settings {
         Settings {
             router_id: RouterId::new(router_id).unwrap(),
             priority: Priority::new(priority).unwrap(),
-            interval: AdvertInterval::from_centiseconds(centiseconds).unwrap(),
+            version,
             preempt: Preempt::After(Duration::ZERO),
             local: KEEPALIVED,
             audience: if unicast {
@@ -240,23 +253,26 @@ prop_compose! {
                 Audience::Group
             },
             addresses: VirtualAddresses::new(addresses.into_iter().map(Ipv4Addr::from).collect()).unwrap(),
-            checksum: if plain { Checksum::Plain } else { Checksum::PseudoHeader },
         }
     }
+}
+
+/// The same virtual router at the other end.
+fn receiver(sender: Settings) -> Settings {
+    let audience = match sender.audience {
+        Audience::Group => Audience::Group,
+        Audience::Peers(_) => Audience::Peers(Peers::new([KEEPALIVED].into()).unwrap()),
+    };
+    Settings { local: OURS, audience, ..sender }
 }
 
 proptest! {
     #[test]
     fn whatever_is_encoded_is_decoded(sender in any_settings(), farewell in any::<bool>()) {
-        let advert = Advert { priority: (!farewell).then_some(sender.priority), interval: sender.interval };
-        let audience = match sender.audience {
-            Audience::Group => Audience::Group,
-            Audience::Peers(_) => Audience::Peers(Peers::new([KEEPALIVED].into()).unwrap()),
-        };
-        let receiver = Settings { local: OURS, audience, ..sender.clone() };
+        let advert = Advert { priority: (!farewell).then_some(sender.priority), interval: sender.version.interval() };
         let [destination] = sender.destinations()[..] else { panic!("one destination") };
         let message = encode(&sender, advert.priority, destination);
-        let decoded = decode(&receiver, &packet_to(destination, KEEPALIVED, &message));
+        let decoded = decode(&receiver(sender), &packet_to(destination, KEEPALIVED, &message));
         prop_assert_eq!(decoded, Ok(Received { from: KEEPALIVED, advert }));
     }
 
@@ -267,15 +283,18 @@ proptest! {
 
     #[test]
     fn no_change_to_a_good_advert_makes_it_panic(
-        changes in prop::collection::vec((0..ADVERT.len(), any::<u8>()), 0..6),
-        length in 0..=ADVERT.len(),
+        sender in any_settings(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        length in any::<prop::sample::Index>(),
     ) {
-        let mut bytes = ADVERT.to_vec();
+        let [destination] = sender.destinations()[..] else { panic!("one destination") };
+        let mut bytes = packet_to(destination, KEEPALIVED, &encode(&sender, Some(sender.priority), destination));
         for (position, value) in changes {
+            let position = position.index(bytes.len());
             bytes[position] = value;
         }
-        bytes.truncate(length);
-        if let Ok(received) = decode(&settings(OURS, Checksum::PseudoHeader), &bytes) {
+        bytes.truncate(length.index(bytes.len() + 1));
+        if let Ok(received) = decode(&receiver(sender), &bytes) {
             prop_assert_eq!(received.advert.priority, Priority::new(bytes[22]));
         }
     }

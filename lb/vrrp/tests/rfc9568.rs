@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use vrrp::Action::{Announce, Claim, Release, Send};
 use vrrp::{
     Action, Advert, AdvertInterval, Audience, Checksum, Event, Preempt, Priority, Role, RouterId, Settings,
-    State, VirtualAddresses, step,
+    State, Version, VirtualAddresses, step,
 };
 
 const LOCAL: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
@@ -32,12 +32,11 @@ fn settings(priority: u8, preempt: bool) -> Settings {
     Settings {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(priority).unwrap(),
-        interval: interval(INTERVAL),
+        version: Version::Three { interval: interval(INTERVAL), checksum: Checksum::PseudoHeader },
         preempt: if preempt { Preempt::After(Duration::ZERO) } else { Preempt::Never },
         local: LOCAL,
         audience: Audience::Group,
         addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)]).unwrap(),
-        checksum: Checksum::PseudoHeader,
     }
 }
 
@@ -52,7 +51,7 @@ fn heard(from: Ipv4Addr, priority: u8) -> Event {
 }
 
 fn advert(priority: u8, milliseconds: u64) -> Advert {
-    Advert { priority: Priority::new(priority), interval: interval(milliseconds) }
+    Advert { priority: Priority::new(priority), interval: Duration::from_millis(milliseconds) }
 }
 
 /// Where a router is at the beginning of a row.
@@ -100,9 +99,10 @@ fn seen(state: State, epoch: Instant) -> Then {
     let since = |instant: Instant| u64::try_from(instant.duration_since(epoch).as_millis()).unwrap();
     match state {
         State::Initialize => Then::Initialize,
-        State::Backup(backup) => {
-            Then::Backup(since(backup.master_down_at), u64::from(backup.master_interval.centiseconds()) * 10)
-        }
+        State::Backup(backup) => Then::Backup(
+            since(backup.master_down_at),
+            u64::try_from(backup.master_interval.as_millis()).unwrap(),
+        ),
         State::Master { advertise_at, .. } => Then::Master(since(advertise_at)),
     }
 }

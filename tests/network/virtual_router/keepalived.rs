@@ -72,6 +72,15 @@ const UNICAST: Dialect = Dialect {
     theirs: "advert_int 0.2\n unicast_src_ip 172.16.60.242\n unicast_peer {\n 172.16.60.241\n }",
 };
 
+const VERSION_2: Dialect =
+    Dialect { version: 2, interval: "1s", ours: "version: 2,", theirs: "advert_int 1" };
+const PASSWORD: Dialect = Dialect {
+    version: 2,
+    interval: "1s",
+    ours: "version: 2, authentication: {password: fairway},",
+    theirs: "advert_int 1\n authentication {\n auth_type PASS\n auth_pass fairway\n }",
+};
+
 #[test]
 fn keepalived_and_we_agree_whoever_is_stronger_and_however_it_ends() -> Result<()> {
     for dialect in [MULTICAST, UNICAST] {
@@ -80,6 +89,43 @@ fn keepalived_and_we_agree_whoever_is_stronger_and_however_it_ends() -> Result<(
                 agree(&dialect, we_are_stronger, end)?;
             }
         }
+    }
+    Ok(())
+}
+
+#[test]
+fn version_2_is_spoken_with_and_without_a_password() -> Result<()> {
+    for (dialect, end) in [(VERSION_2, End::Dead), (PASSWORD, End::Stopped)] {
+        for we_are_stronger in [true, false] {
+            agree(&dialect, we_are_stronger, end)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_keepalived_that_was_told_otherwise_is_refused_for_that_reason() -> Result<()> {
+    let other = Dialect {
+        theirs: "advert_int 1\n authentication {\n auth_type PASS\n auth_pass another\n }",
+        ..PASSWORD
+    };
+    let slower = Dialect { theirs: "advert_int 2", ..VERSION_2 };
+    let cases = [
+        (PASSWORD, &other, "password"),
+        (VERSION_2, &PASSWORD, "authentication_type"),
+        (PASSWORD, &VERSION_2, "authentication_type"),
+        (VERSION_2, &slower, "interval"),
+        (VERSION_2, &MULTICAST, "version"),
+    ];
+    for (ours, theirs, reason) in cases {
+        let site = Site::new(2)?;
+        let _keepalived = Keepalived::start(site.master(1), 200, theirs)?;
+        until("keepalived holds the address", || Ok(site.link.holders()? == [1]))?;
+        let plan = Plan { advert_interval: ours.interval, router: ours.ours, ..Plan::new(100) };
+        let front_door = site.front_door(0, &plan)?;
+        let series = format!("vrrp_adverts_rejected_total{{reason=\"{reason}\"}}");
+        until(&format!("its adverts are counted as {reason}"), || Ok(front_door.metric(&series)? > 0))?;
+        assert_eq!(front_door.metric("vrrp_adverts_received_total")?, 0, "{reason}");
     }
     Ok(())
 }

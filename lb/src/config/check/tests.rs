@@ -3,7 +3,7 @@ use std::io;
 use std::net::Ipv4Addr;
 
 use rustls::pki_types::ServerName;
-use vrrp::{Audience, Peers, Preempt};
+use vrrp::{Audience, Password, Peers, Preempt, Version, WholeSeconds};
 
 use super::*;
 
@@ -76,7 +76,7 @@ fn the_example_is_read_as_written() {
     let router = config.virtual_router.unwrap();
     assert_eq!((router.interface.as_str(), router.router_id.number()), ("eth0", 51));
     assert_eq!((router.priority.number(), router.preempt), (100, Preempt::Never));
-    assert_eq!(router.interval.duration(), Duration::from_millis(100));
+    assert_eq!(router.version.interval(), Duration::from_millis(100));
     assert_eq!(router.addresses.networks(), ["172.16.60.250/32".parse().unwrap()]);
     assert_eq!(config.frontend.listen, "172.16.60.250:8443".parse().unwrap());
     assert_eq!(config.frontend.connect_timeout, Duration::from_millis(250));
@@ -105,6 +105,48 @@ fn peers_replace_the_group() {
     assert_eq!(audience(EXAMPLE), Audience::Group);
     let peers = [241, 242, 243].map(|host| Ipv4Addr::new(172, 16, 60, host));
     assert_eq!(audience(&with(PEERS, &PEERS[2..])), Audience::Peers(Peers::new(peers.into()).unwrap()));
+}
+
+#[test]
+fn version_2_has_its_own_defaults_and_a_password() {
+    let parse = |fields: &str| {
+        let text = shortest().replace("interface: eth0", &format!("interface: eth0\n  version: 2{fields}"));
+        Files::new().parse(&text).map(|config| config.virtual_router.unwrap().version)
+    };
+    let seconds = |count| WholeSeconds::new(Duration::from_secs(count)).unwrap();
+    let cases = [
+        ("", Version::Two { interval: seconds(1), password: None }),
+        ("\n  advertInterval: 255s", Version::Two { interval: seconds(255), password: None }),
+        (
+            "\n  authentication: {password: '12345678'}",
+            Version::Two { interval: seconds(1), password: Password::new("12345678") },
+        ),
+    ];
+    for (fields, expected) in cases {
+        assert_eq!(parse(fields).unwrap(), expected, "{fields}");
+    }
+    let mistakes = [
+        (
+            "\n  advertInterval: 500ms",
+            "virtualRouter.advertInterval: must be from 1s to 255s in whole seconds in version 2, found 500ms",
+        ),
+        (
+            "\n  advertInterval: 256s",
+            "virtualRouter.advertInterval: must be from 1s to 255s in whole seconds in version 2, found 256s",
+        ),
+        (
+            "\n  authentication: {password: '123456789'}",
+            "virtualRouter.authentication.password: must be 1 to 8 bytes, none of them 0",
+        ),
+        (
+            "\n  authentication: {password: \"\"}",
+            "virtualRouter.authentication.password: must be 1 to 8 bytes, none of them 0",
+        ),
+        ("\n  authentication: {}", "virtualRouter.authentication.password: is required"),
+    ];
+    for (fields, expected) in mistakes {
+        assert_eq!(parse(fields).unwrap_err().to_string(), expected, "{fields}");
+    }
 }
 
 #[test]
@@ -209,6 +251,8 @@ fn a_listener_on_every_address_includes_the_loopback_one() {
     }
 }
 
+/// How the example shows a password.
+const PASSWORD: &str = "# authentication: {password: fairway}";
 /// How the example shows peers.
 const PEERS: &str = "# peers: [172.16.60.241, 172.16.60.242, 172.16.60.243]";
 
@@ -233,6 +277,18 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "advertInterval: 100ms",
         "advertInterval: 41s",
         "virtualRouter.advertInterval: must be from 10ms to 40.95s in steps of 10ms, found 41s",
+    ),
+    ("version: 3", "version: 4", "virtualRouter.version: must be from 2 to 3, found 4"),
+    (
+        "version: 3 # default",
+        "version: 2",
+        "virtualRouter.checksum: has no effect in version 2, which has one form only\n\
+         virtualRouter.advertInterval: must be from 1s to 255s in whole seconds in version 2, found 100ms",
+    ),
+    (
+        PASSWORD,
+        "authentication: {password: fairway}",
+        "virtualRouter.authentication: is not known to version 3: passwords are of version 2",
     ),
     (PEERS, "peers: []", "virtualRouter.peers: must list 1 to 32 peers, found 0"),
     (PEERS, "peers: [172.16.60.242, 172.16.60.242]", "virtualRouter.peers[1]: 172.16.60.242 is listed twice"),

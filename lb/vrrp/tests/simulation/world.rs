@@ -5,11 +5,10 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use vrrp::{
-    Action, Advert, AdvertInterval, Audience, Checksum, Event, Preempt, Priority, Role, RouterId, Settings,
-    State, VirtualAddresses, step,
+    Action, Advert, Audience, Event, Preempt, Priority, Role, RouterId, Settings, State, Version,
+    VirtualAddresses, step,
 };
 
-pub(crate) const INTERVAL: Duration = Duration::from_millis(100);
 /// The most that a frame is under way.
 pub(crate) const DELAY: Duration = Duration::from_millis(5);
 
@@ -59,6 +58,7 @@ enum Happening {
 
 pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
+    version: Version,
     pub(crate) now: Instant,
     epoch: Instant,
     pub(crate) random: Random,
@@ -77,12 +77,13 @@ pub(crate) struct World {
 
 impl World {
     /// All routers start within the first second.
-    pub(crate) fn new(seed: u64, preempt: Preempt, epoch: Instant) -> Self {
+    pub(crate) fn new(seed: u64, version: Version, preempt: Preempt, epoch: Instant) -> Self {
         let mut random = Random(seed);
         let count = 2 + random.below(4);
-        let nodes = (1..=count).map(|number| node(number, &mut random, preempt)).collect();
+        let nodes = (1..=count).map(|number| node(number, &mut random, version, preempt)).collect();
         let mut world = Self {
             nodes,
+            version,
             now: epoch,
             epoch,
             random,
@@ -198,7 +199,7 @@ impl World {
     }
 
     fn send(&mut self, from: usize, priority: Option<Priority>) -> Result<(), String> {
-        let advert = Advert { priority, interval: self.nodes[from].settings.interval };
+        let advert = Advert { priority, interval: self.interval() };
         if priority.is_none() && self.nodes[from].holds {
             return Err(format!("node {from} says farewell while it holds the address"));
         }
@@ -224,10 +225,27 @@ impl World {
         self.diary.push(format!("{:>10.3?} {line}", self.now.duration_since(self.epoch)));
     }
 
+    /// Between half an interval and this many thousandths of one.
+    pub(crate) fn a_while(&mut self, most: u64) -> Duration {
+        self.interval() / 1_000 * u32::try_from(500 + self.random.below(most - 499)).unwrap()
+    }
+
+    pub(crate) fn interval(&self) -> Duration {
+        self.version.interval()
+    }
+
+    /// What separates the weakest router there could be from one that needs no skew.
+    pub(crate) fn most_skew(&self) -> Duration {
+        match self.version {
+            Version::Two { .. } => Duration::from_secs(1),
+            Version::Three { .. } => self.interval(),
+        }
+    }
+
     /// Something goes wrong.
     pub(crate) fn fault(&mut self) -> Result<(), String> {
         let index = self.random.pick(self.nodes.len());
-        let after = self.random.milliseconds(50, 2_000);
+        let after = self.a_while(20_000);
         match self.random.below(6) {
             0 => self.cut(),
             1 => self.join(),
@@ -294,19 +312,18 @@ impl World {
     }
 }
 
-fn node(number: u64, random: &mut Random, preempt: Preempt) -> Node {
+fn node(number: u64, random: &mut Random, version: Version, preempt: Preempt) -> Node {
     let number = u8::try_from(number).unwrap();
     // Few priorities, so that equal ones meet.
     let priority = [1, 50, 100, 100, 200, 254][random.pick(6)];
     let settings = Settings {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(priority).unwrap(),
-        interval: AdvertInterval::new(INTERVAL).unwrap(),
+        version,
         preempt,
         local: Ipv4Addr::new(10, 0, 0, number),
         audience: Audience::Group,
         addresses: VirtualAddresses::new(vec![Ipv4Addr::new(10, 0, 0, 250)]).unwrap(),
-        checksum: Checksum::PseudoHeader,
     };
     Node {
         settings,
