@@ -2,6 +2,7 @@
 //! kube-proxy's configuration is enough to start.
 
 mod bind;
+mod change;
 mod check;
 mod effective;
 mod field;
@@ -17,6 +18,7 @@ use daemon::telemetry::Format;
 use serde_json::Value;
 
 pub use bind::{BindError, HEALTHZ_PORT, METRICS_PORT, bind_address};
+pub(crate) use change::changed;
 pub use check::read;
 pub(crate) use check::{Reading, read_file};
 pub(crate) use effective::yaml;

@@ -51,6 +51,8 @@ use self::watch::{AccessError, OwnNode, Watch};
 const QUEUED_UPDATES: usize = 1024;
 /// kube-proxy tries an address it could not bind again after this long.
 const BIND_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// The configuration file is compared with what is in force this often. A `ConfigMap` takes a minute to arrive.
+const CONFIGURATION_READ_EVERY: Duration = Duration::from_secs(5);
 
 /// Does what the command line asks for.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -110,7 +112,7 @@ fn cleanup(bpf_fs: &Path) -> Result<(), Failure> {
 }
 
 fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
-    let init_only = run.init_only;
+    let (init_only, arguments) = (run.init_only, run.clone());
     let open = move || -> Result<Box<dyn Dataplane>, dataplane::Error> {
         let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok)?;
         tracing::info!(cgroup = %cgroup.display(), bpf_fs = %run.bpf_fs.display(), "opening the dataplane");
@@ -124,13 +126,33 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(Failure::failed)?.block_on(async {
         let terminated = signal::terminated();
-        serve(config, || open().map_err(kernel), async {
-            if let Err(error) = terminated.await {
-                tracing::error!(%error, "signals cannot be awaited, stopping");
+        let (in_force, mut changed) = (config.clone(), None);
+        let ended = async {
+            tokio::select! {
+                awaited = terminated => if let Err(error) = awaited {
+                    tracing::error!(%error, "signals cannot be awaited, stopping");
+                },
+                file = changed_file(arguments, &in_force) => changed = Some(file),
             }
-        })
-        .await
+        };
+        serve(config, || open().map_err(kernel), ended).await?;
+        changed.map_or(Ok(()), |file| Err(Failure::failed(ConfigurationChanged { file })))
     })
+}
+
+/// Another configuration is asked for, and only a start applies it: the supervisor is to make one.
+#[derive(Debug, thiserror::Error)]
+#[error("{} has changed, starting again applies it", file.display())]
+struct ConfigurationChanged {
+    file: PathBuf,
+}
+
+/// The configuration file, once it asks for something else than is in force.
+async fn changed_file(arguments: Run, in_force: &Config) -> PathBuf {
+    let Some(file) = arguments.config.clone() else { return std::future::pending().await };
+    let read = move || arguments.config().map(|(config, _)| config);
+    config::changed(in_force, CONFIGURATION_READ_EVERY, read).await;
+    file
 }
 
 /// Runs with any dataplane until `shutdown` resolves; what [`run`] does with the kernel's.

@@ -3,6 +3,7 @@
 mod answers;
 mod apiserver;
 mod away;
+mod configuration;
 mod life_cycle;
 mod manifests;
 mod node;
