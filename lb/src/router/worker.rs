@@ -21,7 +21,7 @@ use super::{RouterConfig, RouterError, RouterMetrics, SharedRole};
 use crate::advert_socket::AdvertSocket;
 use crate::netlink::Netlink;
 use crate::packet_socket::{MacAddress, PacketSocket};
-use crate::virtual_address;
+use crate::virtual_address::{self, Observed};
 
 /// Everything the thread owns.
 pub(super) struct Worker {
@@ -183,13 +183,13 @@ impl Worker {
         let same = |attachment: &Attachment| {
             found.is_some_and(|it| it.up && it.index == attachment.index && it.mac == Some(attachment.mac))
         };
-        match (&self.attachment, found) {
-            (Some(attachment), _) if same(attachment) => return self.restore(attachment.index),
-            (Some(_), _) => {
-                self.handle(Event::LinkDown, now())?;
-                self.attachment = None;
+        if let Some(attachment) = &self.attachment {
+            let (index, local) = (attachment.index, attachment.settings.local);
+            if same(attachment) && self.has_address(index, local)? {
+                return self.restore(index);
             }
-            (None, _) => {}
+            self.handle(Event::LinkDown, now())?;
+            self.attachment = None;
         }
         let Some(interface) = found.filter(|interface| interface.up) else { return Ok(()) };
         match self.attach(interface) {
@@ -207,6 +207,17 @@ impl Worker {
         }
     }
 
+    /// Whether adverts can still come from `local`.
+    fn has_address(&mut self, index: u32, local: Ipv4Addr) -> Result<bool, RouterError> {
+        let observed = self.observe(index)?;
+        Ok(observed.iter().any(|address| address.network.addr() == local))
+    }
+
+    fn observe(&mut self, index: u32) -> Result<Vec<Observed>, RouterError> {
+        let observed = virtual_address::observe(&mut self.netlink, index);
+        observed.map_err(|source| self.failure("list addresses", source))
+    }
+
     fn find_interface(&mut self) -> Result<Interface, RouterError> {
         let name = &self.config.interface;
         let found = Interface::find(&mut self.netlink, name);
@@ -216,10 +227,9 @@ impl Worker {
 
     fn attach(&mut self, interface: Interface) -> Result<Attachment, RouterError> {
         let Interface { index, mac, .. } = interface;
+        let observed = self.observe(index)?;
         let name = &self.config.interface;
         let mac = mac.ok_or_else(|| RouterError::NotEthernet { interface: name.clone() })?;
-        let observed = virtual_address::observe(&mut self.netlink, index)
-            .map_err(|source| self.failure("list addresses", source))?;
         let local = primary_address(&observed, self.config.addresses.addresses.as_slice())
             .ok_or_else(|| RouterError::NoAddress { interface: name.clone() })?;
         let audience = match &self.config.audience {
@@ -369,7 +379,7 @@ fn reason(event: Event) -> String {
     match event {
         Event::Start => "the link is up".to_owned(),
         Event::Stop => "asked to stop".to_owned(),
-        Event::LinkDown => "the link is down".to_owned(),
+        Event::LinkDown => "the link or the address of adverts is gone".to_owned(),
         Event::Tick => "no advert from a master in time".to_owned(),
         Event::Advert { from, advert } => match advert.priority {
             Some(priority) => format!("advert of priority {priority} from {from}"),

@@ -4,6 +4,7 @@
 
 mod lab;
 
+use std::net::Ipv4Addr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -195,16 +196,38 @@ fn an_address_that_somebody_removes_from_the_master_comes_back() {
 #[test]
 fn adverts_never_come_from_a_virtual_address() {
     let lab = Lab::new();
+    // The kernel chooses no address of this scope by itself: it prefers the virtual one.
+    lab.ours.ip(&["address", "delete", "172.16.60.241/24", "dev", INTERFACE]);
+    lab.ours.ip(&["address", "add", "172.16.60.241/24", "dev", INTERFACE, "scope", "host"]);
     let router = start(&lab, config(100, false)).unwrap();
     await_that("we are master", || router.role() == Role::Master && lab.ours.holds_virtual_address());
-    // The virtual address becomes the first of the interface, which the kernel prefers.
-    for change in ["delete", "add"] {
-        lab.ours.ip(&["address", change, "172.16.60.241/24", "dev", INTERFACE]);
-    }
     let listener = lab.listener();
     for _ in 0..3 {
         let packet = hear(&listener, Duration::from_secs(5)).expect("an advert");
         assert_eq!(vrrp::decode(&others_settings(), &packet).unwrap().from, OURS);
+    }
+}
+
+#[test]
+fn it_gives_up_with_its_own_address_and_comes_back_with_another() {
+    let lab = Lab::new();
+    let router = start(&lab, config(100, false)).unwrap();
+    let masters = || router.role() == Role::Master && lab.ours.holds_virtual_address();
+    await_that("we are master", masters);
+    // The link stays up.
+    lab.ours.ip(&["address", "delete", "172.16.60.241/24", "dev", INTERFACE]);
+    await_that("we gave up", || router.role() == Role::Initialize && !lab.ours.holds_virtual_address());
+    assert!(router.is_running());
+    let listener = lab.listener();
+    lab.ours.ip(&["address", "add", "172.16.60.244/24", "dev", INTERFACE]);
+    await_that("we are master again", masters);
+    let packet = hear(&listener, Duration::from_secs(5)).expect("an advert");
+    let from = vrrp::decode(&others_settings(), &packet).unwrap().from;
+    assert_eq!(from, Ipv4Addr::new(172, 16, 60, 244));
+    // One more changes nothing.
+    for change in ["add", "delete"] {
+        lab.ours.ip(&["address", change, "172.16.60.245/24", "dev", INTERFACE]);
+        assert!(holds_throughout(INTERVAL, masters), "{change}");
     }
 }
 

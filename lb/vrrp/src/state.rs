@@ -93,7 +93,7 @@ pub enum Event {
     Start,
     /// It is asked to stop.
     Stop,
-    /// The link is gone: nothing that is sent now would arrive.
+    /// The link is gone, or the address that adverts come from: nothing that is sent now would count.
     LinkDown,
     /// An advert was received that [`decode`](crate::decode) found good.
     Advert {
