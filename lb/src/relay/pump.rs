@@ -187,10 +187,13 @@ impl Direction<'_> {
             // Not by readiness: what came with the break may not have been announced yet.
             for _ in 0..FAIR_SHARE / BUFFER {
                 match (&*SockRef::from(self.from)).read(scratch) {
-                    Ok(count @ 1..) => match write(self.to, &scratch[..count]) {
-                        Ok(taken) if taken == count => self.bytes.inc_by(taken as u64),
-                        Ok(_) | Err(_) => return,
-                    },
+                    Ok(count @ 1..) => {
+                        let Ok(taken) = write(self.to, &scratch[..count]) else { return };
+                        self.bytes.inc_by(taken as u64);
+                        if taken < count {
+                            return;
+                        }
+                    }
                     Ok(0) | Err(_) => return,
                 }
             }

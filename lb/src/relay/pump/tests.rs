@@ -39,12 +39,20 @@ async fn bulk(from: &mut TcpStream, to: &mut TcpStream, count: usize) {
     assert!(sent == received, "other bytes have arrived than were sent");
 }
 
-/// Writes until nothing more is taken.
+/// Writes what nobody reads until nothing more is taken, and returns how many bytes were.
 async fn stuff(stream: &mut TcpStream) -> usize {
-    let (chunk, mut taken) = (vec![7; 64 * 1024], 0);
-    while let Ok(count) = tokio::time::timeout(Duration::from_millis(200), stream.write(&chunk)).await {
+    offer(stream, &vec![7; 64 * MEBIBYTE]).await
+}
+
+/// Writes until nothing more is taken, and returns how many bytes were.
+async fn offer(stream: &mut TcpStream, bytes: &[u8]) -> usize {
+    let mut taken = 0;
+    while let Ok(count) =
+        tokio::time::timeout(Duration::from_millis(200), stream.write(&bytes[taken..])).await
+    {
         taken += count.unwrap();
     }
+    assert!(taken < bytes.len(), "everything was taken though nobody reads");
     taken
 }
 
@@ -127,4 +135,36 @@ async fn an_urgent_byte_in_bulk_holds_nothing_up() {
         bulk(&mut client, &mut backend, MEBIBYTE).await;
     };
     tokio::time::timeout(DEADLINE, exchange).await.unwrap();
+}
+
+#[tokio::test]
+async fn last_words_follow_what_a_slow_reader_had_not_taken() {
+    let (mut client, accepted) = connected().await;
+    let (outgoing, mut backend) = connected().await;
+    let bytes = IntCounter::new("bytes", "bytes").unwrap();
+    let mut direction = Direction { from: &accepted, to: &outgoing, bytes: &bytes, rest: None };
+    let numbers: Vec<u8> = (0..8 * MEBIBYTE as u64).flat_map(u64::to_be_bytes).collect();
+    // Until both the pipe and the sockets are full.
+    tokio::select! {
+        ended = direction.carry() => ended.unwrap(),
+        _ = offer(&mut client, &numbers) => {}
+    }
+    assert!(matches!(direction.rest, Some(Rest::Piped(_))));
+
+    let before = verify(&mut backend, &numbers).await;
+    direction.pass_last_words();
+    let after = verify(&mut backend, &numbers[before..]).await;
+    assert!(after > MEBIBYTE, "only {after} bytes of last words");
+    assert_eq!(bytes.get(), (before + after) as u64);
+}
+
+/// Reads until nothing more arrives, and returns how many bytes of those expected that were.
+async fn verify(stream: &mut TcpStream, expected: &[u8]) -> usize {
+    let (mut received, mut buffer) = (0, vec![0; 100_000]);
+    while let Ok(count) = tokio::time::timeout(Duration::from_millis(200), stream.read(&mut buffer)).await {
+        let count = count.unwrap();
+        assert!(buffer[..count] == expected[received..received + count], "a gap after {received} bytes");
+        received += count;
+    }
+    received
 }
