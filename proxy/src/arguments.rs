@@ -336,6 +336,7 @@ mod tests {
         let arguments: Vec<&str> = old.split_whitespace().collect();
         let (started, warnings) = config(&arguments).expect("valid");
         assert_eq!(started.healthz, Config::default().healthz);
+        assert_eq!(started.oom_score_adjustment, -998);
         let values = [
             ("/featureGates", json!({ "SupportIPVSProxyMode": true, "A": false })),
             ("/nodePortAddresses", json!(["10.0.0.0/8", "fd00::/8", "192.168.0.0/16"])),
@@ -353,7 +354,6 @@ mod tests {
             "--proxy-mode",
             "--cluster-cidr",
             "--nodeport-addresses",
-            "--oom-score-adj",
             "--kube-api-qps",
             "--vmodule",
             "--masquerade-all",

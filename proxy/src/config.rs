@@ -25,6 +25,9 @@ pub(crate) use effective::yaml;
 pub(crate) use field::boolean;
 pub(crate) use flags::{Flags, beside_a_file};
 
+/// kube-proxy's: among the last to be killed when memory runs out.
+pub const OOM_SCORE_ADJUSTMENT: i64 = -999;
+
 /// Everything that is configurable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -42,6 +45,8 @@ pub struct Config {
     pub sync_period: Duration,
     /// Least time between two syncs. Zero, the default, writes every change as it comes.
     pub least_sync_interval: Duration,
+    /// How unlikely the kernel is to kill this process when memory runs out: -1000, never, to 1000 (`proc(5)`).
+    pub oom_score_adjustment: i64,
     /// How and how much is logged.
     pub logging: Logging,
     /// The whole as a `KubeProxyConfiguration` with every default: what `/configz` and `--write-config-to` show.
@@ -98,6 +103,7 @@ impl Default for Config {
             bind_address_hard_fail: false,
             sync_period: Duration::from_secs(30),
             least_sync_interval: Duration::ZERO,
+            oom_score_adjustment: OOM_SCORE_ADJUSTMENT,
             logging: Logging { format: Format::Text, verbosity: 0 },
             document: effective::effective(&BTreeMap::new(), healthz, metrics),
         }

@@ -123,6 +123,7 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
         tracing::info!("the programs are in place");
         return Ok(());
     }
+    adjust_oom_score(config.oom_score_adjustment);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(Failure::failed)?.block_on(async {
         let terminated = signal::terminated();
@@ -138,6 +139,13 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
         serve(config, || open().map_err(kernel), ended).await?;
         changed.map_or(Ok(()), |file| Err(Failure::failed(ConfigurationChanged { file })))
     })
+}
+
+/// To lower it takes `CAP_SYS_RESOURCE`. Without that the supervisor's choice stays, which is said.
+fn adjust_oom_score(adjustment: i64) {
+    if let Err(error) = std::fs::write("/proc/self/oom_score_adj", adjustment.to_string()) {
+        tracing::warn!(adjustment, %error, "oom score not adjusted");
+    }
 }
 
 /// Another configuration is asked for, and only a start applies it: the supervisor is to make one.

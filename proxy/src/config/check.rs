@@ -16,7 +16,9 @@ use serde_json::Value;
 use super::effective::effective;
 use super::field::Field;
 use super::table::FIELDS;
-use super::{Access, Config, HEALTHZ_PORT, Logging, METRICS_PORT, Source, bind_address};
+use super::{
+    Access, Config, HEALTHZ_PORT, Logging, METRICS_PORT, OOM_SCORE_ADJUSTMENT, Source, bind_address,
+};
 
 pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
 pub(super) const KIND: &str = "KubeProxyConfiguration";
@@ -123,6 +125,7 @@ impl Reading {
         let metrics = self.served_at("metricsBindAddress", loopback(bind), METRICS_PORT);
         let kubeconfig = self.text("clientConnection.kubeconfig").map(PathBuf::from);
         let verbosity = self.given.get("logging.verbosity").and_then(Value::as_u64).unwrap_or_default();
+        let oom_score = self.given.get("oomScoreAdj").and_then(Value::as_i64);
         let json = self.text("logging.format") == Some("json");
         Config {
             source: Source::Cluster(Access { kubeconfig, master: None }),
@@ -130,6 +133,7 @@ impl Reading {
             healthz,
             metrics,
             bind_address_hard_fail: self.given.get("bindAddressHardFail") == Some(&Value::Bool(true)),
+            oom_score_adjustment: oom_score.unwrap_or(OOM_SCORE_ADJUSTMENT),
             logging: Logging { format: if json { Format::Json } else { Format::Text }, verbosity },
             document: effective(&self.given, healthz, metrics),
             ..Config::default()

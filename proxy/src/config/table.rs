@@ -1,6 +1,7 @@
 //! Every field of kube-proxy's configuration and every flag of its command line, as of Kubernetes 1.36
 //! (`cmd/kube-proxy/app/options.go`, `staging/src/k8s.io/kube-proxy/config/v1alpha1/types.go`).
 
+use super::OOM_SCORE_ADJUSTMENT;
 use super::field::Effect::Honoured;
 use super::field::Kind::{
     Address, Bind, Choice, CidrText, Cidrs, Duration, Flag, Gates, Interval, Mapping, Modules,
@@ -52,12 +53,7 @@ pub(crate) const FIELDS: &[Field] = &[
     ),
     field("clusterCIDR", "cluster-cidr", CidrText, NO_MASQUERADE),
     field("nodePortAddresses", "nodeport-addresses", NodePortAddresses, NO_NODE_PORTS),
-    field(
-        "oomScoreAdj",
-        "oom-score-adj",
-        Number(-999, (-1000, 1000)),
-        Effect::None("whoever starts this process sets it (OOMScoreAdjust=)"),
-    ),
+    field("oomScoreAdj", "oom-score-adj", Number(OOM_SCORE_ADJUSTMENT, (-1000, 1000)), Honoured),
     field("configSyncPeriod", "config-sync-period", Duration("15m0s"), NO_REQUESTS),
     field("portRange", "proxy-port-range", Text(""), RETIRED),
     field("windowsRunAsService", "windows-service", Flag(false), NO_WINDOWS),

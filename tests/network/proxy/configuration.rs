@@ -1,6 +1,8 @@
 //! The configuration file changes while the process runs.
 
-use tests::{Result, objects};
+use std::fs;
+
+use tests::{Error, Result, objects};
 
 use super::node::{LIMIT, Node, POD_PORT, until};
 
@@ -20,13 +22,16 @@ fn a_changed_configuration_ends_it_and_a_mistaken_one_does_not() -> Result<()> {
     let slice = both(objects::slice("web", "web-1"), POD_PORT).ready(&["10.1.0.1"]).json();
     node.write("web.yaml", &format!("{service}\n---\n{slice}\n"))?;
     let manifests = node.directory().display().to_string();
-    let config = configuration(&node, "healthzBindAddress: 127.0.0.1:10256")?;
+    let config = configuration(&node, "healthzBindAddress: 127.0.0.1:10256\noomScoreAdj: 500")?;
     let start = || node.proxy(&["--config", &config, "--manifests", &manifests]);
 
     let mut proxy = start()?;
+    let oom_score = format!("/proc/{}/oom_score_adj", proxy.id());
+    let oom_score = fs::read_to_string(&oom_score).map_err(Error::system("read", &oom_score))?;
+    assert_eq!(oom_score, "500\n");
     configuration(&node, "healthzBindAddress: nowhere")?;
     proxy.wait_for_log("configuration file not usable, the one in force stays", LIMIT)?;
-    configuration(&node, "healthzBindAddress: 127.0.0.1:10256 # as it was")?;
+    configuration(&node, "healthzBindAddress: 127.0.0.1:10256 # as it was\noomScoreAdj: 500")?;
     proxy.wait_for_log("configuration file is as it was", LIMIT)?;
     assert_eq!(proxy.ended()?, None);
 
@@ -40,4 +45,15 @@ fn a_changed_configuration_ends_it_and_a_mistaken_one_does_not() -> Result<()> {
     until("the new address is served", || Ok(node.get(1111, "/livez")?.is_some()))?;
     assert_eq!(node.get(10_256, "/livez")?, None);
     node.await_backends(TARGET, &["pod-1"])
+}
+
+#[test]
+fn init_only_puts_the_programs_in_place_and_ends() -> Result<()> {
+    let node = Node::new()?;
+    let manifests = node.directory().display().to_string();
+    let (status, said) = node.program(&["--manifests", &manifests, "--init-only=true"])?.run(LIMIT)?;
+    assert!(status.success(), "{said}");
+    assert!(!node.is_bare()?, "{said}");
+    let _proxy = node.proxy_of_files()?;
+    Ok(())
 }
