@@ -66,11 +66,11 @@ pub(crate) struct Run {
     pub(crate) bpf_fs: PathBuf,
 
     /// Load and attach the programs, and exit. To run takes the same privileges all the same.
-    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
     pub(crate) init_only: bool,
 
     /// Remove everything this proxy ever put into the kernel, and exit.
-    #[arg(long, default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
     pub(crate) cleanup: bool,
 
     #[command(flatten)]

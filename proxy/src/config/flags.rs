@@ -133,7 +133,11 @@ impl Args for Flags {
 fn argument(field: &'static Field) -> Arg {
     let help = match (field.effect, field.path) {
         (Effect::Honoured, "") => "Deprecated: the port of the bind address; 0 serves nowhere".to_owned(),
-        (Effect::Honoured, path) => format!("Sets {path}"),
+        (Effect::Honoured, path) => match field.kind.default() {
+            Value::String(text) if text.is_empty() => format!("Sets {path}"),
+            Value::String(text) => format!("Sets {path} [default: {text}]"),
+            other => format!("Sets {path} [default: {other}]"),
+        },
         (Effect::None(reason), _) => format!("Has no effect: {reason}"),
     };
     let argument = Arg::new(field.flag)
@@ -141,7 +145,8 @@ fn argument(field: &'static Field) -> Arg {
         .help(help)
         .help_heading("Flags of kube-proxy")
         .action(ArgAction::Append)
-        .hide(matches!(field.effect, Effect::None(_)))
+        .hide_short_help(matches!(field.effect, Effect::None(_)))
+        .value_name("VALUE")
         .allow_hyphen_values(true);
     let argument = match field.kind {
         Kind::Flag(_) => argument.num_args(0..=1).require_equals(true).default_missing_value("true"),
