@@ -76,10 +76,14 @@ fn version(section: &mut Section<'_>) -> Option<Version> {
 
 /// What is wrong with a password is said without showing it.
 fn password(section: &mut Section<'_>) -> Option<Password> {
-    let password = section.text("password");
-    let password = section.require("password", password)?;
+    let given = section.value("password");
+    let given = section.require("password", given)?;
+    let Some(text) = given.as_str() else {
+        section.problem("password", "must be text: write one of digits in quotes");
+        return None;
+    };
     let what = "must be 1 to 8 bytes, none of them 0".to_owned();
-    noted(section, "password", Password::new(&password), what)
+    noted(section, "password", Password::new(text), what)
 }
 
 fn preempt(section: &mut Section<'_>) -> Preempt {

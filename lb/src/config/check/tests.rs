@@ -142,6 +142,10 @@ fn version_2_has_its_own_defaults_and_a_password() {
             "\n  authentication: {password: \"\"}",
             "virtualRouter.authentication.password: must be 1 to 8 bytes, none of them 0",
         ),
+        (
+            "\n  authentication: {password: 1111}",
+            "virtualRouter.authentication.password: must be text: write one of digits in quotes",
+        ),
         ("\n  authentication: {}", "virtualRouter.authentication.password: is required"),
     ];
     for (fields, expected) in mistakes {
