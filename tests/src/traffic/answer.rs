@@ -91,7 +91,8 @@ async fn swallow(mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf) -> io::R
     }
 }
 
-/// Sends until the client says that it has enough, by its end of the connection.
+/// Sends until the client says that it has enough, by a second byte, and stays until it has read everything: a closed
+/// socket with bytes to send is the first thing that a kernel short of memory resets.
 async fn pour(mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf) -> io::Result<()> {
     let chunk = vec![0x5a; CHUNK];
     let mut byte = [0];
@@ -105,7 +106,8 @@ async fn pour(mut reader: OwnedReadHalf, mut writer: OwnedWriteHalf) -> io::Resu
             }
         } => return Err(broken),
     }
-    writer.shutdown().await
+    writer.shutdown().await?;
+    reader.read(&mut byte).await.map(drop)
 }
 
 /// An answer of the announced size to each question of the announced size.

@@ -201,7 +201,7 @@ async fn down(settings: &Load, end: Instant, share: &mut Share) -> std::io::Resu
     loop {
         if !told && wait::now() >= end {
             // The server stops when it hears of it; what is on its way still counts.
-            stream.shutdown().await?;
+            stream.write_u8(Work::Down as u8).await?;
             told = true;
         }
         match (stream.read(&mut buffer).await?, told) {
