@@ -14,6 +14,7 @@ test: setup  ## every tier of tests; root is needed for network namespaces and e
 	cargo test --workspace --exclude ebpf-programs --exclude tests
 	cargo test -p ebpf-programs --lib
 	cargo test -p tests --lib
+	cargo test -p tests --doc
 	cargo scenario-tests
 	cargo kernel-tests -- --test-threads=1
 	cargo network-tests -- --test-threads=1
