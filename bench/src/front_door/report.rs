@@ -10,7 +10,7 @@ use super::results::{Results, Row};
 use super::variant::Variant;
 use crate::statistics::{Summary, summarize};
 
-/// From here on a machine counts as busy with other things.
+/// From here on, in any round, a machine counts as busy with other things.
 const BUSY: f64 = 0.05;
 
 /// One whole run of the benchmark.
@@ -77,7 +77,7 @@ impl Report {
         ));
         if let Some(busy) = summarize(&self.busy) {
             let (median, highest) = (busy.median * 100.0, busy.highest * 100.0);
-            let judgement = if busy.median > BUSY { "**a busy machine**" } else { "a quiet machine" };
+            let judgement = if busy.highest > BUSY { "**a busy machine**" } else { "a quiet machine" };
             say(format!(
                 "{judgement}: other things took {median:.0} % of it before a round, at most {highest:.0} %"
             ));
