@@ -228,7 +228,7 @@ impl VirtualAddresses {
 /// Who the adverts of one virtual router are for. All its routers must agree: adverts of the other kind are refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Whoever listens to [`GROUP`](crate::GROUP) on the link.
+    /// Whoever listens to [`GROUP`] on the link.
     Group,
     /// The other routers by name, for links that carry no multicast. Nobody else is listened to.
     Peers(Peers),

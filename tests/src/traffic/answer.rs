@@ -1,4 +1,4 @@
-//! The other end of [`super::load`], which says that it is ready to whoever asks over HTTPS on the same port.
+//! The other end of [`super::load()`], which says that it is ready to whoever asks over HTTPS on the same port.
 
 use std::io;
 use std::net::SocketAddr;

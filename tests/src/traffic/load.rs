@@ -1,7 +1,7 @@
 //! As much as goes: bytes, requests or connections, one after the other on each of so many connections.
 //!
 //! A connection begins with one byte that says what is to come ([`Work`]); where answers are wanted, the sizes of
-//! question and answer follow, each in four bytes. The other end is [`super::answer`]. Bounded in time and number.
+//! question and answer follow, each in four bytes. The other end is [`super::answer()`]. Bounded in time and number.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
