@@ -8,4 +8,5 @@ mod life_cycle;
 mod manifests;
 mod node;
 mod refusal;
+mod scenarios;
 mod services;

@@ -1,7 +1,6 @@
 //! What Services mean, as data: given these objects, a packet to there goes here.
 //!
-//! The table is checked by `plan::trace` (tier 2) and can be checked by packets: a scenario names everything a topology
-//! needs. Numbers such as A3 are those of upstream's own cases: `proxier_test.go` of kube-proxy's nftables mode and
+//! The table is checked by `plan::trace` (tier 2) and by packets (tier 4): a scenario names everything a topology needs. Numbers such as A3 are those of upstream's own cases: `proxier_test.go` of kube-proxy's nftables mode and
 //! the Services suite of its end-to-end tests.
 
 use std::collections::BTreeSet;
@@ -110,12 +109,12 @@ pub fn table() -> Vec<Scenario> {
 
 const LEFT: &str = "10.1.0.1";
 const RIGHT: &str = "10.1.0.2";
-const LEFT_V6: &str = "2001:db8:1::1";
+const LEFT_V6: &str = "fd00:1::1";
 const HTTP: (&str, &str, u16) = ("http", "TCP", 8080);
 
 fn addresses() -> Vec<Scenario> {
     let dual = objects::service("web", "10.254.0.10")
-        .with("/spec", "clusterIPs", vec!["10.254.0.10", "2001:db8:ff::10"])
+        .with("/spec", "clusterIPs", vec!["10.254.0.10", "fd00:254::10"])
         .with("/spec", "ipFamilies", vec!["IPv4", "IPv6"])
         .with("/spec", "ipFamilyPolicy", "RequireDualStack");
     vec![
@@ -126,15 +125,15 @@ fn addresses() -> Vec<Scenario> {
             .packet("10.254.0.11", 80, Protocol::Tcp, Expected::Pass)
             .packet(LEFT, 8080, Protocol::Tcp, Expected::Pass),
         scenario("A1 over IPv6")
-            .service(objects::service("web", "2001:db8:ff::10").port("http", "TCP", 80))
+            .service(objects::service("web", "fd00:254::10").port("http", "TCP", 80))
             .behind("web", &[HTTP], &[LEFT_V6])
-            .packet("2001:db8:ff::10", 80, Protocol::Tcp, reaches(&[(LEFT_V6, 8080)])),
+            .packet("fd00:254::10", 80, Protocol::Tcp, reaches(&[(LEFT_V6, 8080)])),
         scenario("a service of both families reaches the endpoints of each by its own address")
             .service(dual.port("http", "TCP", 80))
             .behind("web", &[HTTP], &[LEFT])
             .behind("web", &[HTTP], &[LEFT_V6])
             .packet("10.254.0.10", 80, Protocol::Tcp, reaches(&[(LEFT, 8080)]))
-            .packet("2001:db8:ff::10", 80, Protocol::Tcp, reaches(&[(LEFT_V6, 8080)])),
+            .packet("fd00:254::10", 80, Protocol::Tcp, reaches(&[(LEFT_V6, 8080)])),
     ]
 }
 

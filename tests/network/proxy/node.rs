@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -79,13 +79,37 @@ impl Node {
 
     /// Serves in pod number `number` as `name`, TCP and UDP, both families.
     pub(crate) fn serve(&mut self, number: u8, name: &str, port: u16) -> Result<()> {
-        let namespace = match self.pod_namespaces.get(&number) {
-            Some(namespace) => namespace.clone(),
-            None => self.attach(&format!("pod{number}"), number)?,
-        };
+        let namespace = self.pod(number)?;
         self.pods.push(traffic::serve(&namespace, name, &format!("[::]:{port}"))?);
-        self.pod_namespaces.insert(number, namespace);
         Ok(())
+    }
+
+    /// Serves at `address`, which is its name too: in the pod that has the address, or else on the node itself.
+    pub(crate) fn serve_at(&mut self, address: SocketAddr) -> Result<()> {
+        let number = match address.ip() {
+            IpAddr::V4(ip) if ip.octets()[..3] == [10, 1, 0] => Some(ip.octets()[3]),
+            IpAddr::V6(ip) if ip.segments()[..7] == [0xfd00, 1, 0, 0, 0, 0, 0] => Some(ip.octets()[15]),
+            IpAddr::V4(_) | IpAddr::V6(_) => None,
+        };
+        let namespace = if let Some(number) = number {
+            self.pod(number)?
+        } else {
+            self.namespace
+                .address("lo", &format!("{}/{}", address.ip(), if address.is_ipv4() { 32 } else { 128 }))?;
+            self.namespace.clone()
+        };
+        let address = address.to_string();
+        self.pods.push(traffic::serve(&namespace, &address, &address)?);
+        Ok(())
+    }
+
+    fn pod(&mut self, number: u8) -> Result<Namespace> {
+        if let Some(namespace) = self.pod_namespaces.get(&number) {
+            return Ok(namespace.clone());
+        }
+        let namespace = self.attach(&format!("pod{number}"), number)?;
+        self.pod_namespaces.insert(number, namespace.clone());
+        Ok(namespace)
     }
 
     fn attach(&self, label: &str, number: u8) -> Result<Namespace> {

@@ -1,0 +1,77 @@
+//! The scenario table by packets: what `plan::trace` says of a packet is what becomes of it on a node.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use plan::Protocol;
+use tests::Result;
+use tests::scenario::{Expected, Scenario, table};
+use tests::traffic::DialReport;
+
+use super::node::{Node, REFUSED};
+
+/// More than any service of the table has endpoints, so that each is met.
+const DIALS: u32 = 6;
+
+#[test]
+fn packets_go_where_the_table_says() -> Result<()> {
+    let mut node = Node::new()?;
+    for address in servers() {
+        node.serve_at(address)?;
+    }
+    for scenario in table() {
+        // A packet that is nobody's must fare as on a node without a proxy.
+        let before = dial_all(&node, &scenario)?;
+        node.write("scenario.yaml", &documents(&scenario))?;
+        let proxy = node.proxy_of_files()?;
+        let after = dial_all(&node, &scenario)?;
+        for (((target, protocol, expected), before), after) in
+            scenario.packets.iter().zip(&before).zip(&after)
+        {
+            let fits = match expected {
+                Expected::Pass => (&after.backends, &after.errors) == (&before.backends, &before.errors),
+                Expected::Refused => after.errors.get(REFUSED) == Some(&after.attempts),
+                Expected::Reaches(endpoints) => after.failed == 0 && reached(after) == names(endpoints),
+            };
+            assert!(
+                fits,
+                "{}: {protocol} to {target}: expected {expected:?}, found {after:?}",
+                scenario.name
+            );
+        }
+        drop(proxy);
+        node.clean_up()?;
+    }
+    Ok(())
+}
+
+/// Every endpoint that a packet of the table is to reach.
+fn servers() -> BTreeSet<SocketAddr> {
+    let packets = table().into_iter().flat_map(|scenario| scenario.packets);
+    let endpoints = packets.filter_map(|(_, _, expected)| match expected {
+        Expected::Reaches(endpoints) => Some(endpoints),
+        Expected::Pass | Expected::Refused => None,
+    });
+    endpoints.flatten().collect()
+}
+
+fn documents(scenario: &Scenario) -> String {
+    let objects = scenario.services.iter().cloned().chain(scenario.slices());
+    objects.map(|object| object.to_string()).collect::<Vec<_>>().join("\n---\n")
+}
+
+fn dial_all(node: &Node, scenario: &Scenario) -> Result<Vec<DialReport>> {
+    let dial = |(target, protocol, _): &(SocketAddr, Protocol, Expected)| {
+        let protocol = if *protocol == Protocol::Udp { "udp" } else { "tcp" };
+        node.dial(protocol, &target.to_string(), DIALS)
+    };
+    scenario.packets.iter().map(dial).collect()
+}
+
+fn reached(report: &DialReport) -> BTreeSet<String> {
+    report.backends.keys().cloned().collect()
+}
+
+fn names(endpoints: &[SocketAddr]) -> BTreeSet<String> {
+    endpoints.iter().map(SocketAddr::to_string).collect()
+}
