@@ -11,8 +11,8 @@ use super::node::Node;
 
 /// Where the proxy is told to find it.
 pub(crate) const ADDRESS: &str = "10.1.0.100";
-const PORT: u16 = 6443;
-const TOKEN: &str = "proxy-token";
+pub(crate) const PORT: u16 = 6443;
+pub(crate) const TOKEN: &str = "proxy-token";
 
 /// What all apiservers share: the objects and the certificates.
 pub(crate) struct ControlPlane {

@@ -186,7 +186,7 @@ impl Node {
         program.inside(&self.namespace).run(LIMIT)
     }
 
-    fn await_step(&self, proxy: &mut Process) -> Result<()> {
+    pub(crate) fn await_step(&self, proxy: &mut Process) -> Result<()> {
         let written = "kubeproxy_sync_proxy_rules_last_timestamp_seconds{ip_family=\"IPv4\"}";
         wait::until_some("the proxy is in step", LIMIT, || {
             if let Some(status) = proxy.ended()? {
