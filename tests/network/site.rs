@@ -1,7 +1,6 @@
 //! Masters with apiservers and front doors on a link, and a client that dials them.
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use tempfile::TempDir;
 use tests::certificates::Authority;
 use tests::topology::{FRONT_DOOR, Host, INTERFACE, Link, VIRTUAL_ADDRESS};
 use tests::traffic::{self, DialReport};
-use tests::{Api, Error, Namespace, Process, Program, Result, wait};
+use tests::{Api, Error, Namespace, Process, Program, Result, admin, wait};
 
 /// Longer than anything here takes on the busiest machine: only a failure ever waits for it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
@@ -245,24 +244,14 @@ pub(crate) struct FrontDoor {
 impl FrontDoor {
     /// What its admin server answers: status line and all.
     pub(crate) fn ask(&self, path: &str) -> Result<String> {
-        let ask = || {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, ADMIN_PORT))?;
-            stream.set_read_timeout(Some(LIMIT))?;
-            write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer)?;
-            Ok::<_, std::io::Error>(answer)
-        };
+        let ask = || admin::ask(ADMIN_PORT, path, LIMIT);
         self.namespace.run(ask)?.map_err(Error::system("ask a front door for", path))
     }
 
     /// The value of a series that holds whole numbers, labels included, without the common prefix: `backend_up{backend="m1"}`.
     pub(crate) fn metric(&self, series: &str) -> Result<u64> {
         let answer = self.ask("/metrics")?;
-        let value = |line: &str| {
-            line.strip_prefix("fairway_lb_")?.strip_prefix(series)?.strip_prefix(' ')?.parse().ok()
-        };
-        let value = answer.lines().find_map(value);
+        let value = admin::value(&answer, &format!("fairway_lb_{series}"));
         value.ok_or_else(|| Error::Object { reason: format!("there is no {series} in {answer}") })
     }
 

@@ -10,7 +10,6 @@ mod figure;
 mod load;
 mod master;
 mod measure;
-mod metrics;
 mod network;
 mod screen;
 mod site;

@@ -2,6 +2,7 @@
 //!
 //! `README.md` of this package is the tour; each module shows its use.
 
+pub mod admin;
 mod api;
 pub mod apiserver;
 mod bpf_fs;

@@ -10,8 +10,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use std::time::Duration;
 use dataplane::Settings;
 use tempfile::TempDir;
 use tests::traffic::{self, Attempt, DialReport};
-use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, Switch, wait};
+use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, Switch, admin, wait};
 
 /// Longer than anything here takes on the busiest machine: only a failure ever waits for it.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);
@@ -199,7 +198,7 @@ impl Node {
     /// The value of a metric, named with its labels; `None` while it is not served.
     pub(crate) fn metric(&self, name: &str) -> Result<Option<f64>> {
         let Some((_, text)) = self.get(METRICS_PORT, "/metrics")? else { return Ok(None) };
-        Ok(text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok()))
+        Ok(admin::value(&text, name))
     }
 
     /// Waits until a metric has this value.
@@ -212,7 +211,7 @@ impl Node {
     /// GETs from the node's loopback: status and body, or `None` where nobody answers.
     pub(crate) fn get(&self, port: u16, path: &str) -> Result<Option<(u16, String)>> {
         self.namespace.run(|| {
-            let text = ask(port, path).ok()?;
+            let text = admin::ask(port, path, Duration::from_secs(5)).ok()?;
             let (head, body) = text.split_once("\r\n\r\n")?;
             Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
         })
@@ -316,14 +315,4 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> Result<bool>) -> 
 /// So many connections to each of the three pods.
 pub(crate) fn each(count: usize) -> BTreeMap<String, usize> {
     (1..=3).map(|number| (format!("pod-{number}"), count)).collect()
-}
-
-fn ask(port: u16, path: &str) -> std::io::Result<String> {
-    let patience = Duration::from_secs(5);
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), patience)?;
-    stream.set_read_timeout(Some(patience))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
 }

@@ -5,10 +5,10 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use super::control_plane::{Apiserver, ControlPlane};
-use super::metrics::metrics;
 use super::network::{APISERVER_PORT, MASTERS, Network};
+use super::worker::METRICS_PATIENCE;
 use crate::topology::{FRONT_DOOR, Host, INTERFACE, VIRTUAL_ADDRESS};
-use crate::{Error, Process, Program, Result};
+use crate::{Error, Process, Program, Result, admin};
 
 /// Where a front door serves its metrics.
 const METRICS_PORT: u16 = 8_405;
@@ -59,12 +59,13 @@ impl Master {
         if let Some(status) = self.front_door.as_mut().map(Process::ended).transpose()?.flatten() {
             return Err(self.ended(status));
         }
-        let Some(metrics) = metrics(network.master(self.position).namespace(), METRICS_PORT)? else {
+        let node = network.master(self.position).namespace();
+        let Some(metrics) = admin::metrics(node, METRICS_PORT, METRICS_PATIENCE)? else {
             return Ok(false);
         };
-        let is_up =
-            |name: &str| metrics.value(&format!("fairway_lb_backend_up{{backend=\"{name}\"}}")) == Some(1.0);
-        let has_role = metrics.value("fairway_lb_vrrp_state").is_some_and(|state| state > 0.0);
+        let value = |name: &str| admin::value::<f64>(&metrics, name);
+        let is_up = |name: &str| value(&format!("fairway_lb_backend_up{{backend=\"{name}\"}}")) == Some(1.0);
+        let has_role = value("fairway_lb_vrrp_state").is_some_and(|state| state > 0.0);
         Ok(has_role && MASTERS.iter().all(|master| is_up(master)))
     }
 

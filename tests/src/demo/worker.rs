@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::metrics::metrics;
 use super::network::Network;
-use crate::{BpfFs, Cgroup, Error, Process, Program, Result, wait};
+use crate::{BpfFs, Cgroup, Error, Process, Program, Result, admin, wait};
 
 /// How long the proxy may take to be in step with the API server.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a program may take to answer for its metrics.
+pub(crate) const METRICS_PATIENCE: Duration = Duration::from_secs(1);
 /// Where the proxy serves its metrics.
 const METRICS_PORT: u16 = 10_249;
 /// When rules were last queued and last written, as kube-proxy names it; seconds since 1970.
@@ -54,7 +55,8 @@ impl Worker {
             if let Some(status) = self.proxy.as_mut().map(Process::ended).transpose()?.flatten() {
                 return Err(Error::Ended { program: "fairway-proxy".to_owned(), status: status.to_string() });
             }
-            let written = metrics(&network.worker, METRICS_PORT)?.and_then(|metrics| metrics.value(WRITTEN));
+            let metrics = admin::metrics(&network.worker, METRICS_PORT, METRICS_PATIENCE)?;
+            let written = metrics.and_then(|metrics| admin::value::<f64>(&metrics, WRITTEN));
             Ok(written.filter(|&when| when > 0.0).map(drop))
         })
     }
@@ -62,8 +64,10 @@ impl Worker {
     /// How long the latest change took in the proxy: from the watch event until the kernel had it. By its own metrics;
     /// `None` while it does not serve them, or a change is on its way.
     pub(crate) fn latest_change(network: &Network) -> Result<Option<Duration>> {
-        let metrics = metrics(&network.worker, METRICS_PORT)?;
-        let times = metrics.and_then(|metrics| metrics.value(WRITTEN).zip(metrics.value(QUEUED)));
+        let metrics = admin::metrics(&network.worker, METRICS_PORT, METRICS_PATIENCE)?;
+        let times = metrics.and_then(|metrics| {
+            admin::value::<f64>(&metrics, WRITTEN).zip(admin::value::<f64>(&metrics, QUEUED))
+        });
         Ok(times.and_then(|(written, queued)| Duration::try_from_secs_f64(written - queued).ok()))
     }
 
