@@ -30,7 +30,7 @@ const WALLED: &[(&str, &[&str])] = &[
 
 /// What a crate without I/O may list: nothing that opens, sends, waits or logs.
 const PURE: &[(&str, &[&str])] =
-    &[("ebpf-abi", &["bytemuck"]), ("plan", &["ipnet"]), ("vrrp", &["thiserror"])];
+    &[("ebpf-abi", &["bytemuck"]), ("plan", &["ipnet", "siphasher"]), ("vrrp", &["thiserror"])];
 
 /// Normal dependencies of every package of the workspace.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {

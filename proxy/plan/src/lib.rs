@@ -19,6 +19,7 @@ mod change;
 mod diff;
 mod forwarding;
 mod frontend;
+pub mod maglev;
 mod observed;
 mod scope;
 mod service;
