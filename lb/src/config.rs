@@ -129,11 +129,19 @@ impl Backends {
     #[cfg(test)]
     pub(crate) fn numbered(count: usize) -> Self {
         let numbers = 1..=u8::try_from(count).unwrap();
-        let backend = |number| Backend {
-            name: BackendName(format!("m{number}")),
-            address: SocketAddr::from(([172, 16, 60, number], 6443)),
+        let backends: Vec<_> =
+            numbers.map(|number| (format!("m{number}"), format!("172.16.60.{number}:6443"))).collect();
+        Self::listed(backends.iter().map(|(name, address)| (name.as_str(), address.as_str())))
+    }
+
+    /// Backends of these names and addresses.
+    #[cfg(test)]
+    pub(crate) fn listed<'a>(list: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let backend = |(name, address): (&str, &str)| Backend {
+            name: BackendName(name.to_owned()),
+            address: address.parse().unwrap(),
         };
-        Self(numbers.map(backend).collect())
+        Self(list.map(backend).collect())
     }
 }
 

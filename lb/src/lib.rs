@@ -82,7 +82,7 @@ fn check(file: &Path) -> Result<(), Failure> {
 async fn serve(config: Config) -> Result<(), Error> {
     let registry = Registry::new();
     let metrics_error = |source| Error::Metrics { source };
-    let metrics = Metrics::register(&registry, &config.backends).map_err(metrics_error)?;
+    let metrics = Metrics::register(&registry).map_err(metrics_error)?;
     let router_metrics = RouterMetrics::register(&registry).map_err(metrics_error)?;
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let limit = relay::connection_limit(threads)?;
@@ -137,9 +137,9 @@ fn start_probes(config: &Config, metrics: &Metrics, tasks: &mut JoinSet<Infallib
     let Config { backends, frontend, health_check, tls, .. } = config;
     let thresholds = Thresholds { rise: health_check.rise, fall: health_check.fall };
     let pool = Pool::new(backends, frontend.balance, thresholds, metrics);
-    for (position, backend) in backends.iter().enumerate() {
-        let probe = Probe::new(backend.address, health_check, tls);
-        tasks.spawn(probe::watch(probe, Arc::clone(&pool), position));
+    for member in pool.members() {
+        let probe = Probe::new(member.backend.address, health_check, tls);
+        tasks.spawn(probe::watch(probe, Arc::clone(&pool), member));
     }
     pool
 }

@@ -5,14 +5,13 @@ use prometheus::{
     Registry,
 };
 
-use crate::config::{BackendName, Backends};
+use crate::config::BackendName;
 use crate::health::{ConnectFailure, ProbeResult};
 
 /// The metrics of one front door.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    /// Per backend, in configured order.
-    pub backends: Vec<BackendMetrics>,
+    families: Families,
     /// Connections reset because no backend would take them.
     pub refused: IntCounter,
     /// Bytes carried from clients to backends.
@@ -49,8 +48,8 @@ impl BackendMetrics {
 }
 
 impl Metrics {
-    /// Makes the metrics of `backends` known to `registry`, all at zero.
-    pub fn register(registry: &Registry, backends: &Backends) -> Result<Self, Error> {
+    /// Makes the metrics known to `registry`, those of backends once there are any.
+    pub fn register(registry: &Registry) -> Result<Self, Error> {
         let families = Families::register(registry)?;
         let bytes = counters(registry, "bytes_total", "Bytes carried.", &["direction"])?;
         let build = gauges(registry, "build_info", "1, with the version as a label.", &["version"])?;
@@ -59,15 +58,26 @@ impl Metrics {
         let refused = IntCounter::new(name("connections_refused_total"), refused)?;
         registry.register(Box::new(refused.clone()))?;
         Ok(Self {
-            backends: backends.iter().map(|backend| families.of(&backend.name)).collect(),
+            families,
             refused,
             bytes_to_backends: bytes.with_label_values(&["to_backend"]),
             bytes_to_clients: bytes.with_label_values(&["to_client"]),
         })
     }
+
+    /// The metrics of a backend, at zero unless there was one of this name before.
+    pub fn of_backend(&self, backend: &BackendName) -> BackendMetrics {
+        self.families.of(backend)
+    }
+
+    /// Shows nothing of a backend any longer.
+    pub fn forget_backend(&self, backend: &BackendName) {
+        self.families.forget(backend);
+    }
 }
 
 /// The families with a label `backend`.
+#[derive(Clone, Debug)]
 struct Families {
     connections: IntCounterVec,
     active: IntGaugeVec,
@@ -109,6 +119,28 @@ impl Families {
             connect_failures: ConnectFailure::ALL
                 .map(|reason| self.connect_failures.with_label_values(&[backend, reason.label()])),
             probes: ProbeResult::ALL.map(|result| self.probes.with_label_values(&[backend, result.label()])),
+        }
+    }
+
+    fn forget(&self, backend: &BackendName) {
+        let backend = [backend.as_str()];
+        // An error says that there was no such series: that is what is wanted.
+        let mut gone = vec![
+            self.connections.remove_label_values(&backend),
+            self.active.remove_label_values(&backend),
+            self.up.remove_label_values(&backend),
+            self.probe_duration.remove_label_values(&backend),
+        ];
+        let [backend] = backend;
+        gone.extend(
+            ConnectFailure::ALL
+                .map(|reason| self.connect_failures.remove_label_values(&[backend, reason.label()])),
+        );
+        gone.extend(
+            ProbeResult::ALL.map(|result| self.probes.remove_label_values(&[backend, result.label()])),
+        );
+        for error in gone.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, backend, "no such series");
         }
     }
 }

@@ -24,7 +24,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::config::{HealthCheck, Tls};
 use crate::health::ProbeResult;
-use crate::pool::Pool;
+use crate::pool::{Member, Pool};
 
 /// Why a backend is not known to be ready.
 #[derive(Debug, thiserror::Error)]
@@ -129,26 +129,26 @@ async fn request(
     }
 }
 
-/// Probes the backend at position `backend` until dropped: every interval, or earlier where somebody who failed to
+/// Probes `member` of the pool until dropped: every interval, or earlier where somebody who failed to
 /// connect asks for it. Dropping it between or during probes is harmless.
-pub async fn watch(probe: Probe, pool: Arc<Pool>, backend: usize) -> Infallible {
+pub async fn watch(probe: Probe, pool: Arc<Pool>, member: Arc<Member>) -> Infallible {
     let interval = probe.check.interval;
     let mut said = Vec::new();
     loop {
         let started = Instant::now();
         let answer = probe.ask().await;
         let result = ProbeResult::from(&answer);
-        let metrics = pool.metrics(backend);
+        let metrics = &member.metrics;
         metrics.probe_duration.observe(started.elapsed().as_secs_f64());
         metrics.probes(result).inc();
         match &answer {
             Ok(()) => {
                 said.clear();
-                pool.observe(backend, result.event(), &"answered 200");
+                pool.observe(member.id, result.event(), &"answered 200");
             }
             Err(error) => {
                 let reason = daemon::exit::chain(error);
-                let changed = pool.observe(backend, result.event(), &reason);
+                let changed = pool.observe(member.id, result.event(), &reason);
                 // A server that was not there yet may turn out to be one that is not trusted: each kind of failure is
                 // said once, even if the status stays the same.
                 let new = !said.contains(&discriminant(error));
@@ -156,12 +156,12 @@ pub async fn watch(probe: Probe, pool: Arc<Pool>, backend: usize) -> Infallible 
                     said.push(discriminant(error));
                 }
                 if new && !changed {
-                    tracing::info!(backend = %pool.backend(backend).name, %reason, "probe failed");
+                    tracing::info!(backend = %member.backend.name, %reason, "probe failed");
                 }
             }
         }
         let wanted = async {
-            pool.probe_wanted(backend).await;
+            member.probe_wanted().await;
             tokio::time::sleep_until(started + interval / SOONEST).await;
         };
         tokio::select! {

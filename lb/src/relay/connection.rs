@@ -1,5 +1,7 @@
 //! One client, from accept to end.
 
+use std::sync::Arc;
+
 use tokio::net::TcpStream;
 
 use super::Shared;
@@ -31,22 +33,22 @@ async fn establish(shared: &Shared) -> Option<(TcpStream, Lease)> {
     let pool = &shared.pool;
     let mut tried = Vec::new();
     while let Some(lease) = pool.lease(&tried) {
-        let backend = lease.backend();
-        match connect(pool.backend(backend).address, &shared.frontend).await {
+        let member = Arc::clone(lease.member());
+        match connect(member.backend.address, &shared.frontend).await {
             Ok(stream) => {
-                pool.metrics(backend).connections.inc();
+                member.metrics.connections.inc();
                 return Some((stream, lease));
             }
             Err(failure) => {
-                pool.metrics(backend).connect_failures(failure).inc();
+                member.metrics.connect_failures(failure).inc();
                 if failure.blames_backend() {
                     pool.observe(
-                        backend,
+                        member.id,
                         Event::ConnectFailed,
                         &format_args!("connect: {}", failure.label()),
                     );
                 }
-                tried.push(backend);
+                tried.push(member.id);
             }
         }
     }

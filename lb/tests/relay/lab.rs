@@ -66,7 +66,7 @@ impl Lab {
 
     pub(crate) fn start_with(backends: &[SocketAddr], settings: &Settings<'_>) -> Self {
         let config = configuration(backends, settings);
-        let metrics = Metrics::register(&Registry::new(), &config.backends).unwrap();
+        let metrics = Metrics::register(&Registry::new()).unwrap();
         let two = NonZeroU32::new(2).unwrap();
         let thresholds = Thresholds { rise: two, fall: two };
         let pool = Pool::new(&config.backends, config.frontend.balance, thresholds, &metrics);
@@ -92,7 +92,7 @@ impl Lab {
 
     /// The connections that a backend has now.
     pub(crate) fn active(&self, backend: usize) -> i64 {
-        self.pool.metrics(backend).active.get()
+        self.pool.members()[backend].metrics.active.get()
     }
 
     /// Lets the backend fail as many probes as it takes.

@@ -137,11 +137,11 @@ async fn nobody_there_is_a_failure_with_its_reason() {
 }
 
 fn start_watching(config: &Config) -> (Arc<Pool>, tokio::task::JoinHandle<std::convert::Infallible>) {
-    let metrics = Metrics::register(&Registry::new(), &config.backends).unwrap();
+    let metrics = Metrics::register(&Registry::new()).unwrap();
     let thresholds = Thresholds { rise: config.health_check.rise, fall: config.health_check.fall };
     let pool = Pool::new(&config.backends, config.frontend.balance, thresholds, &metrics);
     let probe = Probe::new(config.backends[0].address, &config.health_check, &config.tls);
-    let task = tokio::spawn(watch(probe, Arc::clone(&pool), 0));
+    let task = tokio::spawn(watch(probe, Arc::clone(&pool), Arc::clone(&pool.members()[0])));
     (pool, task)
 }
 
@@ -162,10 +162,10 @@ async fn status_follows_the_server() {
     ];
     for (behaviour, expected) in course {
         server.behave(behaviour);
-        until(&format!("{expected:?}"), || pool.status(0) == expected).await;
-        assert_eq!(pool.metrics(0).up.get(), i64::from(expected == Status::Up));
+        until(&format!("{expected:?}"), || pool.status(0) == Some(expected)).await;
+        assert_eq!(pool.members()[0].metrics.up.get(), i64::from(expected == Status::Up));
     }
-    assert!(pool.metrics(0).probes(ProbeResult::TimedOut).get() >= 2, "fall is 2");
+    assert!(pool.members()[0].metrics.probes(ProbeResult::TimedOut).get() >= 2, "fall is 2");
     task.abort();
 }
 
