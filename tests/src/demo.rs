@@ -9,7 +9,6 @@ mod control_plane;
 mod figure;
 mod load;
 mod master;
-mod measure;
 mod network;
 mod screen;
 mod site;

@@ -15,6 +15,7 @@ pub mod kube_apiserver;
 mod label;
 mod namespace;
 pub mod objects;
+pub mod outage;
 mod process;
 pub mod scenario;
 pub mod topology;

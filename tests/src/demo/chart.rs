@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::figure::Figure;
-use super::measure::Dial;
 use super::screen::{Tone, paint};
+use crate::outage::Dial;
 
 /// The time one mark of a [`timeline`] stands for: five dials at 100 per second.
 pub(crate) const MARK: Duration = Duration::from_millis(50);

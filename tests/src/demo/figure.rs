@@ -78,7 +78,7 @@ impl Figure {
                 !times.is_empty() && times.iter().all(|time| time <= limit)
             }
             (Promise::Usually(limit), Found::Times(times)) => {
-                super::measure::median(times).is_some_and(|median| median <= *limit)
+                crate::outage::median(times).is_some_and(|median| median <= *limit)
             }
             (Promise::None, Found::Count(number, of)) => *number == 0 && *of > 0,
             (Promise::Even(names, share), Found::Spread(spread)) => {
@@ -118,7 +118,7 @@ impl Found {
             Self::Time(time) => json!({"milliseconds": milliseconds(*time)}),
             Self::Times(times) => json!({
                 "milliseconds": times.iter().copied().map(milliseconds).collect::<Vec<_>>(),
-                "median": super::measure::median(times).map(milliseconds),
+                "median": crate::outage::median(times).map(milliseconds),
                 "max": times.iter().max().copied().map(milliseconds),
             }),
             Self::Count(number, of) => json!({"count": number, "of": of}),
@@ -134,7 +134,7 @@ impl std::fmt::Display for Found {
         match self {
             Self::Time(time) => formatter.write_str(&shown(*time)),
             Self::Times(times) => {
-                let median = super::measure::median(times).unwrap_or_default();
+                let median = crate::outage::median(times).unwrap_or_default();
                 let max = times.iter().max().copied().unwrap_or_default();
                 write!(formatter, "median {}, max {}", shown(median), shown(max))
             }

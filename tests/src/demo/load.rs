@@ -1,19 +1,15 @@
 //! Clients: processes of their own inside the namespaces, watched while they dial.
 
-use std::fs::File;
-use std::io::Read;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use super::chart;
-use super::measure::Dial;
 use super::network::{KUBERNETES, NOBODY, WEB};
 use super::screen::Screen;
 use super::site::Site;
+use crate::outage::Dial;
 use crate::topology::FRONT_DOOR;
-use crate::traffic::{self, Attempt, HoldReport};
+use crate::traffic::{self, Dialing, HoldReport};
 use crate::{Error, Process, Program, Result, wait};
 
 /// How much longer than planned a client may take.
@@ -82,54 +78,34 @@ fn tls_arguments(site: &Site) -> Vec<String> {
     arguments
 }
 
-/// Dials in progress.
+/// Dials in progress, drawn.
 #[derive(Debug)]
 pub(crate) struct Load {
-    process: Process,
-    log: File,
-    /// The end of what was read: the beginning of a line.
-    unread: String,
-    began: Duration,
-    dials: Vec<Dial>,
+    dialing: Dialing,
     limit: Duration,
 }
 
 impl Load {
     /// Starts a client that dials `rate` times a second for so long, whatever becomes of its dials.
     pub(crate) fn start(site: &Site, way: Way, rate: u32, milliseconds: u32) -> Result<Self> {
-        let path = site.log(&format!("dial-{way:?}"));
         let client = traffic::dial(&way.target().to_string(), way.arguments(site))?
             .arguments(["--rate", &rate.to_string(), "--milliseconds", &milliseconds.to_string()])
-            .arguments(["--timeout-milliseconds", DIAL_LIMIT, "--each"])
-            .log_to(&path);
-        let process = way.place(client, site).spawn()?;
-        let log = File::open(&path).map_err(Error::system("open", path.display()))?;
-        let limit = Duration::from_millis(milliseconds.into()) + PATIENCE;
-        Ok(Self { process, log, unread: String::new(), began: Duration::ZERO, dials: Vec::new(), limit })
+            .arguments(["--timeout-milliseconds", DIAL_LIMIT]);
+        let dialing = Dialing::start(way.place(client, site), &site.log(&format!("dial-{way:?}")))?;
+        Ok(Self { dialing, limit: Duration::from_millis(milliseconds.into()) + PATIENCE })
     }
 
     /// The dials that have ended, in the order of their ends.
     pub(crate) fn dials(&mut self) -> Result<&[Dial]> {
-        let read = self.log.read_to_string(&mut self.unread);
-        read.map_err(Error::system("read", "the log of a client"))?;
-        while let Some(end) = self.unread.find('\n') {
-            let line: String = self.unread.drain(..=end).collect();
-            match serde_json::from_str(&line).map_err(Error::json(&line))? {
-                Line::Began { began_nanoseconds } => self.began = Duration::from_nanos(began_nanoseconds),
-                Line::Attempt(attempt) => self.dials.push(dial(self.began, attempt)),
-                Line::Report {} => {}
-            }
-        }
-        Ok(&self.dials)
+        self.dialing.dials()
     }
 
     /// Draws the dials until there are `enough` of them. The client ending first is an error.
     pub(crate) fn until(&mut self, screen: &mut Screen, enough: impl Fn(&[Dial]) -> bool) -> Result<()> {
         let limit = self.limit;
         wait::until_some("the client has dialed enough", limit, || {
-            let ended = self.process.ended()?;
-            let dials = self.dials()?;
-            screen.live(&chart::timeline(dials, screen.has_colours()))?;
+            let ended = self.dialing.ended()?;
+            let dials = self.draw(screen)?;
             match (enough(dials), ended) {
                 (true, _) => Ok(Some(())),
                 (false, None) => Ok(None),
@@ -143,14 +119,17 @@ impl Load {
     /// Draws the dials to the end and returns all of them.
     pub(crate) fn finish(mut self, screen: &mut Screen) -> Result<Vec<Dial>> {
         wait::until_some("the client has ended", self.limit, || {
-            let ended = self.process.ended()?;
-            let dials = self.dials()?;
-            screen.live(&chart::timeline(dials, screen.has_colours()))?;
+            let ended = self.dialing.ended()?;
+            self.draw(screen)?;
             Ok(ended)
-        })
-        .and_then(|status| succeeded("a client", status))?;
-        self.dials()?;
-        Ok(self.dials)
+        })?;
+        self.dialing.finish(self.limit)
+    }
+
+    fn draw(&mut self, screen: &mut Screen) -> Result<&[Dial]> {
+        let dials = self.dialing.dials()?;
+        screen.live(&chart::timeline(dials, screen.has_colours()))?;
+        Ok(dials)
     }
 }
 
@@ -175,25 +154,4 @@ impl Held {
     pub(crate) fn finish(self) -> Result<HoldReport> {
         traffic::finish(self.0, PATIENCE)
     }
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Line {
-    Began { began_nanoseconds: u64 },
-    Attempt(Attempt),
-    Report {},
-}
-
-fn dial(began: Duration, attempt: Attempt) -> Dial {
-    let start = began + Duration::from_secs_f64(attempt.at / 1e3);
-    let outcome = attempt.backend.ok_or_else(|| attempt.error.unwrap_or_default());
-    Dial { start, end: start + Duration::from_secs_f64(attempt.took / 1e3), outcome }
-}
-
-fn succeeded(program: &str, status: std::process::ExitStatus) -> Result<()> {
-    if status.success() {
-        return Ok(());
-    }
-    Err(Error::Ended { program: program.to_owned(), status: status.to_string() })
 }

@@ -7,10 +7,10 @@ use crate::Result;
 use crate::demo::chart;
 use crate::demo::figure::{Figure, Found, Promise, shown};
 use crate::demo::load::{self, Held, Load, Way};
-use crate::demo::measure::{self, Dial};
 use crate::demo::network::MASTERS;
 use crate::demo::screen::Screen;
 use crate::demo::site::Site;
+use crate::outage::{self, Dial};
 
 const RATE: u32 = 100;
 const MILLISECONDS: u32 = 3500;
@@ -38,7 +38,7 @@ pub(crate) fn drains(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
     let dials = load.finish(screen)?;
     let held = held.finish()?;
 
-    let (failed, broken) = (measure::failed(&dials), held.broken.len());
+    let (failed, broken) = (outage::failed(&dials), held.broken.len());
     let drained = last_on(&dials, name).saturating_sub(unready);
     screen.say(&chart::timeline(&dials, screen.has_colours()))?;
     let text = format!(

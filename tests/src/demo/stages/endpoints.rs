@@ -7,10 +7,10 @@ use crate::Result;
 use crate::demo::chart;
 use crate::demo::figure::{Figure, Found, Promise, shown};
 use crate::demo::load::{self, Load, Way};
-use crate::demo::measure::{self, Dial};
 use crate::demo::screen::Screen;
 use crate::demo::site::Site;
 use crate::demo::worker::Worker;
+use crate::outage::{self, Dial};
 
 /// Fine enough to tell milliseconds; a pod's turn comes every three dials.
 const RATE: u32 = 500;
@@ -47,10 +47,10 @@ pub(crate) fn change(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>
         in_proxy.extend(Worker::latest_change(&site.network)?);
     }
     let dials = load.finish(screen)?;
-    let failed = measure::failed(&dials);
+    let failed = outage::failed(&dials);
     screen.say(&chart::timeline(&dials, screen.has_colours()))?;
     let [first, last, proxy] =
-        [&joined, &left, &in_proxy].map(|times| shown(measure::median(times).unwrap_or_default()));
+        [&joined, &left, &in_proxy].map(|times| shown(outage::median(times).unwrap_or_default()));
     screen.result(true, &format!("first connection on p3 {first} after the write returned, last one {last} after it left; the proxy took {proxy}"))?;
     screen.result(
         failed == 0,

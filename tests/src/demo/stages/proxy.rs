@@ -7,9 +7,9 @@ use crate::Result;
 use crate::demo::chart;
 use crate::demo::figure::{Figure, Found, Promise, shares, shown};
 use crate::demo::load::{Load, Way};
-use crate::demo::measure;
 use crate::demo::screen::Screen;
 use crate::demo::site::Site;
+use crate::outage;
 
 const RATE: u32 = 100;
 const MILLISECONDS: u32 = 3000;
@@ -34,9 +34,9 @@ pub(crate) fn is_killed(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figu
     site.worker.start_proxy(&site.network)?;
     site.worker.await_proxy(&site.network)?;
     let dials = load.finish(screen)?;
-    let failed = measure::failed(&dials);
+    let failed = outage::failed(&dials);
     screen.say(&chart::timeline(&dials, screen.has_colours()))?;
-    let spread = shares(&measure::spread(&dials));
+    let spread = shares(&outage::spread(&dials));
     screen.result(failed == 0, &format!("{failed} of {} connections failed ({spread})", dials.len()))?;
     let found = Found::Count(failed, dials.len());
     Ok(vec![Figure::new("proxy_killed_failed", "proxy killed: dials failed", found).promised(Promise::None)])
@@ -47,14 +47,14 @@ pub(crate) fn refuses(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure
     screen.stage(7, "A Service without endpoints", "a pod dials it ten times")?;
     let dials = Load::start(site, Way::Nobody, 20, 500)?.finish(screen)?;
     let times: Vec<Duration> = dials.iter().map(|dial| dial.end.saturating_sub(dial.start)).collect();
-    let reasons = measure::reasons(&dials);
+    let reasons = outage::reasons(&dials);
     let as_expected = BTreeMap::from([(REFUSED.to_owned(), dials.len())]);
     let answer = if reasons == as_expected {
         "refused".to_owned()
     } else {
         format!("not all refused: {}", shares(&reasons))
     };
-    let time = measure::median(&times).unwrap_or_default();
+    let time = outage::median(&times).unwrap_or_default();
     screen.result(reasons == as_expected, &format!("{answer}, {} after the dial", shown(time)))?;
     Ok(vec![
         Figure::new("no_endpoints_answer", "no endpoints: connections are", Found::Word(answer))

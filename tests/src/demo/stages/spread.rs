@@ -4,10 +4,10 @@ use crate::Result;
 use crate::demo::chart;
 use crate::demo::figure::{Figure, Found, Promise};
 use crate::demo::load::{Load, Way};
-use crate::demo::measure;
 use crate::demo::network::MASTERS;
 use crate::demo::screen::Screen;
 use crate::demo::site::Site;
+use crate::outage;
 
 /// How many connections each way; a multiple of three.
 const DIALS: u32 = 300;
@@ -52,7 +52,7 @@ pub(crate) fn dial_and_count(
     names: &'static [&'static str],
 ) -> Result<Spread> {
     let answers = Load::start(site, way, rate, dials * 1000 / rate)?.finish(screen)?;
-    let spread = measure::spread(&answers);
+    let spread = outage::spread(&answers);
     let share = answers.len() / names.len();
     let kept = spread.len() == names.len() && spread.values().all(|&found| found == share);
     let name = match way {

@@ -6,10 +6,10 @@ use crate::Result;
 use crate::demo::chart;
 use crate::demo::figure::{Figure, Found, Promise, shown};
 use crate::demo::load::{Load, Way};
-use crate::demo::measure::{self, Dial};
 use crate::demo::network::MASTERS;
 use crate::demo::screen::Screen;
 use crate::demo::site::Site;
+use crate::outage::{self, Dial};
 
 const RATE: u32 = 100;
 const MILLISECONDS: u32 = 3000;
@@ -104,22 +104,22 @@ struct Takeover {
 
 impl Takeover {
     fn gap(&self) -> Duration {
-        measure::longest_gap(&self.dials)
+        outage::longest_gap(&self.dials)
     }
 
     fn silence(&self) -> Duration {
-        measure::longest_silence(&self.dials)
+        outage::longest_silence(&self.dials)
     }
 
     fn failures(&self) -> Found {
-        Found::Count(measure::failed(&self.dials), self.dials.len())
+        Found::Count(outage::failed(&self.dials), self.dials.len())
     }
 
     fn show(&self, screen: &mut Screen, limit: Duration) -> Result<()> {
         screen.say(&chart::timeline(&self.dials, screen.has_colours()))?;
         let [before, after] = [self.before, self.after].map(|position| MASTERS[position]);
         let (gap, silence) = (shown(self.gap()), shown(self.silence()));
-        let failed = measure::failed(&self.dials);
+        let failed = outage::failed(&self.dials);
         let text = format!(
             "{before} -> {after}: gap {gap}, {failed} dials failed, longest wait for an answer {silence}"
         );

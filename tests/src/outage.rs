@@ -1,11 +1,11 @@
-//! What a list of dials says about the service they dialed. Pure.
+//! What a list of dials says about the service they dialed: outages, gaps, who answered. Pure.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// One attempt of a client: a connection of its own, one request, one answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Dial {
+pub struct Dial {
     /// When it began, since 1970.
     pub start: Duration,
     /// When its answer was complete, or it was given up.
@@ -16,7 +16,7 @@ pub(crate) struct Dial {
 
 /// A time in which clients were not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Outage {
+pub struct Outage {
     /// The start of the first dial that failed.
     pub begin: Duration,
     /// The end of the first success among the dials begun after it; the end of the last dial if there is none.
@@ -27,13 +27,13 @@ pub(crate) struct Outage {
 
 impl Outage {
     /// How long it lasted.
-    pub(crate) const fn gap(&self) -> Duration {
+    pub const fn gap(&self) -> Duration {
         self.end.saturating_sub(self.begin)
     }
 }
 
 /// Every outage, in order. Dials overlap: one that succeeds slowly does not hide that a later one was served sooner.
-pub(crate) fn outages(dials: &[Dial]) -> Vec<Outage> {
+pub fn outages(dials: &[Dial]) -> Vec<Outage> {
     let mut failed: Vec<&Dial> = dials.iter().filter(|dial| dial.outcome.is_err()).collect();
     failed.sort_by_key(|dial| dial.start);
     let last = dials.iter().map(|dial| dial.end).max().unwrap_or_default();
@@ -55,12 +55,12 @@ pub(crate) fn outages(dials: &[Dial]) -> Vec<Outage> {
 }
 
 /// The longest outage; zero if every dial succeeded.
-pub(crate) fn longest_gap(dials: &[Dial]) -> Duration {
+pub fn longest_gap(dials: &[Dial]) -> Duration {
     outages(dials).iter().map(Outage::gap).max().unwrap_or_default()
 }
 
 /// The longest time in which no answer came, between the first start and the last end.
-pub(crate) fn longest_silence(dials: &[Dial]) -> Duration {
+pub fn longest_silence(dials: &[Dial]) -> Duration {
     let answers = dials.iter().filter(|dial| dial.outcome.is_ok()).map(|dial| dial.end);
     let mut moments: Vec<Duration> = answers.collect();
     moments.extend(dials.iter().map(|dial| dial.start).min());
@@ -70,22 +70,22 @@ pub(crate) fn longest_silence(dials: &[Dial]) -> Duration {
 }
 
 /// How many dials failed.
-pub(crate) fn failed(dials: &[Dial]) -> usize {
+pub fn failed(dials: &[Dial]) -> usize {
     dials.iter().filter(|dial| dial.outcome.is_err()).count()
 }
 
 /// Why dials failed, and how many for each reason.
-pub(crate) fn reasons(dials: &[Dial]) -> BTreeMap<String, usize> {
+pub fn reasons(dials: &[Dial]) -> BTreeMap<String, usize> {
     count(dials.iter().filter_map(|dial| dial.outcome.as_ref().err()))
 }
 
 /// Who answered how often.
-pub(crate) fn spread(dials: &[Dial]) -> BTreeMap<String, usize> {
+pub fn spread(dials: &[Dial]) -> BTreeMap<String, usize> {
     count(dials.iter().filter_map(|dial| dial.outcome.as_ref().ok()))
 }
 
 /// The middle of some durations, the lower one of two; `None` of none.
-pub(crate) fn median(durations: &[Duration]) -> Option<Duration> {
+pub fn median(durations: &[Duration]) -> Option<Duration> {
     let mut sorted = durations.to_vec();
     sorted.sort_unstable();
     sorted.get(sorted.len().checked_sub(1)? / 2).copied()
