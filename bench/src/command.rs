@@ -5,9 +5,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use tests::Result;
+use serde_json::Value;
+use tests::{Error, Result};
 
-use crate::{front_door, node, statistics::median};
+use crate::{fail_over, front_door, node, statistics::median};
 
 /// Figures of this machine's kernel, in namespaces of its own. Needs root.
 #[derive(Clone, Debug, clap::Parser)]
@@ -24,6 +25,8 @@ pub struct Arguments {
 enum Subject {
     /// fairway-lb beside HAProxy, nginx and plain routing; writes bench/results/.
     FrontDoor,
+    /// Faults of a master, beside keepalived + HAProxy; writes bench/results/.
+    FailOver,
     /// What a node with fairway-proxy does.
     Node,
 }
@@ -37,6 +40,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         }
         if wanted(Subject::FrontDoor) {
             measure_front_door(arguments.quick)?;
+        }
+        if wanted(Subject::FailOver) {
+            measure_fail_over(arguments.quick)?;
         }
         Ok(())
     };
@@ -57,8 +63,33 @@ fn measure_front_door(quick: bool) -> Result<()> {
     };
     let command = format!("cargo run --release -p bench --{flag} front-door");
     let report = front_door::measure(plan, &command, |line| eprintln!("{line}"))?;
-    front_door::write(&report, Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/results")), name)?;
+    write(&report.json(), &report.markdown(), name)?;
     println!("{}", report.markdown());
+    Ok(())
+}
+
+fn measure_fail_over(quick: bool) -> Result<()> {
+    let (rounds, name, flag) = if quick {
+        (fail_over::QUICK_ROUNDS, "fail-over-quick", " --quick")
+    } else {
+        (fail_over::FULL_ROUNDS, "fail-over", "")
+    };
+    let command = format!("cargo run --release -p bench --{flag} fail-over");
+    let report = fail_over::measure(rounds, &command, |line| eprintln!("{line}"))?;
+    write(&report.json(), &report.markdown(), name)?;
+    println!("{}", report.markdown());
+    Ok(())
+}
+
+/// Writes `<name>.json` and `<name>.md` into `bench/results`.
+fn write(json: &Value, markdown: &str, name: &str) -> Result<()> {
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/results"));
+    std::fs::create_dir_all(folder).map_err(Error::system("make", folder.display()))?;
+    let json = serde_json::to_string_pretty(json).map_err(Error::json("the report"))?;
+    for (extension, text) in [("json", json + "\n"), ("md", markdown.to_owned())] {
+        let path = folder.join(format!("{name}.{extension}"));
+        std::fs::write(&path, text).map_err(Error::system("write", path.display()))?;
+    }
     Ok(())
 }
 

@@ -1,26 +1,25 @@
 //! fairway-lb beside HAProxy, nginx and plain routing: same topology, same run, in turn.
 
-mod machine;
 mod measure;
 mod report;
 mod results;
 mod site;
-mod usage;
 mod variant;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use nix::sys::resource::{Resource, getrlimit};
 use tests::{Error, Result};
 
-pub use machine::Machine;
 pub use measure::{Figure, Measure, Run};
 pub use report::Report;
 pub use results::{Ratio, Results, Row};
 pub use variant::Variant;
 
 use site::Site;
+
+use crate::machine::{self, Machine};
+use crate::statistics::number;
 
 /// How thorough a run is.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +43,7 @@ pub fn measure(plan: Plan, command: &str, mut progress: impl FnMut(&str)) -> Res
     let site = Site::start()?;
     let mut report = Report {
         command: command.to_owned(),
-        machine: Machine::describe()?,
+        machine: Machine::describe(Some(site::CONGESTION_CONTROL), &["haproxy", "nginx"])?,
         rounds: plan.rounds,
         milliseconds: plan.milliseconds,
         not_run: site.not_run().into_iter().collect::<BTreeMap<_, _>>(),
@@ -74,7 +73,7 @@ fn idle(site: &Site, report: &mut Report, progress: &mut impl FnMut(&str)) -> Re
         let run = format!("{connections} idle connections");
         match site.resident_with_idle(variant, connections) {
             Ok(Some(mebibytes)) => {
-                progress(&format!("{run}, {}: {} MiB", variant.name(), report::number(mebibytes)));
+                progress(&format!("{run}, {}: {} MiB", variant.name(), number(mebibytes)));
                 report.results.add(Measure { run, figure: Figure::Resident }, variant, 0, mebibytes);
             }
             Ok(None) => {}
@@ -100,7 +99,7 @@ fn load(
     }
     for (position, (measure, value)) in run.figures(&client, cpu_seconds).into_iter().enumerate() {
         if position == 0 {
-            progress(&format!("{title}: {} {}", report::number(value), measure.figure.unit()));
+            progress(&format!("{title}: {} {}", number(value), measure.figure.unit()));
         }
         report.results.add(measure, variant, round, value);
     }
@@ -116,15 +115,4 @@ fn idle_connections() -> Result<u32> {
     let (_, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).map_err(Error::system("read", "the limit of open files"))?;
     Ok(u32::try_from(hard.saturating_sub(1_000) / 2).unwrap_or(u32::MAX).clamp(1, 9_000))
-}
-
-/// Writes `<name>.json` and `<name>.md` into `folder`, which it makes where it is missing.
-pub fn write(report: &Report, folder: &Path, name: &str) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::system("make", folder.display()))?;
-    let json = serde_json::to_string_pretty(&report.json()).map_err(Error::json("the report"))?;
-    for (extension, text) in [("json", json + "\n"), ("md", report.markdown())] {
-        let path = folder.join(format!("{name}.{extension}"));
-        std::fs::write(&path, text).map_err(Error::system("write", path.display()))?;
-    }
-    Ok(())
 }

@@ -1,9 +1,12 @@
 //! Inputs and arithmetic that benchmarks share.
 
 pub mod command;
+pub mod fail_over;
 pub mod front_door;
+pub mod machine;
 pub mod node;
 pub mod statistics;
+mod usage;
 
 use std::net::{IpAddr, Ipv4Addr};
 

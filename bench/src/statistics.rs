@@ -36,6 +36,16 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// Three digits, or all before the point.
+pub fn number(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        medium if medium >= 10.0 => format!("{value:.1}"),
+        small if small >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +64,12 @@ mod tests {
         let expected = Summary { median: 2.0, lowest: 1.0, highest: 9.0, samples: 3 };
         assert_eq!(summarize(&[9.0, 1.0, 2.0]), Some(expected));
         assert_eq!(summarize(&[]), None);
+    }
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (value, text) in [(12_345.6, "12346"), (12.34, "12.3"), (1.234, "1.23"), (0.1234, "0.123")] {
+            assert_eq!(number(value), text);
+        }
     }
 }

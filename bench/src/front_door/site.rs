@@ -18,8 +18,9 @@ use tests::traffic::{self, LoadReport, Work};
 use tests::{Error, Namespace, Process, Program, Result, wait};
 
 use super::measure::Run;
-use super::usage;
 use super::variant::Variant;
+use crate::machine::version;
+use crate::usage;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Congestion control of every socket: what the host prefers would favour whoever paces best. This is the only one that
@@ -218,13 +219,6 @@ fn spawn(variant: Variant, balancer: &Namespace, folder: &Path) -> Result<Proces
         }
     };
     program.inside(balancer).log_to(own.join("log")).spawn()
-}
-
-/// The first line that a program of the system says about its version; `None` where it is not installed.
-pub(super) fn version(program: &str) -> Result<Option<String>> {
-    let log = tempfile::NamedTempFile::new().map_err(Error::system("make", "a log"))?;
-    let (status, said) = Program::new(program).arguments(["-v"]).log_to(log.path()).run(PATIENCE)?;
-    Ok(status.success().then(|| said.lines().next().unwrap_or_default().to_owned()))
 }
 
 /// One request of the smallest kind.

@@ -5,11 +5,13 @@ use std::time::Duration;
 use ::tests::{Error, Program, Result, wait};
 use serde::Serialize;
 
-use super::site::{CONGESTION_CONTROL, version};
-use super::usage;
+use crate::usage;
+
+/// How long a tool may take to say something.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a reader must know to judge the figures.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Machine {
     /// The day of the run, UTC.
     pub date: String,
@@ -23,19 +25,17 @@ pub struct Machine {
     pub processors: usize,
     /// Memory in MiB.
     pub memory: u64,
-    /// Congestion control of every socket.
-    pub congestion_control: &'static str,
+    /// Congestion control of every socket, where the benchmark sees to it.
+    pub congestion_control: Option<&'static str>,
     /// Versions of the rivals that are installed.
     pub rivals: Vec<String>,
 }
 
 impl Machine {
-    /// Describes this one.
-    pub fn describe() -> Result<Self> {
-        let mut rivals = Vec::new();
-        for program in ["haproxy", "nginx"] {
-            rivals.extend(version(program)?);
-        }
+    /// Describes this one, with the versions of the `rivals` that are installed.
+    pub fn describe(congestion_control: Option<&'static str>, rivals: &[&str]) -> Result<Self> {
+        let versions: Vec<Option<String>> =
+            rivals.iter().map(|program| version(program)).collect::<Result<_>>()?;
         let (processor, processors) = processors(&usage::read("/proc/cpuinfo")?);
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
         Ok(Self {
@@ -45,14 +45,14 @@ impl Machine {
             processor,
             processors,
             memory: memory(&usage::read("/proc/meminfo")?),
-            congestion_control: CONGESTION_CONTROL,
-            rivals,
+            congestion_control,
+            rivals: versions.into_iter().flatten().collect(),
         })
     }
 }
 
 /// Which share of its processors the machine spends on other things, from 0 to 1, while the benchmark waits a moment.
-pub(super) fn busy_with_others() -> Result<f64> {
+pub(crate) fn busy_with_others() -> Result<f64> {
     let (busy_before, passed_before) = usage::of_machine()?;
     wait::pace(Duration::from_millis(300));
     let (busy, passed) = usage::of_machine()?;
@@ -60,11 +60,18 @@ pub(super) fn busy_with_others() -> Result<f64> {
     Ok(if passed > 0.0 { (busy - busy_before) / passed } else { 0.0 })
 }
 
+/// The first line that a program of the system says about its version; `None` where it is not installed.
+pub(crate) fn version(program: &str) -> Result<Option<String>> {
+    let log = tempfile::NamedTempFile::new().map_err(Error::system("make", "a log"))?;
+    let (status, said) = Program::new(program).arguments(["-v"]).log_to(log.path()).run(PATIENCE)?;
+    Ok(status.success().then(|| said.lines().next().unwrap_or_default().to_owned()))
+}
+
 /// What a tool prints; "unknown" where it fails.
 fn output(program: &str, arguments: &[&str]) -> Result<String> {
     let log = tempfile::NamedTempFile::new().map_err(Error::system("make", "a log"))?;
     let tool = Program::new(program).arguments(arguments.iter().copied()).log_to(log.path());
-    let (status, said) = tool.run(Duration::from_secs(10))?;
+    let (status, said) = tool.run(PATIENCE)?;
     Ok(if status.success() { said.trim().to_owned() } else { "unknown".to_owned() })
 }
 

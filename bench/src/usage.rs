@@ -10,16 +10,16 @@ const KIBIBYTES_PER_MEBIBYTE: f64 = 1024.0;
 
 /// What a process and its children use.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Usage {
+pub(crate) struct Usage {
     /// Seconds of processor time so far, user and system. What the kernel does for a process in interrupts that come
     /// while it runs is in it; what ksoftirqd does is in nobody's account.
-    pub(super) cpu_seconds: f64,
+    pub(crate) cpu_seconds: f64,
     /// Resident memory in MiB. Pages that processes share count for each of them.
-    pub(super) resident: f64,
+    pub(crate) resident: f64,
 }
 
 /// Reads the usage of `process` and its children, all threads included.
-pub(super) fn of_process(process: u32) -> Result<Usage> {
+pub(crate) fn of_process(process: u32) -> Result<Usage> {
     let children = read(&format!("/proc/{process}/task/{process}/children"))?;
     let mut usage = Usage::default();
     let children = children.split_whitespace().map(str::to_owned);
@@ -32,11 +32,11 @@ pub(super) fn of_process(process: u32) -> Result<Usage> {
 }
 
 /// Seconds that all processors together were busy, and that have passed on all of them.
-pub(super) fn of_machine() -> Result<(f64, f64)> {
+pub(crate) fn of_machine() -> Result<(f64, f64)> {
     parse("/proc/stat", &read("/proc/stat")?, busy_and_passed)
 }
 
-pub(super) fn read(path: &str) -> Result<String> {
+pub(crate) fn read(path: &str) -> Result<String> {
     fs::read_to_string(path).map_err(Error::system("read", path))
 }
 
