@@ -74,8 +74,9 @@ pub struct Config {
 /// Where clients knock and how they are spread.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frontend {
-    /// The address and port clients use, listened on whether or not this node holds the address now.
-    pub listen: SocketAddr,
+    /// The addresses and ports clients use, listened on whether or not this node holds the addresses now: one or more,
+    /// none twice.
+    pub listen: Vec<SocketAddr>,
     /// How a backend is chosen.
     pub balance: Policy,
     /// How long a backend may take to accept a connection before another one is tried.

@@ -91,8 +91,8 @@ async fn serve(config: Config) -> Result<(), Error> {
     // the first one's clients.
     let (admin, admin_address) = bind_admin(&config, registry, &front_door).await?;
     let relay = Relay::bind(&config.frontend, threads)?;
-    let address = relay.address();
-    tracing::info!(frontend = %address, admin = %admin_address, threads, connections = limit, "front door bound");
+    let frontend = relay.addresses().iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+    tracing::info!(%frontend, admin = %admin_address, threads, connections = limit, "front door bound");
 
     let mut tasks = JoinSet::new();
     tasks.spawn(admin_forever(admin));

@@ -35,6 +35,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::config::{CongestionControl, Frontend};
 use crate::metrics::Metrics;
@@ -51,7 +52,7 @@ pub enum RelayError {
         /// Why not.
         source: io::Error,
     },
-    /// The frontend's address cannot be listened on.
+    /// An address of the frontend cannot be listened on.
     #[error("listen on {address}")]
     Listen {
         /// The address.
@@ -80,32 +81,34 @@ pub enum RelayError {
 /// A bound relay that does not accept yet.
 #[derive(Debug)]
 pub struct Relay {
-    listeners: Vec<TcpListener>,
+    /// Of each thread, one for every address of the frontend.
+    listeners: Vec<Vec<TcpListener>>,
     frontend: Frontend,
 }
 
 impl Relay {
-    /// Binds the frontend once per thread. From now on clients are queued by the kernel.
+    /// Binds each address of the frontend once per thread. From now on clients are queued by the kernel.
     pub fn bind(frontend: &Frontend, threads: NonZeroUsize) -> Result<Self, RelayError> {
         if let Some(name) = &frontend.congestion_control {
             let fail = |source| RelayError::CongestionControl { name: name.clone(), source };
             socket::try_congestion_control(name).map_err(fail)?;
         }
-        let mut frontend = frontend.clone();
-        let mut listeners = Vec::new();
-        for _ in 0..threads.get() {
-            let fail = |source| RelayError::Listen { address: frontend.listen, source };
-            let listener = socket::listen(&frontend).map_err(fail)?;
+        let mut addresses = frontend.listen.clone();
+        let listen = |address: &mut SocketAddr| {
+            let fail = |source| RelayError::Listen { address: *address, source };
+            let listener = socket::listen(*address, frontend).map_err(fail)?;
             // Where the kernel was to choose a port, all threads share its choice.
-            frontend.listen = listener.local_addr().map_err(fail)?;
-            listeners.push(listener);
-        }
-        Ok(Self { listeners, frontend })
+            *address = listener.local_addr().map_err(fail)?;
+            Ok(listener)
+        };
+        let of_thread = |_| addresses.iter_mut().map(listen).collect::<Result<_, RelayError>>();
+        let listeners = (0..threads.get()).map(of_thread).collect::<Result<_, _>>()?;
+        Ok(Self { listeners, frontend: Frontend { listen: addresses, ..frontend.clone() } })
     }
 
-    /// Where it listens, with the port the kernel chose if it was asked to.
-    pub fn address(&self) -> SocketAddr {
-        self.frontend.listen
+    /// Where it listens, with the ports the kernel chose where it was asked to.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.frontend.listen
     }
 
     /// Accepts at most `limit` connections at a time until [`Running::stop`].
@@ -119,17 +122,18 @@ impl Relay {
         });
         let mut running =
             Running { shared: Arc::clone(&shared), stop: watch::Sender::new(false), threads: Vec::new() };
-        for (thread, listener) in self.listeners.into_iter().enumerate() {
+        for (thread, listeners) in self.listeners.into_iter().enumerate() {
             let fail = |source| RelayError::Start { thread, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-            let listener = {
+            let mut accepting = JoinSet::new();
+            for listener in listeners {
                 let _entered = runtime.enter();
-                tokio::net::TcpListener::from_std(listener).map_err(fail)?
-            };
-            let (shared, stopped) = (Arc::clone(&shared), running.stop.subscribe());
+                let listener = tokio::net::TcpListener::from_std(listener).map_err(fail)?;
+                accepting.spawn(listener::accept(listener, Arc::clone(&shared), running.stop.subscribe()));
+            }
             let name = format!("relay-{thread}");
             // Dropping the runtime closes the connections of this thread.
-            let work = move || runtime.block_on(listener::accept(listener, shared, stopped));
+            let work = move || runtime.block_on(accepting.join_all());
             running.threads.push(thread::Builder::new().name(name).spawn(work).map_err(fail)?);
         }
         Ok(running)
@@ -144,7 +148,7 @@ struct Shared {
     frontend: Frontend,
     /// One permit per connection that may still be accepted.
     free: Arc<Semaphore>,
-    /// How many threads accept.
+    /// How many listeners accept, of all threads.
     accepting: AtomicUsize,
 }
 
@@ -153,13 +157,14 @@ struct Shared {
 pub struct Running {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<Vec<()>>>,
 }
 
 impl Running {
-    /// Whether every thread accepts. False for a moment after the start.
+    /// Whether every thread accepts on every address. False for a moment after the start.
     pub fn accepts(&self) -> bool {
-        self.shared.accepting.load(Ordering::Relaxed) == self.threads.len()
+        let listeners = self.threads.len() * self.shared.frontend.listen.len();
+        self.shared.accepting.load(Ordering::Relaxed) == listeners
     }
 
     /// Whether no thread has ended by itself.

@@ -25,6 +25,8 @@ const API_VERSION: &str = "fairway.dev/v1alpha1";
 const KIND: &str = "FrontDoor";
 /// A front door serves one control plane. The bound keeps every choice and every metric small.
 const MOST_BACKENDS: usize = 64;
+/// Each is a listener for every thread of the relay.
+const MOST_ADDRESSES: usize = 16;
 /// No timer is finer than the kernel's tick; none is so long that it means "never".
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
 /// The kernel counts keep-alive in whole seconds, and `peerTimeout` holds several of its probes.
@@ -60,7 +62,7 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
     let admin = root.section("admin", |section| section.parsed("listen", ADDRESS_AND_PORT)).flatten();
     let admin = admin.unwrap_or(defaults::ADMIN);
     if let Some(frontend) = &frontend {
-        refuse_collisions(root, frontend.listen, admin, virtual_router.as_ref(), &backends);
+        refuse_collisions(root, &frontend.listen, admin, virtual_router.as_ref(), &backends);
     }
     let (health_check, tls) = checked?;
     Some(Config {
@@ -85,8 +87,7 @@ fn must_be(root: &mut Section<'_>, field: &str, expected: &str) {
 }
 
 fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
-    let listen = section.parsed("listen", ADDRESS_AND_PORT);
-    let listen = section.require("listen", listen);
+    let listen = listen(section);
     let policies = [("round-robin", Policy::RoundRobin), ("least-connections", Policy::LeastConnections)];
     let balance = section.choice("balance", &policies).unwrap_or(Policy::RoundRobin);
     let connect_timeout = duration(section, "connectTimeout", INTERVALS, defaults::CONNECT_TIMEOUT);
@@ -96,6 +97,21 @@ fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
         noted(section, "congestionControl", CongestionControl::new(name), what)
     });
     Some(Frontend { listen: listen?, balance, connect_timeout, peer_timeout, congestion_control })
+}
+
+/// One address, or a list of them: a virtual address of each family, say.
+fn listen(section: &mut Section<'_>) -> Option<Vec<SocketAddr>> {
+    let list = section.parsed_one_or_more("listen", ADDRESS_AND_PORT);
+    let list = section.require("listen", list)?;
+    if !(1..=MOST_ADDRESSES).contains(&list.len()) {
+        section.problem("listen", format!("must list 1 to {MOST_ADDRESSES} addresses, found {}", list.len()));
+    }
+    for (position, &address) in list.iter().enumerate() {
+        if list.iter().take(position).any(|&earlier| earlier == address) {
+            section.problem(&format!("listen[{position}]"), format!("{address} is listed twice"));
+        }
+    }
+    Some(list)
 }
 
 /// The backends that are valid alone, each with its position in the document.
@@ -153,21 +169,22 @@ fn health_check(section: &mut Section<'_>, read_file: ReadFile<'_>) -> (Option<H
 /// What is fine alone and cannot work together.
 fn refuse_collisions(
     root: &mut Section<'_>,
-    listen: SocketAddr,
+    listen: &[SocketAddr],
     admin: SocketAddr,
     virtual_router: Option<&RouterConfig>,
     backends: &[(Backend, usize)],
 ) {
-    if listen.port() == 0 && virtual_router.is_some() {
+    if listen.iter().any(|address| address.port() == 0) && virtual_router.is_some() {
         root.problem("frontend.listen", "must name a port: clients of a virtual address could not know it");
     }
-    if overlap(listen, admin) {
+    let is_frontend = |other| listen.iter().any(|&address| overlap(address, other));
+    if is_frontend(admin) {
         root.problem("admin.listen", format!("{admin} is also where the frontend listens"));
     }
     let virtual_addresses = virtual_router.map_or(&[][..], |router| router.addresses.networks());
     for (backend, position) in backends {
         let field = format!("backends[{position}].address");
-        if overlap(listen, backend.address) {
+        if is_frontend(backend.address) {
             let what = format!("{} is where the frontend listens: connections would loop", backend.address);
             root.problem(&field, what);
         } else if virtual_addresses.iter().any(|network| IpAddr::V4(network.addr()) == backend.address.ip()) {

@@ -98,7 +98,7 @@ impl Complaint {
     }
 }
 
-/// Counts a thread as accepting for as long as it does, however it ends.
+/// Counts a listener as accepting for as long as it does, however it ends.
 struct Accepting<'a>(&'a AtomicUsize);
 
 impl<'a> Accepting<'a> {

@@ -14,10 +14,9 @@ pub(super) fn try_congestion_control(name: &CongestionControl) -> io::Result<()>
     Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.set_tcp_congestion(name.as_str().as_bytes())
 }
 
-/// Listens on the frontend, whether or not this node holds its address, together with others that do the same.
+/// Listens on an address of the frontend, whether or not this node holds it, together with others that do the same.
 /// Accepted sockets inherit what [`watch_peer`] sets and the congestion control (`tcp_create_openreq_child`).
-pub(super) fn listen(frontend: &Frontend) -> io::Result<TcpListener> {
-    let address = frontend.listen;
+pub(super) fn listen(address: SocketAddr, frontend: &Frontend) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
@@ -77,9 +76,11 @@ mod tests {
     use super::*;
     use crate::config::Policy;
 
-    fn frontend(listen: SocketAddr) -> Frontend {
+    const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
+
+    fn frontend() -> Frontend {
         Frontend {
-            listen,
+            listen: vec![ANY_PORT],
             balance: Policy::RoundRobin,
             connect_timeout: Duration::from_secs(1),
             peer_timeout: Duration::from_secs(16),
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn accepted_sockets_inherit_the_watch_over_their_peer() {
-        let listener = listen(&frontend(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())).unwrap();
+        let listener = listen(ANY_PORT, &frontend()).unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         // The handshake is over: the connection is in the queue.
         let (accepted, _) = listener.accept().unwrap();
@@ -110,9 +111,9 @@ mod tests {
         };
         // One of them at least is not the system's own choice.
         for name in offered.split_whitespace() {
-            let mut frontend = frontend(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into());
+            let mut frontend = frontend();
             frontend.congestion_control = CongestionControl::new(name.to_owned());
-            let listener = listen(&frontend).unwrap();
+            let listener = listen(ANY_PORT, &frontend).unwrap();
             let address = listener.local_addr().unwrap();
             let _client = std::net::TcpStream::connect(address).unwrap();
             let (accepted, _) = listener.accept().unwrap();
@@ -125,13 +126,13 @@ mod tests {
     fn an_address_of_nobody_can_be_listened_on() {
         // Addresses for documentation (RFC 5737, RFC 3849): no node has them.
         for address in ["192.0.2.1:0", "[2001:db8::1]:0"] {
-            listen(&frontend(address.parse().unwrap())).unwrap();
+            listen(address.parse().unwrap(), &frontend()).unwrap();
         }
     }
 
     #[test]
     fn two_listeners_share_a_port() {
-        let first = listen(&frontend(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())).unwrap();
-        listen(&frontend(first.local_addr().unwrap())).unwrap();
+        let first = listen(ANY_PORT, &frontend()).unwrap();
+        listen(first.local_addr().unwrap(), &frontend()).unwrap();
     }
 }

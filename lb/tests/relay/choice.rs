@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use lb::health::ConnectFailure;
@@ -32,6 +32,23 @@ async fn round_robin_is_exact_however_many_clients_and_threads() {
         }
     }
     assert_eq!(counts, BTreeMap::from([('a', 40), ('b', 40), ('c', 40)]));
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_address_of_the_frontend_is_served_by_every_thread() {
+    let backends = [named('a').await, named('b').await];
+    let lab =
+        Lab::start_with(&backends, &Settings { listen: "['127.0.0.1:0', '[::1]:0']", ..Settings::default() });
+    assert_eq!(lab.addresses.iter().map(SocketAddr::is_ipv6).collect::<Vec<_>>(), [false, true]);
+    let mut names = String::new();
+    for _ in 0..10 {
+        for &address in &lab.addresses {
+            let mut client = within("connect", tokio::net::TcpStream::connect(address)).await.unwrap();
+            names.push(char::from(within("greeting", client.read_u8()).await.unwrap()));
+        }
+    }
+    assert_eq!(names, "ab".repeat(10), "the turn is one for all");
     lab.stop().await;
 }
 

@@ -38,7 +38,9 @@ pub(crate) async fn until(what: &str, condition: impl Fn() -> bool) {
 
 /// A relay on a port of its own, all of whose backends are up.
 pub(crate) struct Lab {
+    /// The first of `addresses`: most tests give it one.
     pub(crate) address: SocketAddr,
+    pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) metrics: Metrics,
     relay: Running,
@@ -74,9 +76,10 @@ impl Lab {
             pool.observe(backend, Event::ProbeOk, &"test");
         }
         let relay = Relay::bind(&config.frontend, NonZeroUsize::new(settings.threads).unwrap()).unwrap();
-        let address = relay.address();
+        let addresses = relay.addresses().to_vec();
+        let address = addresses[0];
         let relay = relay.start(&pool, &metrics, settings.limit).unwrap();
-        Self { address, pool, metrics, relay }
+        Self { address, addresses, pool, metrics, relay }
     }
 
     pub(crate) async fn connect(&self) -> TcpStream {

@@ -172,6 +172,14 @@ impl Section<'_> {
         Some(list)
     }
 
+    /// Takes out one text that parses as `T`, or a [list](Self::parsed_list) of them.
+    pub fn parsed_one_or_more<T: FromStr>(&mut self, field: &str, expected: &str) -> Option<Vec<T>> {
+        if self.fields.get(field).is_some_and(Value::is_array) {
+            return self.parsed_list(field, expected);
+        }
+        self.parsed(field, expected).map(|only| vec![only])
+    }
+
     /// Reads a nested section; `None` where it is absent.
     pub fn section<T>(&mut self, field: &str, read: impl FnOnce(&mut Section<'_>) -> T) -> Option<T> {
         let value = self.value(field)?;
@@ -315,6 +323,26 @@ mod tests {
         });
         assert_eq!(problems.list().len(), 1, "{problems}");
         assert!(problems.to_string().starts_with("not valid YAML"), "{problems}");
+    }
+
+    #[test]
+    fn one_text_is_a_list_of_one() {
+        let cases = [
+            ("port: '1'", Some(vec![1])),
+            ("port: ['1', '2']", Some(vec![1, 2])),
+            ("port: []", Some(vec![])),
+            ("{}", None),
+        ];
+        for (text, expected) in cases {
+            let (ports, problems) =
+                Document::parse(text).read(|root| root.parsed_one_or_more::<u16>("port", "a port"));
+            assert_eq!((ports, problems.list().len()), (expected, 0), "{text}");
+        }
+        for (text, path) in [("port: x", "port"), ("port: ['1', x]", "port[1]")] {
+            let (_, problems) =
+                Document::parse(text).read(|root| root.parsed_one_or_more::<u16>("port", "a port"));
+            assert_eq!(problems.to_string(), format!("{path}: must be a port, found \"x\""));
+        }
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn the_example_is_read_as_written() {
     assert_eq!((router.priority.number(), router.preempt), (100, Preempt::Never));
     assert_eq!(router.version.interval(), Duration::from_millis(100));
     assert_eq!(router.addresses.networks(), ["172.16.60.250/32".parse().unwrap()]);
-    assert_eq!(config.frontend.listen, "172.16.60.250:8443".parse().unwrap());
+    assert_eq!(config.frontend.listen, ["172.16.60.250:8443".parse().unwrap()]);
     assert_eq!(config.frontend.connect_timeout, Duration::from_millis(250));
     let names: Vec<&str> = config.backends.iter().map(|backend| backend.name.as_str()).collect();
     assert_eq!(names, ["m1", "m2", "m3"]);
@@ -175,6 +175,14 @@ fn congestion_control_is_the_systems_unless_named() {
     assert_eq!(Files::new().parse(EXAMPLE).unwrap().frontend.congestion_control, None);
     let config = Files::new().parse(&with("# congestionControl: cubic", "congestionControl: cubic")).unwrap();
     assert_eq!(config.frontend.congestion_control.unwrap().as_str(), "cubic");
+}
+
+#[test]
+fn the_frontend_may_have_an_address_of_each_family() {
+    let both = "listen: ['172.16.60.250:8443', '[fd00::fa]:8443']";
+    let config = Files::new().parse(&with("listen: 172.16.60.250:8443", both)).unwrap();
+    let expected = ["172.16.60.250:8443", "[fd00::fa]:8443"].map(|address| address.parse().unwrap());
+    assert_eq!(config.frontend.listen, expected);
 }
 
 #[test]
@@ -334,6 +342,23 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "listen: 172.16.60.250:8443",
         "listen: 172.16.60.250:0",
         "frontend.listen: must name a port: clients of a virtual address could not know it",
+    ),
+    ("listen: 172.16.60.250:8443", "listen: []", "frontend.listen: must list 1 to 16 addresses, found 0"),
+    (
+        "listen: 172.16.60.250:8443",
+        "listen: ['172.16.60.250:8443', '172.16.60.250:8443']",
+        "frontend.listen[1]: 172.16.60.250:8443 is listed twice",
+    ),
+    (
+        "listen: 172.16.60.250:8443",
+        "listen: ['172.16.60.250:8443', '[fd00::fa]']",
+        "frontend.listen[1]: must be an IP address and port such as 172.16.60.241:6443, found \"[fd00::fa]\"",
+    ),
+    (
+        "listen: 172.16.60.250:8443",
+        "listen: ['172.16.60.250:8443', '127.0.0.1:8405', '172.16.60.242:6443']",
+        "admin.listen: 127.0.0.1:8405 is also where the frontend listens\n\
+         backends[1].address: 172.16.60.242:6443 is where the frontend listens: connections would loop",
     ),
     (
         "balance: round-robin",
