@@ -6,7 +6,7 @@
 //!   advert socket ---\                                      /--> advert socket
 //!   link monitor -----> poll --> event --> vrrp::step --> actions --> addresses (netlink)
 //!   deadline --------/                                      \--> gratuitous ARP (packet socket)
-//!   stop ------------/
+//!   orders ----------/
 //! ```
 //!
 //! Waiting adverts are read before a timer is looked at: a thread that was kept from running takes over only if the
@@ -18,12 +18,12 @@
 mod complaints;
 mod interface;
 mod metrics;
+mod status;
 mod worker;
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use ipnet::Ipv4Net;
@@ -31,7 +31,9 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use vrrp::{Audience, Preempt, Priority, Role, RouterId, Version, VirtualAddresses};
 
 pub use self::metrics::RouterMetrics;
-use self::worker::Worker;
+use self::status::SharedStatus;
+pub use self::status::{Peer, RouterStatus};
+use self::worker::{Worker, now};
 
 /// Which virtual router to take part in, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,36 +127,68 @@ pub enum RouterError {
     },
 }
 
+/// How a virtual router begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// As if nothing had been before: addresses that a killed predecessor may have left are taken off.
+    Afresh,
+    /// In the place of a router of this node that [handed over](Router::hand_over) as master: the addresses are there, and
+    /// the link does not notice.
+    AsMaster,
+}
+
+/// A virtual router that has its sockets and has changed nothing yet.
+pub struct Prepared {
+    worker: Worker,
+    router: Router,
+}
+
+impl Prepared {
+    /// Starts the thread.
+    pub fn start(mut self, beginning: Beginning) -> Result<Router, RouterError> {
+        self.worker.begin(beginning)?;
+        let Self { worker, mut router } = self;
+        let thread = thread::Builder::new().name("virtual-router".to_owned()).spawn(move || worker.run());
+        router.thread = Some(thread.map_err(|source| RouterError::Thread { source })?);
+        Ok(router)
+    }
+}
+
 /// A running virtual router. Dropping it is [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct Router {
-    stop: Arc<EventFd>,
-    role: Arc<SharedRole>,
+    orders: Arc<Orders>,
+    status: Arc<SharedStatus>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Router {
-    /// Opens the sockets, takes off the virtual addresses that a killed predecessor may have left, and starts the
-    /// thread. Whatever is wrong with interface or privileges is an error here; later it is a log line.
+    /// Opens the sockets. Whatever is wrong with the interface is an error here; later it is a log line.
     ///
-    /// Needs `CAP_NET_ADMIN` and `CAP_NET_RAW`. An interface that is down is no error: the router waits for it.
-    pub fn start(config: RouterConfig, metrics: RouterMetrics) -> Result<Self, RouterError> {
+    /// Needs `CAP_NET_RAW`, and `CAP_NET_ADMIN` to start. An interface that is down is no error: the router waits for it.
+    pub fn prepare(config: RouterConfig, metrics: RouterMetrics) -> Result<Prepared, RouterError> {
         let thread_error = |source| RouterError::Thread { source };
-        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| thread_error(errno.into()))?;
-        let stop = Arc::new(stop);
-        let role = Arc::new(SharedRole::default());
-        let worker = Worker::prepare(config, metrics, Arc::clone(&stop), Arc::clone(&role))?;
-        let thread = thread::Builder::new()
-            .name("virtual-router".to_owned())
-            .spawn(move || worker.run())
-            .map_err(thread_error)?;
-        Ok(Self { stop, role, thread: Some(thread) })
+        let orders = Arc::new(Orders { list: Mutex::default(), wake });
+        let status = Arc::new(SharedStatus::new(config.priority, now()));
+        let worker = Worker::prepare(config, metrics, Arc::clone(&orders), Arc::clone(&status))?;
+        Ok(Prepared { worker, router: Self { orders, status, thread: None } })
+    }
+
+    /// [Prepares](Self::prepare) a router and starts it afresh.
+    pub fn start(config: RouterConfig, metrics: RouterMetrics) -> Result<Self, RouterError> {
+        Self::prepare(config, metrics)?.start(Beginning::Afresh)
     }
 
     /// What this node is at the moment.
     pub fn role(&self) -> Role {
-        self.role.load()
+        self.status.role()
+    }
+
+    /// How it is at the moment, in full.
+    pub fn status(&self) -> RouterStatus {
+        self.status.read()
     }
 
     /// Whether the router still does its work. If not, the log says why; it holds no address then.
@@ -162,16 +196,28 @@ impl Router {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Ends the router: returns when the virtual addresses are off and, if we were master, the farewell has been sent.
-    pub fn stop(mut self) {
-        self.end();
+    /// Goes on with another priority, interval, audience and so on, without leaving its role. Whoever calls this sees to
+    /// it that interface, router and addresses are the same: for others it must be stopped and another one started.
+    pub fn change(&self, config: RouterConfig) {
+        self.orders.give(Order::Change(Box::new(config)));
     }
 
-    fn end(&mut self) {
+    /// Ends the router: returns when the virtual addresses are off and, if we were master, the farewell has been sent.
+    pub fn stop(mut self) {
+        self.end(Order::Stop);
+    }
+
+    /// Ends the router without a word, addresses left as they are, and returns the role it had: a successor on this node
+    /// [takes its place](Beginning::AsMaster) before the link misses it.
+    pub fn hand_over(mut self) -> Role {
+        self.end(Order::HandOver);
+        self.role()
+    }
+
+    fn end(&mut self, order: Order) {
         let Some(thread) = self.thread.take() else { return };
-        if let Err(errno) = self.stop.write(1) {
-            // Cannot happen short of memory corruption; joining would hang.
-            tracing::error!(error = %errno, "virtual router cannot be told to stop");
+        if !self.orders.give(order) {
+            // Joining would hang.
             return;
         }
         if thread.join().is_err() {
@@ -182,29 +228,40 @@ impl Router {
 
 impl Drop for Router {
     fn drop(&mut self) {
-        self.end();
+        self.end(Order::Stop);
     }
 }
 
-/// The role as other threads see it.
-#[derive(Debug, Default)]
-struct SharedRole(AtomicU8);
+/// What the router's thread is told.
+#[derive(Debug)]
+enum Order {
+    Change(Box<RouterConfig>),
+    HandOver,
+    Stop,
+}
 
-impl SharedRole {
-    fn store(&self, role: Role) {
-        let number = match role {
-            Role::Initialize => 0,
-            Role::Backup => 1,
-            Role::Master => 2,
-        };
-        self.0.store(number, Ordering::Relaxed);
+/// The orders that the thread has not seen yet.
+#[derive(Debug)]
+struct Orders {
+    list: Mutex<Vec<Order>>,
+    wake: EventFd,
+}
+
+impl Orders {
+    /// Whether the thread will see it.
+    fn give(&self, order: Order) -> bool {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+        if let Err(errno) = self.wake.write(1) {
+            // Cannot happen short of memory corruption.
+            tracing::error!(error = %errno, "virtual router cannot be told anything");
+            return false;
+        }
+        true
     }
 
-    fn load(&self) -> Role {
-        match self.0.load(Ordering::Relaxed) {
-            1 => Role::Backup,
-            2 => Role::Master,
-            _ => Role::Initialize,
-        }
+    /// The orders so far, oldest first.
+    fn take(&self) -> nix::Result<Vec<Order>> {
+        self.wake.read()?;
+        Ok(std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }

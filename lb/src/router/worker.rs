@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::eventfd::EventFd;
 use nix::sys::time::TimeSpec;
 use tracing::{error, info, warn};
 use vrrp::{
@@ -17,7 +16,8 @@ use vrrp::{
 
 use super::complaints::Complaints;
 use super::interface::{Interface, Monitor, primary_address};
-use super::{RouterConfig, RouterError, RouterMetrics, SharedRole};
+use super::status::SharedStatus;
+use super::{Beginning, Order, Orders, RouterConfig, RouterError, RouterMetrics};
 use crate::advert_socket::AdvertSocket;
 use crate::netlink::Netlink;
 use crate::packet_socket::{MacAddress, PacketSocket};
@@ -27,8 +27,8 @@ use crate::virtual_address::{self, Observed};
 pub(super) struct Worker {
     config: RouterConfig,
     metrics: RouterMetrics,
-    stop: Arc<EventFd>,
-    role: Arc<SharedRole>,
+    orders: Arc<Orders>,
+    status: Arc<SharedStatus>,
     netlink: Netlink,
     monitor: Monitor,
     /// There is one exactly while the link is up.
@@ -48,7 +48,7 @@ struct Attachment {
 
 /// What woke the thread.
 struct Woken {
-    stop: bool,
+    orders: bool,
     link: bool,
     adverts: bool,
 }
@@ -58,12 +58,12 @@ impl Worker {
     /// who sends without a pause cannot keep us from the timers.
     const PACKETS_PER_TURN: usize = 512;
 
-    /// Does all that can fail for reasons of configuration or privilege, and takes stale addresses off.
+    /// Does all that can fail for reasons of configuration, and changes nothing.
     pub(super) fn prepare(
         config: RouterConfig,
         metrics: RouterMetrics,
-        stop: Arc<EventFd>,
-        role: Arc<SharedRole>,
+        orders: Arc<Orders>,
+        status: Arc<SharedStatus>,
     ) -> Result<Self, RouterError> {
         let netlink =
             Netlink::open().map_err(|source| failure(&config, "open netlink", CAP_NET_ADMIN, source))?;
@@ -72,32 +72,52 @@ impl Worker {
         let (attachment, complaints) = (None, Complaints::default());
         let state = State::Initialize;
         let mut worker =
-            Self { config, metrics, stop, role, netlink, monitor, attachment, state, complaints };
+            Self { config, metrics, orders, status, netlink, monitor, attachment, state, complaints };
         let interface = worker.find_interface()?;
-        let attachment = worker.attach(interface)?;
-        worker.release(attachment.index)?;
-        if interface.up {
-            worker.attachment = Some(attachment);
-            let started = worker.handle(Event::Start, now());
-            if started.is_err() {
-                // The owner of the addresses may have got some of them.
-                worker.handle(Event::Stop, now())?;
-            }
-            started?;
-        } else {
-            warn!(interface = worker.config.interface, "link is down: the virtual router waits for it");
-        }
+        worker.attachment = Some(worker.attach(interface)?);
         Ok(worker)
+    }
+
+    /// The first step. Fails where a privilege is missing.
+    pub(super) fn begin(&mut self, beginning: Beginning) -> Result<(), RouterError> {
+        let interface = self.find_interface()?;
+        if beginning == Beginning::Afresh || !interface.up {
+            self.release(interface.index)?;
+        }
+        if !interface.up {
+            self.attachment = None;
+            warn!(interface = self.config.interface, "link is down: the virtual router waits for it");
+            return Ok(());
+        }
+        let begun = self.handle(
+            match beginning {
+                Beginning::Afresh => Event::Start,
+                Beginning::AsMaster => Event::Resume,
+            },
+            now(),
+        );
+        if begun.is_err() {
+            // It may have got some of the addresses.
+            self.handle(Event::Stop, now())?;
+        }
+        begun
     }
 
     /// Runs until it is told to stop, or cannot go on.
     pub(super) fn run(mut self) {
-        while let Err(cause) = self.turns() {
-            // A refusal by an interface that has just gone is no failure of ours.
-            let lost = self.attachment.is_some() && self.look_at_link().is_ok() && self.attachment.is_none();
-            if !lost {
-                error!(error = %daemon::exit::chain(&cause), "virtual router ends");
-                break;
+        loop {
+            match self.turns() {
+                Ok(End::HandOver) => return,
+                Ok(End::Stop) => break,
+                Err(cause) => {
+                    // A refusal by an interface that has just gone is no failure of ours.
+                    let lost =
+                        self.attachment.is_some() && self.look_at_link().is_ok() && self.attachment.is_none();
+                    if !lost {
+                        error!(error = %daemon::exit::chain(&cause), "virtual router ends");
+                        break;
+                    }
+                }
             }
         }
         if let Err(cause) = self.handle(Event::Stop, now()) {
@@ -105,12 +125,14 @@ impl Worker {
         }
     }
 
-    /// Turn after turn until the router is told to stop.
-    fn turns(&mut self) -> Result<(), RouterError> {
+    /// Turn after turn until the router is told to end.
+    fn turns(&mut self) -> Result<End, RouterError> {
         loop {
             let woken = self.wait()?;
-            if woken.stop {
-                return Ok(());
+            if woken.orders
+                && let Some(end) = self.obey()?
+            {
+                return Ok(end);
             }
             if woken.link {
                 self.monitor.drain().map_err(|source| self.failure("watch links", source))?;
@@ -123,10 +145,41 @@ impl Worker {
         }
     }
 
+    fn obey(&mut self) -> Result<Option<End>, RouterError> {
+        let orders = self.orders.take().map_err(|errno| self.failure("read orders", errno.into()))?;
+        for order in orders {
+            match order {
+                Order::Stop => return Ok(Some(End::Stop)),
+                Order::HandOver => return Ok(Some(End::HandOver)),
+                Order::Change(config) => self.change(*config)?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn change(&mut self, config: RouterConfig) -> Result<(), RouterError> {
+        self.config = config;
+        let Some(attachment) = &self.attachment else { return Ok(()) };
+        let local = attachment.settings.local;
+        match settings(&self.config, local) {
+            Ok(settings) => {
+                self.status.settings(settings.priority, Some(local));
+                if let Some(attachment) = &mut self.attachment {
+                    attachment.settings = settings;
+                }
+                self.handle(Event::Change, now())
+            }
+            Err(cause) => {
+                warn!(error = %daemon::exit::chain(&cause), "virtual router goes on with its former settings");
+                Ok(())
+            }
+        }
+    }
+
     /// Sleeps until there is something to do.
     fn wait(&self) -> Result<Woken, RouterError> {
         let mut descriptors = vec![
-            PollFd::new(self.stop.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.orders.wake.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
         ];
         if let Some(attachment) = &self.attachment {
@@ -140,7 +193,7 @@ impl Worker {
         let ready = |position: usize| {
             descriptors.get(position).and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
         };
-        Ok(Woken { stop: ready(0), link: ready(1), adverts: ready(2) })
+        Ok(Woken { orders: ready(0), link: ready(1), adverts: ready(2) })
     }
 
     /// Reads the packets that wait.
@@ -157,7 +210,9 @@ impl Worker {
             match outcome {
                 Ok(Received { from, advert }) => {
                     self.metrics.received();
-                    self.handle(Event::Advert { from, advert }, now())?;
+                    let now = now();
+                    self.status.heard(from, advert.priority, now);
+                    self.handle(Event::Advert { from, advert }, now)?;
                 }
                 Err(rejected) => self.reject(sender, rejected, now()),
             }
@@ -232,26 +287,12 @@ impl Worker {
         let mac = mac.ok_or_else(|| RouterError::NotEthernet { interface: name.clone() })?;
         let local = primary_address(&observed, self.config.addresses.addresses.as_slice())
             .ok_or_else(|| RouterError::NoAddress { interface: name.clone() })?;
-        let audience = match &self.config.audience {
-            Audience::Group => Audience::Group,
-            Audience::Peers(peers) => {
-                let others = peers.besides(local);
-                Audience::Peers(others.ok_or(RouterError::NoPeer { address: local })?)
-            }
-        };
+        let settings = settings(&self.config, local)?;
         let adverts = AdvertSocket::open(name, index, local)
             .map_err(|source| failure(&self.config, "open the advert socket", CAP_NET_RAW, source))?;
         let announcer = PacketSocket::open(index)
             .map_err(|source| failure(&self.config, "open a packet socket", CAP_NET_RAW, source))?;
-        let settings = Settings {
-            router_id: self.config.router_id,
-            priority: self.config.priority,
-            version: self.config.version,
-            preempt: self.config.preempt,
-            local,
-            audience,
-            addresses: self.config.addresses.addresses.clone(),
-        };
+        self.status.settings(settings.priority, Some(local));
         Ok(Attachment { index, mac, settings, adverts, announcer })
     }
 
@@ -264,10 +305,11 @@ impl Worker {
         let outcome = actions.into_iter().try_for_each(|action| self.perform(action, now));
         let after = self.state.role();
         if before != after {
-            self.role.store(after);
             self.metrics.changed(after);
             let (interface, router_id) = (&self.config.interface, self.config.router_id.number());
-            info!(router_id, interface, from = %before, to = %after, reason = %reason(event), "role changed");
+            let reason = reason(event);
+            info!(router_id, interface, from = %before, to = %after, reason, "role changed");
+            self.status.changed(after, reason, now);
         }
         outcome
     }
@@ -357,6 +399,32 @@ impl Worker {
     }
 }
 
+/// How the thread is to end.
+enum End {
+    Stop,
+    HandOver,
+}
+
+/// The settings of a router whose adverts come from `local`.
+fn settings(config: &RouterConfig, local: Ipv4Addr) -> Result<Settings, RouterError> {
+    let audience = match &config.audience {
+        Audience::Group => Audience::Group,
+        Audience::Peers(peers) => {
+            let others = peers.besides(local);
+            Audience::Peers(others.ok_or(RouterError::NoPeer { address: local })?)
+        }
+    };
+    Ok(Settings {
+        router_id: config.router_id,
+        priority: config.priority,
+        version: config.version,
+        preempt: config.preempt,
+        local,
+        audience,
+        addresses: config.addresses.addresses.clone(),
+    })
+}
+
 const CAP_NET_ADMIN: &str = "CAP_NET_ADMIN";
 const CAP_NET_RAW: &str = "CAP_NET_RAW";
 
@@ -378,6 +446,8 @@ fn failure(
 fn reason(event: Event) -> String {
     match event {
         Event::Start => "the link is up".to_owned(),
+        Event::Resume => "handed over by the former process, which was master".to_owned(),
+        Event::Change => "configured to be the owner of the addresses".to_owned(),
         Event::Stop => "asked to stop".to_owned(),
         Event::LinkDown => "the link or the address of adverts is gone".to_owned(),
         Event::Tick => "no advert from a master in time".to_owned(),
@@ -389,6 +459,6 @@ fn reason(event: Event) -> String {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one clock of the virtual router")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use lb::router::{Router, RouterAddresses, RouterConfig, RouterError, RouterMetrics};
+use lb::router::{Beginning, Router, RouterAddresses, RouterConfig, RouterError, RouterMetrics};
 use prometheus::Registry;
 use vrrp::{
     AdvertInterval, Audience, Checksum, Preempt, Priority, Role, RouterId, Settings, Version,
@@ -171,6 +171,68 @@ fn it_gives_up_with_the_link_and_comes_back_with_it() {
     lab.ours.ip(&["link", "delete", INTERFACE]);
     await_that("we gave up", || router.role() == Role::Initialize);
     assert!(router.is_running());
+}
+
+#[test]
+fn other_settings_are_taken_over_without_leaving_the_role() {
+    let lab = Lab::new();
+    let router = start(&lab, config(100, false)).unwrap();
+    await_that("we are master", || router.role() == Role::Master && lab.ours.holds_virtual_address());
+    let before = router.status();
+    let listener = lab.listener();
+    let interval = Duration::from_millis(200);
+    let version =
+        Version::Three { interval: AdvertInterval::new(interval).unwrap(), checksum: Checksum::PseudoHeader };
+    router.change(RouterConfig { version, ..config(150, false) });
+    let settings = Settings { version, ..others_settings() };
+    await_that("the others hear it", || {
+        let packet = hear(&listener, Duration::from_secs(5)).expect("an advert");
+        let advert = vrrp::decode(&settings, &packet).unwrap().advert;
+        (advert.priority, advert.interval) == (Priority::new(150), interval)
+    });
+    let after = router.status();
+    assert_eq!((after.role, after.since), (Role::Master, before.since));
+    assert_eq!((before.priority.number(), after.priority.number()), (100, 150));
+    assert!(lab.ours.holds_virtual_address());
+}
+
+#[test]
+fn a_successor_takes_the_place_of_a_master_without_the_link_noticing() {
+    let lab = Lab::new();
+    let first = start(&lab, config(100, false)).unwrap();
+    await_that("we are master", || first.role() == Role::Master && lab.ours.holds_virtual_address());
+    let listener = lab.listener();
+    let metrics = RouterMetrics::register(&Registry::new()).unwrap();
+    let prepared = lab.ours.run(|| Router::prepare(config(100, false), metrics)).unwrap();
+    assert!(lab.ours.holds_virtual_address(), "to prepare changes nothing");
+    let role = first.hand_over();
+    assert_eq!(role, Role::Master);
+    assert!(lab.ours.holds_virtual_address(), "nobody takes it off");
+    let second = lab.ours.run(|| prepared.start(Beginning::AsMaster)).unwrap();
+    assert_eq!(second.role(), Role::Master);
+    // What was sent meanwhile, and what the second one sends.
+    for _ in 0..5 {
+        let packet = hear(&listener, 3 * INTERVAL).expect("an advert before a backup takes over");
+        let advert = vrrp::decode(&others_settings(), &packet).unwrap().advert;
+        assert_eq!(advert.priority, Priority::new(100), "no farewell");
+    }
+    assert!(lab.ours.holds_virtual_address());
+    second.stop();
+    assert!(!lab.ours.holds_virtual_address());
+}
+
+#[test]
+fn it_tells_whom_it_hears_and_why_it_is_what_it_is() {
+    let lab = Lab::new();
+    let _keepalived = Keepalived::start(&lab, 100);
+    await_that("keepalived is master", || lab.other.holds_virtual_address());
+    let router = start(&lab, config(200, true)).unwrap();
+    await_that("we hear keepalived", || router.status().peers.contains_key(&OTHER));
+    assert_eq!(router.status().peers[&OTHER].priority, Priority::new(100));
+    await_that("we are master", || router.role() == Role::Master);
+    let status = router.status();
+    assert_eq!((status.local, status.priority.number()), (Some(OURS), 200));
+    assert_eq!(status.reason, "no advert from a master in time");
 }
 
 #[test]

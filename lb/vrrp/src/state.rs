@@ -91,6 +91,12 @@ impl fmt::Display for Role {
 pub enum Event {
     /// It is started, or its link is back.
     Start,
+    /// It is started in the place of a program on this node that was master until now: the addresses are there, and
+    /// the link must not notice.
+    Resume,
+    /// The settings are others than before: a new priority, say. Not the addresses or the local one: for these it is
+    /// stopped and started.
+    Change,
     /// It is asked to stop.
     Stop,
     /// The link is gone, or the address that adverts come from: nothing that is sent now would count.

@@ -15,7 +15,10 @@ pub fn step(settings: &Settings, state: State, event: Event, now: Instant) -> (S
     match state {
         State::Initialize => match event {
             Event::Start => start(settings, now),
-            Event::Stop | Event::LinkDown | Event::Advert { .. } | Event::Tick => (state, Vec::new()),
+            Event::Resume => take_over(settings, now),
+            Event::Change | Event::Stop | Event::LinkDown | Event::Advert { .. } | Event::Tick => {
+                (state, Vec::new())
+            }
         },
         State::Backup(backup) => match event {
             Event::Stop | Event::LinkDown => (State::Initialize, Vec::new()),
@@ -23,10 +26,17 @@ pub fn step(settings: &Settings, state: State, event: Event, now: Instant) -> (S
                 (State::Backup(hear_as_backup(settings, backup, advert, now)), Vec::new())
             }
             Event::Tick if backup.master_down_at <= now => take_over(settings, now),
-            Event::Start | Event::Tick => (state, Vec::new()),
+            Event::Change => change_as_backup(settings, backup, now),
+            Event::Start | Event::Resume | Event::Tick => (state, Vec::new()),
         },
         State::Master { advertise_at, announcements } => match event {
-            Event::Start => (state, Vec::new()),
+            Event::Start | Event::Resume => (state, Vec::new()),
+            Event::Change => {
+                // At once: a backup may now be the stronger one, or have to wait for longer than it knows.
+                let advertise_at = now + settings.version.interval();
+                let actions = vec![Action::Send(Some(settings.priority))];
+                (State::Master { advertise_at, announcements }, actions)
+            }
             Event::Stop => resign(),
             Event::LinkDown => (State::Initialize, vec![Action::Release]),
             Event::Advert { from, advert } if yields(settings, from, advert) => {
@@ -87,6 +97,16 @@ fn hear_as_backup(settings: &Settings, backup: Backup, advert: Advert, now: Inst
         return Backup { preempt_at, ..backup };
     }
     follow(settings, advert.interval, preempt_at, now)
+}
+
+/// The owner of the addresses waits for nobody. Others go by their new settings from the next advert on, and stop
+/// waiting for their turn if they no longer preempt.
+fn change_as_backup(settings: &Settings, backup: Backup, now: Instant) -> (State, Vec<Action>) {
+    if settings.priority == Priority::OWNER {
+        return take_over(settings, now);
+    }
+    let preempt_at = settings.patience().and(backup.preempt_at);
+    (State::Backup(Backup { preempt_at, ..backup }), Vec::new())
 }
 
 /// §6.4.3, Shutdown. The farewell comes last: whoever takes over on it must not find us still answering for the

@@ -137,6 +137,8 @@ fn initialize() -> Vec<Row> {
         row("6.4.1 startup, otherwise; a stale address is taken off", 100, Event::Start, Then::Backup(DOWN, INTERVAL), vec![Release]),
         row("6.4.1 startup, one below the owner", 254, Event::Start, Then::Backup(3 * INTERVAL + 20, INTERVAL), vec![Release]),
         row("6.4.1 weakest router: a whole interval of skew, nearly", 1, Event::Start, Then::Backup(3 * INTERVAL + 2_550, INTERVAL), vec![Release]),
+        row("beyond: in the place of a master", 100, Event::Resume, Then::Master(INTERVAL), vec![Send(Priority::new(100)), Claim, Announce]),
+        row("beyond: other settings", 100, Event::Change, Then::Initialize, vec![]),
         row("6.4.1 nothing else counts: advert", 100, heard(HIGHER, 200), Then::Initialize, vec![]),
         row("6.4.1 nothing else counts: timer", 100, Event::Tick, Then::Initialize, vec![]),
         row("6.4.1 nothing else counts: shutdown", 100, Event::Stop, Then::Initialize, vec![]),
@@ -164,6 +166,8 @@ fn backup() -> Vec<Row> {
         row("6.4.2 shutdown", true, 1_000, Event::Stop, Then::Initialize, vec![]),
         row("6.4.2 link down is a shutdown", true, 1_000, Event::LinkDown, Then::Initialize, vec![]),
         row("6.4.2 a second startup is none", true, 1_000, Event::Start, unchanged, vec![]),
+        row("beyond: nor can a backup resume", true, 1_000, Event::Resume, unchanged, vec![]),
+        row("beyond: other settings count from the next advert on", true, 1_000, Event::Change, unchanged, vec![]),
         row("6.4.2 down timer has not fired", true, DOWN - 1, Event::Tick, unchanged, vec![]),
         row("6.4.2 down timer fires", true, DOWN, Event::Tick, Then::Master(DOWN + INTERVAL), take_over()),
         row("6.4.2 down timer fires late", true, DOWN + 900, Event::Tick, Then::Master(DOWN + 900 + INTERVAL), take_over()),
@@ -200,6 +204,8 @@ fn master() -> Vec<Row> {
         row("6.4.3 shutdown: addresses off, then farewell", 100, at, Event::Stop, Then::Initialize, vec![Release, farewell]),
         row("6.4.3 link down: nobody would hear a farewell", 100, at, Event::LinkDown, Then::Initialize, vec![Release]),
         row("6.4.3 a second startup is none", 100, at, Event::Start, unchanged, vec![]),
+        row("beyond: nor can a master resume", 100, at, Event::Resume, unchanged, vec![]),
+        row("beyond: other settings are advertised at once", 100, at, Event::Change, asserted, vec![own]),
         row("6.4.3 advert timer fires, and the announcements due", 100, INTERVAL, Event::Tick, Then::Master(2 * INTERVAL), vec![own, Announce]),
         row("6.4.3 priority 0: advert at once, timer reset", 100, at, heard(HIGHER, 0), asserted, vec![own, Announce]),
         row("6.4.3 higher priority: backup, interval learned; a last advert so that the master announces itself", 100, at, heard(LOWER, 101), yielded, vec![Release, own]),
@@ -339,6 +345,28 @@ fn a_farewell_ends_a_preempt_delay() {
     let (state, _) = patient(&settings, epoch, |_| 99, 1_000);
     let state = step(&settings, state, heard(HIGHER, 0), epoch + milliseconds(1_000)).0;
     assert_eq!(state.deadline(), Some(epoch + milliseconds(1_000 + SKEW)));
+}
+
+#[test]
+fn whoever_no_longer_preempts_waits_for_its_turn_no_longer() {
+    let epoch = epoch();
+    let before = Settings { preempt: Preempt::After(milliseconds(30_000)), ..settings(100, true) };
+    let (state, _) = patient(&before, epoch, |_| 99, 29_000);
+    let after = settings(100, false);
+    let mut state = step(&after, state, Event::Change, epoch + milliseconds(29_000)).0;
+    for at in (29_000..60_000).step_by(100) {
+        let event = Event::Advert { from: HIGHER, advert: advert(99, INTERVAL) };
+        state = step(&after, state, event, epoch + milliseconds(at)).0;
+    }
+    assert_eq!(state.deadline(), Some(epoch + milliseconds(59_900 + DOWN)));
+}
+
+#[test]
+fn whoever_becomes_the_owner_takes_over_at_once() {
+    let (epoch, owner) = (epoch(), settings(255, false));
+    let backup = reach(Given::Backup, &settings(100, false), epoch);
+    let (state, actions) = step(&owner, backup, Event::Change, epoch);
+    assert_eq!((state.role(), actions), (Role::Master, vec![Send(Priority::new(255)), Claim, Announce]));
 }
 
 #[test]
