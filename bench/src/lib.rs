@@ -10,7 +10,7 @@ mod usage;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use plan::{Backend, Forwarding, Frontend, Port, Protocol, Service};
+use plan::{Backend, Forwarding, Frontend, Port, Protocol};
 
 /// A plan of `services` ClusterIPs with `endpoints` backends each, the same every time.
 ///
@@ -24,9 +24,7 @@ pub fn cluster(services: u32, endpoints: u32) -> Forwarding {
             .map(move |endpoint| Backend::new(address([100, 64, 0, 0], service * endpoints + endpoint), PORT))
     };
     let frontend = |service: u32| Frontend::new(address([10, 0, 0, 0], service), PORT, Protocol::Tcp);
-    (0..services)
-        .map(|service| (frontend(service), Service { backends: backends(service).collect() }))
-        .collect()
+    (0..services).map(|service| (frontend(service), backends(service).collect())).collect()
 }
 
 const PORT: Port = match Port::new(8080) {

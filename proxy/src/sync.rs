@@ -188,7 +188,7 @@ impl Writer {
 
     fn write(&mut self, mut applied: Observed, changes: Vec<Change>) -> Written {
         let failures = self.dataplane.apply(&changes);
-        let failed: BTreeSet<Change> = failures.iter().map(|failure| failure.change).collect();
+        let failed: BTreeSet<Change> = failures.iter().map(|failure| failure.change.clone()).collect();
         let (changes, failed): (Vec<_>, Vec<_>) =
             changes.into_iter().partition(|change| !failed.contains(change));
         for change in &changes {
@@ -270,17 +270,21 @@ fn log_changes(written: &Written, took: Duration) {
             "the kernel forwarded otherwise than it was told to, repaired"
         );
     }
-    let (mut added, mut removed, mut backends_added, mut backends_removed) = (0, 0, 0, 0);
+    let (mut added, mut changed, mut removed, mut backends_added, mut backends_removed) = (0, 0, 0, 0, 0);
     for change in &written.changes {
         match change {
-            Change::AddService { .. } => added += 1,
+            Change::AddService { service, .. } => {
+                added += 1;
+                backends_added += service.backends.len();
+            }
+            Change::SetRules { .. } => changed += 1,
             Change::RemoveService { .. } => removed += 1,
             Change::AddBackend { .. } => backends_added += 1,
             Change::DrainBackend { .. } | Change::RemoveBackend { .. } => backends_removed += 1,
         }
     }
     if !written.changes.is_empty() {
-        tracing::info!(added, removed, backends_added, backends_removed, ?took, "rules written");
+        tracing::info!(added, changed, removed, backends_added, backends_removed, ?took, "rules written");
     }
 }
 

@@ -17,7 +17,8 @@ pub fn translate<'slice>(
     for port in &service.ports {
         for &address in &service.addresses {
             let backends = backends(port, Family::of(address), slices.clone());
-            forwarding.insert(Frontend::new(address, port.port, port.protocol), plan::Service { backends });
+            let service = plan::Service { backends, ..plan::Service::default() };
+            forwarding.insert(Frontend::new(address, port.port, port.protocol), service);
         }
     }
     forwarding

@@ -124,9 +124,8 @@ fn address_and_port(address: SocketAddr) -> (IpAddr, Port) {
 
 /// Adds `frontend` with these backends.
 pub(crate) fn serve(ebpf: &mut Ebpf, frontend: Frontend, backends: &[SocketAddr]) {
-    let added = backends.iter().map(|address| Change::AddBackend { frontend, backend: backend(*address) });
-    let changes: Vec<Change> = std::iter::once(Change::AddService { frontend }).chain(added).collect();
-    apply(ebpf, &changes);
+    let service = backends.iter().map(|address| backend(*address)).collect();
+    apply(ebpf, &[Change::AddService { frontend, service }]);
 }
 
 /// Applies changes that must succeed.

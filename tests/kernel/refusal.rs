@@ -76,7 +76,7 @@ fn a_bpffs_is_mounted_at_the_usual_place_where_none_is() {
 fn what_cannot_be_served_is_named() {
     let node = Node::new("supports");
     let ebpf = node.open();
-    let backends = |address: &str| Service { backends: [backend(address.parse().unwrap())].into() };
+    let backends = |address: &str| Service::from_iter([backend(address.parse().unwrap())]);
     let sctp = Frontend::new([10, 254, 0, 1].into(), Port::new(80).unwrap(), Protocol::Sctp);
     for (frontend, service, expected) in [
         (frontend("tcp 10.254.0.1:80"), backends("127.0.0.2:80"), None),

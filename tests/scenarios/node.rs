@@ -110,9 +110,10 @@ impl Node {
     /// Waits until TCP to `frontend` reaches exactly `backends`; no backends: until it is refused.
     pub(crate) fn reaches(&self, frontend: &str, backends: &[&str]) -> Result<()> {
         let frontend = frontend_of(frontend);
-        let service = Service { backends: backends.iter().map(|backend| backend_of(backend)).collect() };
+        let wanted = backends.iter().map(|backend| backend_of(backend)).collect();
         let what = format!("{frontend} reaches {backends:?}");
-        wait::until(&what, SOON, || self.forwarding().get(&frontend) == Some(&service))
+        let reaches = |service: &Service| service.backends == wanted;
+        wait::until(&what, SOON, || self.forwarding().get(&frontend).is_some_and(reaches))
     }
 
     /// Waits until nobody serves `frontend`.

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use plan::{Backend, Forwarding, Packet, Port, Protocol, Verdict, trace};
+use plan::{Backend, Forwarding, Packet, Port, Protocol, Source, Verdict, trace};
 use serde_json::Value;
 
 use crate::objects::{self, Object};
@@ -44,6 +44,8 @@ pub enum Expected {
     Pass,
     /// Back: its sender is told at once that nobody is there.
     Refused,
+    /// Nowhere: its sender hears nothing.
+    Dropped,
     /// To one of these, and over time to each.
     Reaches(Vec<SocketAddr>),
 }
@@ -74,7 +76,9 @@ impl Scenario {
     pub fn disagreements(&self, forwarding: &Forwarding) -> Vec<String> {
         let disagreement = |(to, protocol, expected): &(SocketAddr, Protocol, Expected)| {
             let Some(port) = Port::new(to.port()) else { return Some(format!("{to} has no port")) };
-            let packet = Packet { destination: to.ip(), port, protocol: *protocol };
+            let sender = to.ip();
+            let packet =
+                Packet { source: Source::Pod, sender, destination: to.ip(), port, protocol: *protocol };
             let found = describe(trace(forwarding, packet));
             let found = (found != *expected).then_some(found)?;
             Some(format!("{}: {protocol} to {to}: expected {expected:?}, found {found:?}", self.name))
@@ -95,7 +99,8 @@ fn describe(verdict: Verdict<'_>) -> Expected {
     match verdict {
         Verdict::Pass => Expected::Pass,
         Verdict::Refuse => Expected::Refused,
-        Verdict::Forward(backends) => {
+        Verdict::Drop => Expected::Dropped,
+        Verdict::Forward { backends, .. } => {
             let address = |backend: &Backend| SocketAddr::new(backend.address(), backend.port().number());
             Expected::Reaches(backends.iter().map(address).collect())
         }

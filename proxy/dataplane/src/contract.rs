@@ -5,7 +5,12 @@
 //! dataplane::contract::holds(open);
 //! ```
 
-use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Protocol, Scope, Service, diff};
+use std::time::Duration;
+
+use plan::{
+    Affinity, AffinityGroup, Backend, Change, Forwarding, Frontend, Masquerade, Observed, Port, Protocol,
+    Rules, Scheduler, Scope, Service, WhenEmpty, diff,
+};
 
 use crate::{Dataplane, Error};
 
@@ -34,7 +39,7 @@ pub fn holds_when_full(mut open: impl Open, services: u8, backends: u16) {
 
 fn keeps_its_services_when_full(open: &mut impl Open, services: u8) {
     let mut dataplane = emptied(open);
-    let add = |number| Change::AddService { frontend: frontend(number, Protocol::Tcp) };
+    let add = |number| add(frontend(number, Protocol::Tcp), []);
     let steps: Vec<Change> = (0..services).map(add).collect();
     must(&mut *dataplane, &steps);
     let fits = Change::AddBackend { frontend: frontend(0, Protocol::Tcp), backend: backend(0) };
@@ -50,22 +55,27 @@ fn keeps_its_services_when_full(open: &mut impl Open, services: u8) {
 fn keeps_its_backends_when_full(open: &mut impl Open, backends: u16) {
     let mut dataplane = emptied(open);
     let (first, second) = (frontend(0, Protocol::Tcp), frontend(1, Protocol::Tcp));
-    must(&mut *dataplane, &[Change::AddService { frontend: first }, Change::AddService { frontend: second }]);
-    let add = |frontend, number| Change::AddBackend { frontend, backend: backend(number) };
-    let steps: Vec<Change> = (0..backends).map(|number| add(first, number)).collect();
-    must(&mut *dataplane, &steps);
+    must(&mut *dataplane, &[add(first, 0..backends - 1), add(second, [])]);
+    let add_one = |frontend, number| Change::AddBackend { frontend, backend: backend(number) };
+    must(&mut *dataplane, &[add_one(first, backends - 1)]);
     let before = observed(&mut *dataplane);
 
-    let excess = add(second, 0);
-    let failures = dataplane.apply(&[excess, add(first, 0)]);
-    let [failure] = &failures[..] else { panic!("exactly one step is too much: {failures:?}") };
-    assert_eq!(failure.change, excess, "the step that failed is named");
-    assert!(matches!(failure.error, Error::Full { .. }), "full is said to be full: {:?}", failure.error);
-    assert_eq!(observed(&mut *dataplane), before, "what was there is untouched");
+    // Neither one by one nor with a service: that stays away whole.
+    let third = frontend(2, Protocol::Tcp);
+    for excess in [add_one(second, 0), add(third, 0..2)] {
+        let failures = dataplane.apply(&[excess.clone(), add_one(first, 0)]);
+        let [failure] = &failures[..] else { panic!("exactly one step is too much: {failures:?}") };
+        assert_eq!(failure.change, excess, "the step that failed is named");
+        assert!(matches!(failure.error, Error::Full { .. }), "full is said to be full: {:?}", failure.error);
+        assert_eq!(observed(&mut *dataplane), before, "what was there is untouched");
+    }
 
-    must(&mut *dataplane, &[Change::RemoveBackend { frontend: first, backend: backend(1) }, excess]);
+    must(
+        &mut *dataplane,
+        &[Change::RemoveBackend { frontend: first, backend: backend(1) }, add_one(second, 0)],
+    );
     let served = observed(&mut *dataplane).forwarding();
-    assert_eq!(served.get(&second), Some(&Service { backends: [backend(0)].into() }), "room is used again");
+    assert_eq!(served.get(&second), Some(&Service::from_iter([backend(0)])), "room is used again");
 }
 
 /// From anything to anything else: what is then observed is what was wanted, and nothing is left to do.
@@ -73,7 +83,7 @@ fn arrives_and_rests(open: &mut impl Open) {
     let mut dataplane = emptied(open);
     let mut dice = Dice(0x5eed);
     for round in 0..64 {
-        let desired = dice.forwarding();
+        let desired = supported(&*dataplane, dice.forwarding());
         let steps = diff(&observed(&mut *dataplane), &desired, &Scope::everything());
         must(&mut *dataplane, &steps);
         let after = observed(&mut *dataplane);
@@ -85,23 +95,27 @@ fn arrives_and_rests(open: &mut impl Open) {
 fn takes_a_step_twice(open: &mut impl Open) {
     let mut dataplane = emptied(open);
     let frontend = frontend(0, Protocol::Tcp);
+    let masquerading = Rules { masquerade: Masquerade::Always, ..Rules::default() };
+    let other = Service { rules: masquerading, backends: [].into() };
+    let rules =
+        supported(&*dataplane, [(frontend, other)].into()).remove(&frontend).unwrap_or_default().rules;
     for change in [
-        Change::AddService { frontend },
-        Change::AddBackend { frontend, backend: backend(0) },
+        add(frontend, [0]),
         Change::AddBackend { frontend, backend: backend(1) },
+        Change::SetRules { frontend, rules },
         Change::RemoveBackend { frontend, backend: backend(0) },
         Change::RemoveService { frontend },
     ] {
-        must(&mut *dataplane, &[change]);
+        must(&mut *dataplane, std::slice::from_ref(&change));
         let once = observed(&mut *dataplane);
-        must(&mut *dataplane, &[change]);
+        must(&mut *dataplane, std::slice::from_ref(&change));
         assert_eq!(observed(&mut *dataplane), once, "{change}: a second time changes nothing");
     }
 }
 
 fn survives_a_restart(open: &mut impl Open) {
     let mut dataplane = emptied(open);
-    let desired = Dice(0xcafe).forwarding();
+    let desired = supported(&*dataplane, Dice(0xcafe).forwarding());
     let steps = diff(&Observed::default(), &desired, &Scope::everything());
     must(&mut *dataplane, &steps);
     drop(dataplane);
@@ -117,10 +131,9 @@ fn removes_backends_with_their_service(open: &mut impl Open) {
     let mut dataplane = emptied(open);
     let (kept, frontend) = (frontend(0, Protocol::Udp), frontend(1, Protocol::Udp));
     for frontend in [kept, frontend] {
-        let add = |number| Change::AddBackend { frontend, backend: backend(number) };
-        must(&mut *dataplane, &[Change::AddService { frontend }, add(0), add(1)]);
+        must(&mut *dataplane, &[add(frontend, 0..2)]);
     }
-    must(&mut *dataplane, &[Change::RemoveService { frontend }, Change::AddService { frontend }]);
+    must(&mut *dataplane, &[Change::RemoveService { frontend }, add(frontend, [])]);
     let served = observed(&mut *dataplane).forwarding();
     assert_eq!(served.get(&frontend), Some(&Service::default()), "its backends went with it");
     assert_eq!(
@@ -134,8 +147,7 @@ fn gives_a_draining_backend_nothing_new(open: &mut impl Open) {
     let mut dataplane = emptied(open);
     let frontend = frontend(0, Protocol::Tcp);
     let (stays, leaves) = (backend(0), backend(1));
-    let add = |backend| Change::AddBackend { frontend, backend };
-    must(&mut *dataplane, &[Change::AddService { frontend }, add(stays), add(leaves)]);
+    must(&mut *dataplane, &[add(frontend, 0..2)]);
     must(&mut *dataplane, &[Change::DrainBackend { frontend, backend: leaves }]);
     let drained = observed(&mut *dataplane);
     let taking =
@@ -143,17 +155,14 @@ fn gives_a_draining_backend_nothing_new(open: &mut impl Open) {
     assert_eq!(taking(&drained), [stays].into(), "only the other takes new connections");
     let left = drained.services.get(&frontend).and_then(|service| service.backends.get(&leaves));
     assert!(left.is_none_or(|found| found.draining), "it is gone, or known to be draining");
-    must(&mut *dataplane, &[add(leaves)]);
+    must(&mut *dataplane, &[Change::AddBackend { frontend, backend: leaves }]);
     assert_eq!(taking(&observed(&mut *dataplane)), [stays, leaves].into(), "it can come back");
 }
 
 fn has_no_effect_on_what_is_not_there(open: &mut impl Open) {
     let mut dataplane = emptied(open);
     let (frontend, absent) = (frontend(0, Protocol::Tcp), frontend(1, Protocol::Tcp));
-    must(
-        &mut *dataplane,
-        &[Change::AddService { frontend }, Change::AddBackend { frontend, backend: backend(0) }],
-    );
+    must(&mut *dataplane, &[add(frontend, [0])]);
     let before = observed(&mut *dataplane);
     must(
         &mut *dataplane,
@@ -162,7 +171,9 @@ fn has_no_effect_on_what_is_not_there(open: &mut impl Open) {
             Change::DrainBackend { frontend, backend: backend(1) },
             Change::AddBackend { frontend: absent, backend: backend(1) },
             Change::RemoveBackend { frontend: absent, backend: backend(0) },
+            Change::SetRules { frontend: absent, rules: Rules::default() },
             Change::RemoveService { frontend: absent },
+            add(frontend, [1]),
         ],
     );
     assert_eq!(observed(&mut *dataplane), before);
@@ -177,6 +188,12 @@ fn speaks_for_what_it_supports(open: &mut impl Open) {
             "{frontend}: every dataplane serves it"
         );
     }
+}
+
+/// The part of a plan that a dataplane says it can serve.
+fn supported(dataplane: &dyn Dataplane, mut plan: Forwarding) -> Forwarding {
+    plan.retain(|frontend, service| dataplane.supports(*frontend, service).is_ok());
+    plan
 }
 
 fn emptied(open: &mut impl Open) -> Box<dyn Dataplane> {
@@ -197,6 +214,11 @@ fn observed(dataplane: &mut dyn Dataplane) -> Observed {
         Ok(observed) => observed,
         Err(error) => panic!("what is there can be read: {error:?}"),
     }
+}
+
+/// A new service of backends with these numbers.
+fn add(frontend: Frontend, backends: impl IntoIterator<Item = u16>) -> Change {
+    Change::AddService { frontend, service: backends.into_iter().map(backend).collect() }
 }
 
 fn frontend(number: u8, protocol: Protocol) -> Frontend {
@@ -232,15 +254,34 @@ impl Dice {
     }
 
     fn forwarding(&mut self) -> Forwarding {
-        (0..self.roll(6)).map(|_| (self.frontend(), self.service())).collect()
+        (0..self.roll(8)).map(|_| (self.frontend(), self.service())).collect()
     }
 
     fn frontend(&mut self) -> Frontend {
         let protocol = if self.roll(2) == 0 { Protocol::Tcp } else { Protocol::Udp };
-        frontend(self.roll(4), protocol)
+        let frontend = frontend(self.roll(4), protocol);
+        if self.roll(4) == 0 { frontend.for_outside() } else { frontend }
     }
 
+    /// Every other one with rules of its own.
     fn service(&mut self) -> Service {
-        Service { backends: (0..self.roll(6)).map(|_| backend(self.roll(8).into())).collect() }
+        let rules = if self.roll(2) == 0 { Rules::default() } else { self.rules() };
+        Service { rules, backends: (0..self.roll(6)).map(|_| backend(self.roll(8).into())).collect() }
+    }
+
+    fn rules(&mut self) -> Rules {
+        let affinity = Affinity {
+            group: AffinityGroup(self.roll(3).into()),
+            timeout: Duration::from_secs(1 + u64::from(self.roll(200))),
+        };
+        let masquerades = [Masquerade::Never, Masquerade::FromOutsidePods, Masquerade::Always];
+        let range = frontend(self.roll(4), Protocol::Tcp).address().into();
+        Rules {
+            when_empty: if self.roll(3) == 0 { WhenEmpty::Drop } else { WhenEmpty::Refuse },
+            scheduler: Scheduler::ALL[usize::from(self.roll(4))],
+            affinity: (self.roll(3) == 0).then_some(affinity),
+            masquerade: masquerades[usize::from(self.roll(3))],
+            source_ranges: (self.roll(3) == 0).then(|| [range].into()),
+        }
     }
 }

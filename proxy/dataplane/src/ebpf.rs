@@ -20,7 +20,9 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use plan::{Backend, Change, Frontend, Observed, Protocol, Service};
+use plan::{
+    Audience, Backend, Change, Frontend, Masquerade, Observed, Protocol, Scheduler, Service, WhenEmpty,
+};
 
 pub use self::load::Program;
 use self::maps::Maps;
@@ -124,6 +126,7 @@ impl Ebpf {
                     // Half of it is done: the next reading of the maps completes it or lets it be.
                     Change::DrainBackend { .. }
                     | Change::RemoveBackend { .. }
+                    | Change::SetRules { .. }
                     | Change::RemoveService { .. } => {
                         self.stale = true;
                     }
@@ -145,11 +148,24 @@ impl Ebpf {
 }
 
 impl Dataplane for Ebpf {
-    /// TCP and UDP, within one address family: an IPv4 socket has no room for an IPv6 address.
+    /// TCP and UDP, within one address family: an IPv4 socket has no room for an IPv6 address. In turn, for everyone, and
+    /// refused without backends.
     fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
         match frontend.protocol() {
             Protocol::Tcp | Protocol::Udp => {}
             protocol @ Protocol::Sctp => return Err(Unsupported::Protocol { frontend, protocol }),
+        }
+        let Service { rules, .. } = service;
+        let beyond = [
+            ("what comes from outside", frontend.audience() == Audience::Outside),
+            ("silence", rules.when_empty == WhenEmpty::Drop),
+            ("another scheduler than round-robin", rules.scheduler != Scheduler::RoundRobin),
+            ("session affinity", rules.affinity.is_some()),
+            ("masquerading", rules.masquerade != Masquerade::Never),
+            ("a restriction of sources", rules.source_ranges.is_some()),
+        ];
+        if let Some((rule, _)) = beyond.into_iter().find(|(_, asked)| *asked) {
+            return Err(Unsupported::Rule { frontend, rule });
         }
         let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
         match service.backends.iter().find(foreign) {
@@ -166,7 +182,7 @@ impl Dataplane for Ebpf {
     fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
         let failure = |change: &Change| {
             let error = self.carry_out(change).err()?;
-            Some(Failure { change: *change, error })
+            Some(Failure { change: change.clone(), error })
         };
         changes.iter().filter_map(failure).collect()
     }

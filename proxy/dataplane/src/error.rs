@@ -105,4 +105,12 @@ pub enum Unsupported {
         /// Its backend.
         backend: Backend,
     },
+    /// The dataplane does not know this rule.
+    #[error("{frontend}: {rule} is not served")]
+    Rule {
+        /// The frontend.
+        frontend: Frontend,
+        /// What its rules ask for.
+        rule: &'static str,
+    },
 }

@@ -8,11 +8,11 @@ use crate::{Dataplane, Error, Failure, Unsupported};
 ///
 /// ```
 /// use dataplane::{Dataplane, Memory};
-/// use plan::{Change, Frontend, Port, Protocol};
+/// use plan::{Change, Frontend, Port, Protocol, Service};
 ///
 /// let frontend = Frontend::new([10, 254, 0, 1].into(), Port::new(443).expect("not 0"), Protocol::Tcp);
 /// let mut memory = Memory::default();
-/// assert!(memory.apply(&[Change::AddService { frontend }]).is_empty());
+/// assert!(memory.apply(&[Change::AddService { frontend, service: Service::default() }]).is_empty());
 /// assert!(memory.observe()?.services.contains_key(&frontend));
 /// # Ok::<(), dataplane::Error>(())
 /// ```

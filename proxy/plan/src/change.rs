@@ -2,16 +2,25 @@
 
 use std::fmt;
 
-use crate::{Backend, Frontend};
+use crate::{Backend, Frontend, Rules, Service};
 
 /// One step that a dataplane carries out. Every step is idempotent: adding what is there and removing what is not are
 /// successes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// Serve this frontend. Without backends its clients are refused.
+    /// Serve this frontend: it appears whole, with all its backends at once. Without effect where it is served already.
     AddService {
         /// What to serve.
         frontend: Frontend,
+        /// How, and by whom.
+        service: Service,
+    },
+    /// Treat the clients of this frontend otherwise from now on; its backends stay.
+    SetRules {
+        /// Whose clients.
+        frontend: Frontend,
+        /// How.
+        rules: Rules,
     },
     /// Let this backend take new connections, also when it was draining.
     AddBackend {
@@ -44,12 +53,13 @@ pub enum Change {
 impl Change {
     /// The frontend this step is about.
     pub const fn frontend(&self) -> Frontend {
-        match *self {
-            Self::AddService { frontend }
+        match self {
+            Self::AddService { frontend, .. }
+            | Self::SetRules { frontend, .. }
             | Self::AddBackend { frontend, .. }
             | Self::DrainBackend { frontend, .. }
             | Self::RemoveBackend { frontend, .. }
-            | Self::RemoveService { frontend } => frontend,
+            | Self::RemoveService { frontend } => *frontend,
         }
     }
 }
@@ -57,7 +67,10 @@ impl Change {
 impl fmt::Display for Change {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddService { frontend } => write!(formatter, "add {frontend}"),
+            Self::AddService { frontend, service: Service { rules, backends } } => {
+                write!(formatter, "add {frontend} -> {} backends, {rules}", backends.len())
+            }
+            Self::SetRules { frontend, rules } => write!(formatter, "set {frontend}: {rules}"),
             Self::AddBackend { frontend, backend } => write!(formatter, "add {frontend} -> {backend}"),
             Self::DrainBackend { frontend, backend } => write!(formatter, "drain {frontend} -> {backend}"),
             Self::RemoveBackend { frontend, backend } => write!(formatter, "remove {frontend} -> {backend}"),

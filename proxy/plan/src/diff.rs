@@ -6,8 +6,8 @@ use crate::{
 
 /// The steps from `observed` to `desired`, touching nothing outside `scope`.
 ///
-/// Backends are added before others are removed, so that no prefix of the steps leaves a frontend without a backend if
-/// it had one before and has one after. The order is that of the keys: equal input, equal steps.
+/// Backends are added before the rules change, and others are removed after that: at every step a frontend treats its
+/// clients as it did before or as it will. Only rules about who is served at all come first. The order is that of the keys: equal input, equal steps.
 pub fn diff(observed: &Observed, desired: &Forwarding, scope: &Scope) -> Vec<Change> {
     let mut changes = Vec::new();
     let mut frontends: Vec<Frontend> = observed.services.keys().chain(desired.keys()).copied().collect();
@@ -31,17 +31,20 @@ pub fn diff_frontend(
     match (observed, desired) {
         (None, None) => Vec::new(),
         (Some(_), None) => vec![Change::RemoveService { frontend }],
-        (None, Some(desired)) => {
-            let added = desired.backends.iter().map(|&backend| Change::AddBackend { frontend, backend });
-            std::iter::once(Change::AddService { frontend }).chain(added).collect()
-        }
+        (None, Some(desired)) => vec![Change::AddService { frontend, service: desired.clone() }],
         (Some(observed), Some(desired)) => {
-            let mut changes = Vec::new();
+            let rules = (observed.rules != desired.rules)
+                .then(|| Change::SetRules { frontend, rules: desired.rules.clone() });
+            // Who is to be kept out is so before there is anybody else to reach.
+            let first = observed.rules.source_ranges != desired.rules.source_ranges;
+            let (first, later) = if first { (rules, None) } else { (None, rules) };
+            let mut changes = Vec::from_iter(first);
             for &backend in &desired.backends {
                 if observed.backends.get(&backend).is_none_or(|found| found.draining) {
                     changes.push(Change::AddBackend { frontend, backend });
                 }
             }
+            changes.extend(later);
             for (&backend, found) in &observed.backends {
                 if !desired.backends.contains(&backend) {
                     changes.extend(match farewell(frontend.protocol(), *found) {

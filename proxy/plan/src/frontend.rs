@@ -50,19 +50,42 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// Whose packets a frontend is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Audience {
+    /// Everyone, unless there is a frontend of their own for them.
+    #[default]
+    Everyone,
+    /// Those whose packets arrive from outside of the node. Its pods and its own processes are treated otherwise:
+    /// `externalTrafficPolicy: Local` binds the former and not the latter.
+    Outside,
+}
+
 /// An address that clients of a service connect to.
+///
+/// A packet from outside meets the frontend for [`Audience::Outside`] and, where there is none, that for everyone. In a
+/// sound plan who serves somebody from outside serves everyone: a frontend for outside with backends stands beside one
+/// for everyone with backends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// Never an IPv4-mapped IPv6 address: see [`Frontend::new`].
     address: IpAddr,
     port: Port,
     protocol: Protocol,
+    audience: Audience,
 }
 
 impl Frontend {
-    /// An IPv4-mapped IPv6 address is taken for the IPv4 address it stands for, so that one frontend has one spelling.
+    /// For everyone. An IPv4-mapped IPv6 address is taken for the IPv4 address it stands for, so that one frontend has
+    /// one spelling.
     pub fn new(address: IpAddr, port: Port, protocol: Protocol) -> Self {
-        Self { address: address.to_canonical(), port, protocol }
+        Self { address: address.to_canonical(), port, protocol, audience: Audience::Everyone }
+    }
+
+    /// The same for packets from outside.
+    #[must_use]
+    pub const fn for_outside(self) -> Self {
+        Self { audience: Audience::Outside, ..self }
     }
 
     /// The address clients use.
@@ -79,10 +102,24 @@ impl Frontend {
     pub const fn protocol(self) -> Protocol {
         self.protocol
     }
+
+    /// Whose packets it is for.
+    pub const fn audience(self) -> Audience {
+        self.audience
+    }
 }
 
 impl fmt::Display for Frontend {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{} {}", self.protocol, std::net::SocketAddr::new(self.address, self.port.number()))
+        write!(
+            formatter,
+            "{} {}",
+            self.protocol,
+            std::net::SocketAddr::new(self.address, self.port.number())
+        )?;
+        formatter.write_str(match self.audience {
+            Audience::Everyone => "",
+            Audience::Outside => " from outside",
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Backend, Change, Forwarding, Frontend, Service};
+use crate::{Backend, Change, Forwarding, Frontend, Rules, Service};
 
 /// A backend as found in the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub struct ObservedBackend {
 /// A service as found in the kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedService {
+    /// How its clients are treated.
+    pub rules: Rules,
     /// All backends, draining ones included.
     pub backends: BTreeMap<Backend, ObservedBackend>,
 }
@@ -36,28 +38,33 @@ impl Observed {
 
     /// What this state becomes when `change` is carried out. A change that names what is not there has no effect.
     pub fn advance(&mut self, change: &Change) {
-        match *change {
-            Change::AddService { frontend } => {
-                self.services.entry(frontend).or_default();
+        match change {
+            Change::AddService { frontend, service } => {
+                self.services.entry(*frontend).or_insert_with(|| service.clone().into());
+            }
+            Change::SetRules { frontend, rules } => {
+                if let Some(service) = self.services.get_mut(frontend) {
+                    service.rules = rules.clone();
+                }
             }
             Change::RemoveService { frontend } => {
-                self.services.remove(&frontend);
+                self.services.remove(frontend);
             }
             Change::AddBackend { frontend, backend } => {
-                if let Some(service) = self.services.get_mut(&frontend) {
-                    service.backends.entry(backend).or_default().draining = false;
+                if let Some(service) = self.services.get_mut(frontend) {
+                    service.backends.entry(*backend).or_default().draining = false;
                 }
             }
             Change::DrainBackend { frontend, backend } => {
                 if let Some(found) =
-                    self.services.get_mut(&frontend).and_then(|service| service.backends.get_mut(&backend))
+                    self.services.get_mut(frontend).and_then(|service| service.backends.get_mut(backend))
                 {
                     found.draining = true;
                 }
             }
             Change::RemoveBackend { frontend, backend } => {
-                if let Some(service) = self.services.get_mut(&frontend) {
-                    service.backends.remove(&backend);
+                if let Some(service) = self.services.get_mut(frontend) {
+                    service.backends.remove(backend);
                 }
             }
         }
@@ -68,6 +75,14 @@ impl ObservedService {
     /// What new connections to this service meet.
     pub fn forwarding(&self) -> Service {
         let backends = self.backends.iter().filter(|(_, found)| !found.draining).map(|(backend, _)| *backend);
-        Service { backends: backends.collect() }
+        Service { rules: self.rules.clone(), backends: backends.collect() }
+    }
+}
+
+/// A service that was just added.
+impl From<Service> for ObservedService {
+    fn from(Service { rules, backends }: Service) -> Self {
+        let backends = backends.into_iter().map(|backend| (backend, ObservedBackend::default()));
+        Self { rules, backends: backends.collect() }
     }
 }

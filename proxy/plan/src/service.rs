@@ -2,13 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use crate::Backend;
+use crate::{Backend, Rules};
 
-/// The rules for one frontend. New connections are handed to the backends in turn (round robin).
+/// One frontend's rules, and the backends that take its new connections.
 ///
-/// A service without backends is a statement too: its clients are refused at once instead of being left to time out.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// A service without backends is a statement too: its clients are refused, or dropped, and go nowhere else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Service {
+    /// How clients are treated.
+    pub rules: Rules,
     /// The endpoints that take new connections.
     pub backends: BTreeSet<Backend>,
+}
+
+/// With the default rules.
+impl FromIterator<Backend> for Service {
+    fn from_iter<T: IntoIterator<Item = Backend>>(backends: T) -> Self {
+        Self { rules: Rules::default(), backends: backends.into_iter().collect() }
+    }
 }

@@ -3,11 +3,15 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use crate::{Backend, Forwarding, Frontend, Port, Protocol};
+use crate::{Backend, Forwarding, Frontend, Masquerade, Port, Protocol, Service, WhenEmpty};
 
-/// What a client sends.
+/// The first packet of a flow, as its sender sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
+    /// Where the sender is.
+    pub source: Source,
+    /// The sender's address.
+    pub sender: IpAddr,
     /// The address it is sent to.
     pub destination: IpAddr,
     /// The port it is sent to.
@@ -16,22 +20,76 @@ pub struct Packet {
     pub protocol: Protocol,
 }
 
+/// Where a sender is, as seen from the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    /// In a pod of this node.
+    Pod,
+    /// On the node itself, in its own network.
+    Node,
+    /// Elsewhere: its packets arrive at the node.
+    Outside,
+}
+
 /// What becomes of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'plan> {
     /// No service of ours: it goes where the network takes it.
     Pass,
-    /// A service without backends: the client is told so at once.
+    /// A service that nobody serves: the client is told so at once.
     Refuse,
+    /// The client hears nothing: it is not to be served, or not here.
+    Drop,
     /// It reaches one of these backends.
-    Forward(&'plan BTreeSet<Backend>),
+    Forward {
+        /// Those it may reach.
+        backends: &'plan BTreeSet<Backend>,
+        /// Whether the backend sees an address of the node in place of the sender's.
+        masqueraded: bool,
+    },
 }
 
 /// Interprets the plan for one packet.
 pub fn trace(forwarding: &Forwarding, packet: Packet) -> Verdict<'_> {
-    match forwarding.get(&Frontend::new(packet.destination, packet.port, packet.protocol)) {
-        None => Verdict::Pass,
-        Some(service) if service.backends.is_empty() => Verdict::Refuse,
-        Some(service) => Verdict::Forward(&service.backends),
+    matching(|frontend| forwarding.get(&frontend), packet)
+        .map_or(Verdict::Pass, |(_, service)| service.verdict(packet))
+}
+
+/// The frontend that a packet meets, in a plan that is asked by `find`, and what stands behind it: from outside the one
+/// for senders from there, if there is one.
+pub fn matching<'plan>(
+    find: impl Fn(Frontend) -> Option<&'plan Service>,
+    packet: Packet,
+) -> Option<(Frontend, &'plan Service)> {
+    let everyone = Frontend::new(packet.destination, packet.port, packet.protocol);
+    let outside = (packet.source == Source::Outside).then(|| everyone.for_outside());
+    outside.into_iter().chain([everyone]).find_map(|frontend| Some((frontend, find(frontend)?)))
+}
+
+impl Service {
+    /// What becomes of a packet that meets this service.
+    pub fn verdict(&self, packet: Packet) -> Verdict<'_> {
+        let Self { rules, backends } = self;
+        if !rules.admits(packet.sender) {
+            return Verdict::Drop;
+        }
+        match (backends.is_empty(), rules.when_empty) {
+            (true, WhenEmpty::Refuse) => Verdict::Refuse,
+            (true, WhenEmpty::Drop) => Verdict::Drop,
+            (false, _) => {
+                Verdict::Forward { backends, masqueraded: rules.masquerade.concerns(packet.source) }
+            }
+        }
+    }
+}
+
+impl Masquerade {
+    /// Whether it replaces the address of this sender.
+    pub fn concerns(self, source: Source) -> bool {
+        match self {
+            Self::Never => false,
+            Self::FromOutsidePods => source != Source::Pod,
+            Self::Always => true,
+        }
     }
 }

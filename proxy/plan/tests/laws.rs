@@ -2,16 +2,21 @@
 //!
 //! 1. *Arrival*: the steps lead from what is found to what is wanted.
 //! 2. *Rest*: where nothing is to be done, nothing is done.
-//! 3. *No hole*: at no moment is a frontend without a backend that has one before and after.
+//! 3. *No hole*: at no moment is a client without a backend that has one before and after. Nor does a frontend refuse
+//!    meanwhile that dropped before and after, or the other way round.
 //! 4. *Determinism*: equal input, equal steps, however it came about.
 //! 5. *Modesty*: nothing outside of the scope is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use std::time::Duration;
+
+use ipnet::IpNet;
 use plan::{
-    Backend, Change, Forwarding, Frontend, Observed, ObservedBackend, ObservedService, Port, Protocol, Scope,
-    Service, diff, diff_frontend,
+    Affinity, AffinityGroup, Audience, Backend, Change, Forwarding, Frontend, Masquerade, Observed,
+    ObservedBackend, ObservedService, Packet, Port, Protocol, Rules, Scheduler, Scope, Service, Source,
+    Verdict, WhenEmpty, diff, diff_frontend, trace,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -38,16 +43,47 @@ proptest! {
     }
 
     #[test]
-    fn no_hole(observed in observed(), desired in forwarding(), scope in scope()) {
+    fn no_hole(observed in sound(observed()), desired in sound(forwarding()), scope in scope()) {
         let changes = diff(&observed, &desired, &scope);
         let before = observed.forwarding();
         let after = applied(&observed, &changes).forwarding();
-        let lives = |plan: &Forwarding, frontend| plan.get(frontend).is_some_and(|service| !service.backends.is_empty());
-        let whole: Vec<_> = before.keys().filter(|key| lives(&before, key) && lives(&after, key)).collect();
+        let mut whole = packets(before.keys().chain(after.keys()));
+        whole.retain(|packet| [&before, &after].iter().all(|plan| fate(plan, *packet) == "a backend"));
         for count in 0..=changes.len() {
             let now = applied(&observed, &changes[..count]).forwarding();
-            for frontend in &whole {
-                prop_assert!(lives(&now, frontend), "{frontend} has no backend after {:?}", &changes[..count]);
+            for packet in &whole {
+                prop_assert_eq!(fate(&now, *packet), "a backend", "{:?} after {:?}", packet, &changes[..count]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_frontend_treats_its_clients_as_before_or_as_after(before in found_service(), after in service(), of in frontend()) {
+        let found = Observed { services: [(of, before.clone())].into() };
+        let changes = diff_frontend(of, Some(&before), Some(&after));
+        let same_ranges = before.rules.source_ranges == after.rules.source_ranges;
+        for packet in packets([of].iter()) {
+            let possible = [found.forwarding(), [(of, after.clone())].into()].map(|plan| fate(&plan, packet));
+            for count in 0..=changes.len() {
+                let now = fate(&applied(&found, &changes[..count]).forwarding(), packet);
+                let as_before_or_after = possible.contains(&now);
+                prop_assert!(as_before_or_after || !same_ranges, "{packet:?} meets {now} after {:?}", &changes[..count]);
+                let stranger = now == "a backend" && !as_before_or_after && !after.rules.admits(packet.sender);
+                prop_assert!(!stranger, "{packet:?} gets in after {:?}", &changes[..count]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_service_appears_whole_and_its_rules_change_in_place(observed in observed(), desired in forwarding()) {
+        for (frontend, service) in &desired {
+            let steps = diff_frontend(*frontend, None, Some(service));
+            prop_assert_eq!(steps, vec![Change::AddService { frontend: *frontend, service: service.clone() }]);
+        }
+        for change in diff(&observed, &desired, &Scope::everything()) {
+            if let Change::SetRules { frontend, rules } = change {
+                prop_assert_ne!(&observed.services[&frontend].rules, &rules);
+                prop_assert_eq!(&desired[&frontend].rules, &rules);
             }
         }
     }
@@ -112,6 +148,30 @@ fn applied(observed: &Observed, changes: &[Change]) -> Observed {
     observed
 }
 
+/// Everything a client may send to these addresses.
+fn packets<'a>(frontends: impl Iterator<Item = &'a Frontend>) -> Vec<Packet> {
+    let frontends: BTreeSet<_> = frontends.collect();
+    let packets = frontends.into_iter().flat_map(|frontend| {
+        [Source::Pod, Source::Node, Source::Outside].map(|source| Packet {
+            source,
+            sender: [10, 254, 0, 1].into(),
+            destination: frontend.address(),
+            port: frontend.port(),
+            protocol: frontend.protocol(),
+        })
+    });
+    packets.collect()
+}
+
+fn fate(plan: &Forwarding, packet: Packet) -> &'static str {
+    match trace(plan, packet) {
+        Verdict::Pass => "the network",
+        Verdict::Refuse => "a refusal",
+        Verdict::Drop => "silence",
+        Verdict::Forward { .. } => "a backend",
+    }
+}
+
 fn within(plan: &Forwarding, scope: &Scope) -> Forwarding {
     let owned = plan.iter().filter(|(frontend, _)| scope.contains(**frontend));
     owned.map(|(frontend, service)| (*frontend, service.clone())).collect()
@@ -132,7 +192,33 @@ fn port() -> impl Strategy<Value = Port> {
 
 fn frontend() -> impl Strategy<Value = Frontend> {
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)];
-    (address(), port(), protocol).prop_map(|(address, port, protocol)| Frontend::new(address, port, protocol))
+    (address(), port(), protocol, any::<bool>()).prop_map(|(address, port, protocol, outside)| {
+        let frontend = Frontend::new(address, port, protocol);
+        if outside { frontend.for_outside() } else { frontend }
+    })
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let affinity = (0..2_u64, 1..3_u64).prop_map(|(group, seconds)| Affinity {
+        group: AffinityGroup(group),
+        timeout: Duration::from_secs(seconds),
+    });
+    let ranges: [BTreeSet<IpNet>; 2] = [["10.254.0.0/31"], ["192.0.2.0/24"]]
+        .map(|texts| texts.iter().filter_map(|text| text.parse().ok()).collect());
+    (
+        prop::sample::select(vec![WhenEmpty::Refuse, WhenEmpty::Drop]),
+        prop::sample::select(Scheduler::ALL.to_vec()),
+        prop::option::of(affinity),
+        prop::sample::select(vec![Masquerade::Never, Masquerade::FromOutsidePods, Masquerade::Always]),
+        prop::option::weighted(0.2, prop::sample::select(ranges.to_vec())),
+    )
+        .prop_map(|(when_empty, scheduler, affinity, masquerade, source_ranges)| Rules {
+            when_empty,
+            scheduler,
+            affinity,
+            masquerade,
+            source_ranges,
+        })
 }
 
 fn backend() -> impl Strategy<Value = Backend> {
@@ -143,14 +229,55 @@ fn observed_backend() -> impl Strategy<Value = ObservedBackend> {
     (any::<bool>(), 0..3_u64).prop_map(|(draining, connections)| ObservedBackend { draining, connections })
 }
 
+fn found_service() -> impl Strategy<Value = ObservedService> {
+    (rules(), btree_map(backend(), observed_backend(), 0..5))
+        .prop_map(|(rules, backends)| ObservedService { rules, backends })
+}
+
+fn service() -> impl Strategy<Value = Service> {
+    (rules(), btree_set(backend(), 0..5)).prop_map(|(rules, backends)| Service { rules, backends })
+}
+
 fn observed() -> impl Strategy<Value = Observed> {
-    let service =
-        btree_map(backend(), observed_backend(), 0..5).prop_map(|backends| ObservedService { backends });
-    btree_map(frontend(), service, 0..6).prop_map(|services| Observed { services })
+    btree_map(frontend(), found_service(), 0..6).prop_map(|services| Observed { services })
 }
 
 fn forwarding() -> impl Strategy<Value = Forwarding> {
-    btree_map(frontend(), btree_set(backend(), 0..5).prop_map(|backends| Service { backends }), 0..6)
+    btree_map(frontend(), service(), 0..6)
+}
+
+/// Plans in which a frontend for outside stands beside one for everyone, that has a backend if it has one itself.
+trait Sound {
+    fn make_sound(&mut self);
+}
+
+impl Sound for Forwarding {
+    fn make_sound(&mut self) {
+        for (frontend, service) in self.clone() {
+            if frontend.audience() == Audience::Outside {
+                let everyone = Frontend::new(frontend.address(), frontend.port(), frontend.protocol());
+                self.entry(everyone).or_default().backends.extend(service.backends);
+            }
+        }
+    }
+}
+
+impl Sound for Observed {
+    fn make_sound(&mut self) {
+        for (frontend, service) in self.services.clone() {
+            if frontend.audience() == Audience::Outside {
+                let everyone = Frontend::new(frontend.address(), frontend.port(), frontend.protocol());
+                self.services.entry(everyone).or_default().backends.extend(service.backends);
+            }
+        }
+    }
+}
+
+fn sound<T: Sound + std::fmt::Debug>(plan: impl Strategy<Value = T>) -> impl Strategy<Value = T> {
+    plan.prop_map(|mut plan| {
+        plan.make_sound();
+        plan
+    })
 }
 
 fn scope() -> impl Strategy<Value = Scope> {

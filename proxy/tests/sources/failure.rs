@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dataplane::{Dataplane, Error, Failure, Unsupported};
-use plan::{Change, Frontend, Observed};
+use plan::{Change, Frontend, Observed, Service};
 use proxy::config::{Config, Source};
 use tokio::sync::watch;
 
@@ -35,7 +35,7 @@ impl Unruly {
 }
 
 impl Dataplane for Unruly {
-    fn supports(&self, frontend: Frontend, service: &plan::Service) -> Result<(), Unsupported> {
+    fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
         self.window.supports(frontend, service)
     }
 
@@ -51,10 +51,10 @@ impl Dataplane for Unruly {
         let full = self.full.load(Ordering::SeqCst);
         let refused = |change: &&Change| full && matches!(change, Change::AddBackend { .. });
         let (refused, taken): (Vec<&Change>, Vec<&Change>) = changes.iter().partition(refused);
-        let failures = self.window.apply(&taken.into_iter().copied().collect::<Vec<_>>());
+        let failures = self.window.apply(&taken.into_iter().cloned().collect::<Vec<_>>());
         assert!(failures.is_empty());
         let error = || Error::Full { map: "backends", capacity: 1 };
-        refused.into_iter().map(|change| Failure { change: *change, error: error() }).collect()
+        refused.into_iter().map(|change| Failure { change: change.clone(), error: error() }).collect()
     }
 }
 
@@ -67,12 +67,16 @@ fn config(directory: &Path) -> Config {
 async fn what_could_not_be_written_is_tried_again() {
     let directory = tempfile::tempdir().unwrap();
     let unruly = Unruly::new();
-    unruly.full.store(true, Ordering::SeqCst);
     put(directory.path(), "web.yaml", &web(&[1]));
     with_proxy(config(directory.path()), unruly.clone(), async || {
-        unruly.window.until(1, Some(0)).await;
-        unruly.full.store(false, Ordering::SeqCst);
         unruly.window.until(1, Some(1)).await;
+        unruly.full.store(true, Ordering::SeqCst);
+        put(directory.path(), "web.yaml", &web(&[1, 2]));
+        // After a failure the kernel is read again.
+        unruly.reads.subscribe().wait_for(|count| *count >= 3).await.unwrap();
+        unruly.window.until(1, Some(1)).await;
+        unruly.full.store(false, Ordering::SeqCst);
+        unruly.window.until(1, Some(2)).await;
     })
     .await;
 }
@@ -101,7 +105,7 @@ async fn what_somebody_else_did_to_the_kernel_is_repaired() {
     with_proxy(config, window.clone(), async || {
         window.until(1, Some(1)).await;
         let mut somebody = window.clone();
-        let stray = Change::AddService { frontend: frontend(9) };
+        let stray = Change::AddService { frontend: frontend(9), service: Service::default() };
         assert!(somebody.apply(&[Change::RemoveService { frontend: frontend(1) }, stray]).is_empty());
         window.until(1, Some(1)).await;
         window.until(9, None).await;

@@ -65,7 +65,7 @@ impl Dataplane for Window {
 
     fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
         let failures = self.memory.lock().unwrap().apply(changes);
-        self.changes.send_modify(|all| all.extend(changes));
+        self.changes.send_modify(|all| all.extend_from_slice(changes));
         failures
     }
 }

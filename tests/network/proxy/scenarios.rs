@@ -10,6 +10,8 @@ use tests::traffic::DialReport;
 
 use super::node::{Node, REFUSED};
 
+/// What a client says that heard nothing.
+const TIMED_OUT: &str = "timed out";
 /// More than any service of the table has endpoints, so that each is met.
 const DIALS: u32 = 6;
 
@@ -31,6 +33,7 @@ fn packets_go_where_the_table_says() -> Result<()> {
             let fits = match expected {
                 Expected::Pass => (&after.backends, &after.errors) == (&before.backends, &before.errors),
                 Expected::Refused => after.errors.get(REFUSED) == Some(&after.attempts),
+                Expected::Dropped => after.failed == after.attempts && after.errors.keys().eq([TIMED_OUT]),
                 Expected::Reaches(endpoints) => after.failed == 0 && reached(after) == names(endpoints),
             };
             assert!(
@@ -50,7 +53,7 @@ fn servers() -> BTreeSet<SocketAddr> {
     let packets = table().into_iter().flat_map(|scenario| scenario.packets);
     let endpoints = packets.filter_map(|(_, _, expected)| match expected {
         Expected::Reaches(endpoints) => Some(endpoints),
-        Expected::Pass | Expected::Refused => None,
+        Expected::Pass | Expected::Refused | Expected::Dropped => None,
     });
     endpoints.flatten().collect()
 }

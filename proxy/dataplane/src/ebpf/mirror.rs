@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ebpf_abi::{BackendId, Service, ServiceId, ServiceKey, SlotKey};
-use plan::{Backend, Change, Frontend, Observed, ObservedBackend, ObservedService};
+use plan::{Backend, Change, Frontend, Observed, ObservedBackend, ObservedService, Rules};
 
 use super::encode;
 use super::write::Write;
@@ -45,40 +45,43 @@ impl Mirror {
     /// The writes that carry out `change`, in an order that leaves every service with a backend at any moment if it has
     /// one before and after. What is there already takes none. `None` when no identifier is left.
     pub(super) fn writes(&self, change: &Change) -> Option<Vec<Write>> {
-        match *change {
-            Change::AddService { frontend } => self.add_service(frontend),
-            Change::AddBackend { frontend, backend } => self.add_backend(frontend, backend),
+        match change {
+            Change::AddService { frontend, service } => self.add_service(*frontend, service),
+            // The rules that are supported are kept nowhere.
+            Change::SetRules { .. } => Some(Vec::new()),
+            Change::AddBackend { frontend, backend } => self.add_backend(*frontend, *backend),
             // Connections do not pass through here, so there are none to wait for.
             Change::RemoveBackend { frontend, backend } | Change::DrainBackend { frontend, backend } => {
-                Some(self.remove_backend(frontend, backend))
+                Some(self.remove_backend(*frontend, *backend))
             }
-            Change::RemoveService { frontend } => Some(self.remove_service(frontend)),
+            Change::RemoveService { frontend } => Some(self.remove_service(*frontend)),
         }
     }
 
     /// Remembers that `change` was carried out.
     pub(super) fn advance(&mut self, change: &Change) {
-        match *change {
-            Change::AddService { frontend } => {
-                if !self.services.contains_key(&frontend) {
-                    let id = ServiceId(self.identifiers.take());
-                    self.services.insert(frontend, Entry::new(id));
+        match change {
+            Change::AddService { frontend, service } => {
+                if !self.services.contains_key(frontend) {
+                    let id = self.identifiers.take(identifiers_of(service));
+                    self.services.insert(*frontend, Entry::with(id, service));
                 }
             }
+            Change::SetRules { .. } => {}
             Change::AddBackend { frontend, backend } => {
-                if let Some(entry) = self.services.get_mut(&frontend)
-                    && !entry.places.contains_key(&backend)
+                if let Some(entry) = self.services.get_mut(frontend)
+                    && !entry.places.contains_key(backend)
                 {
-                    entry.push(BackendId(self.identifiers.take()), backend);
+                    entry.push(BackendId(self.identifiers.take(1)), *backend);
                 }
             }
             Change::RemoveBackend { frontend, backend } | Change::DrainBackend { frontend, backend } => {
-                if let Some(entry) = self.services.get_mut(&frontend) {
-                    entry.remove(backend);
+                if let Some(entry) = self.services.get_mut(frontend) {
+                    entry.remove(*backend);
                 }
             }
             Change::RemoveService { frontend } => {
-                self.services.remove(&frontend);
+                self.services.remove(frontend);
             }
         }
     }
@@ -87,20 +90,26 @@ impl Mirror {
     pub(super) fn observed(&self) -> Observed {
         let services = self.services.iter().map(|(frontend, entry)| {
             let backends = entry.places.keys().map(|backend| (*backend, ObservedBackend::default()));
-            (*frontend, ObservedService { backends: backends.collect() })
+            (*frontend, ObservedService { rules: Rules::default(), backends: backends.collect() })
         });
         Observed { services: services.collect() }
     }
 
-    fn add_service(&self, frontend: Frontend) -> Option<Vec<Write>> {
+    /// The service last: it appears with all it has.
+    fn add_service(&self, frontend: Frontend, service: &plan::Service) -> Option<Vec<Write>> {
         if self.services.contains_key(&frontend) {
             return Some(Vec::new());
         }
-        let (reserve, id) = self.identifiers.peek()?;
-        let id = ServiceId(id);
-        let service = Service { id, slots: 0 };
-        let writes = [Write::PutTurn(id), Write::PutService(encode::service_key(frontend), service)];
-        Some(reserve.into_iter().chain(writes).collect())
+        let (reserve, id) = self.identifiers.peek(identifiers_of(service))?;
+        let entry = Entry::with(id, service);
+        let mut writes = Vec::from_iter(reserve);
+        writes.push(Write::PutTurn(entry.id));
+        for ((slot, id), (_, backend)) in entry.holders().zip(&entry.slots) {
+            writes.push(Write::PutBackend(id, encode::backend(*backend, entry.id)));
+            writes.push(Write::PutSlot(slot, id));
+        }
+        writes.push(entry.resize(frontend, entry.count()));
+        Some(writes)
     }
 
     fn add_backend(&self, frontend: Frontend, backend: Backend) -> Option<Vec<Write>> {
@@ -108,7 +117,7 @@ impl Mirror {
         if entry.places.contains_key(&backend) {
             return Some(Vec::new());
         }
-        let (reserve, id) = self.identifiers.peek()?;
+        let (reserve, id) = self.identifiers.peek(1)?;
         let (id, slots) = (BackendId(id), entry.count());
         let writes = [
             Write::PutBackend(id, encode::backend(backend, entry.id)),
@@ -154,6 +163,15 @@ impl Entry {
         Self { id, slots: Vec::new(), places: BTreeMap::new() }
     }
 
+    /// A service with these identifiers: its own first, then those of its backends.
+    fn with(first: u32, service: &plan::Service) -> Self {
+        let mut entry = Self::new(ServiceId(first));
+        for (id, backend) in (first + 1..).zip(&service.backends) {
+            entry.push(BackendId(id), *backend);
+        }
+        entry
+    }
+
     /// How many backends there are. Far from overflow: the maps hold fewer.
     #[expect(clippy::cast_possible_truncation, reason = "a map holds at most u32::MAX entries")]
     pub(super) fn count(&self) -> u32 {
@@ -196,23 +214,29 @@ impl Identifiers {
         Self { next, reserved: next }
     }
 
-    /// The next one, and what must be written before it is used.
-    fn peek(self) -> Option<(Option<Write>, u32)> {
-        if self.next < self.reserved {
+    /// The first of the next `count`, and what must be written before they are used.
+    fn peek(self, count: u32) -> Option<(Option<Write>, u32)> {
+        if self.next.checked_add(count)? <= self.reserved {
             return Some((None, self.next));
         }
-        let reserved = self.next.checked_add(BATCH)?;
+        let reserved = self.next.checked_add(count.max(BATCH))?;
         Some((Some(Write::Reserve(reserved)), self.next))
     }
 
-    fn take(&mut self) -> u32 {
+    fn take(&mut self, count: u32) -> u32 {
         let taken = self.next;
-        self.next += 1;
+        self.next += count;
         if self.reserved < self.next {
-            self.reserved = taken + BATCH;
+            self.reserved = taken + count.max(BATCH);
         }
         taken
     }
+}
+
+/// How many identifiers a new service takes. Far from overflow: the maps hold fewer.
+#[expect(clippy::cast_possible_truncation, reason = "a map holds at most u32::MAX entries")]
+fn identifiers_of(service: &plan::Service) -> u32 {
+    service.backends.len() as u32 + 1
 }
 
 impl Default for Identifiers {

@@ -136,7 +136,9 @@ impl Tables for Kernel {
 pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
     let backend = || (0..5_u8).prop_map(|last| plan::Backend::new([10, 244, 0, last].into(), port(8443)));
     let change = prop_oneof![
-        1 => frontend().prop_map(|frontend| Change::AddService { frontend }),
+        1 => (frontend(), proptest::collection::btree_set(backend(), 0..3)).prop_map(|(frontend, backends)| {
+            Change::AddService { frontend, service: backends.into_iter().collect() }
+        }),
         6 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::AddBackend { frontend, backend }),
         4 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::RemoveBackend { frontend, backend }),
         1 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::DrainBackend { frontend, backend }),

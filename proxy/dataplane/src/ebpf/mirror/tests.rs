@@ -96,14 +96,15 @@ fn a_change_writes_as_much_in_a_large_map_as_in_a_small_one() {
         Backend::new([10, 244, high, low].into(), port())
     };
     let mut mirror = Mirror::default();
-    mirror.advance(&Change::AddService { frontend: frontend(1) });
+    mirror.advance(&add(frontend(1), &[]));
     for number in 0..10_000 {
         mirror.advance(&Change::AddBackend { frontend: frontend(1), backend: backend(number) });
     }
     let steps = |change| mirror.writes(&change).unwrap().len();
     assert_eq!(steps(Change::AddBackend { frontend: frontend(1), backend: backend(10_000) }), 3);
     assert_eq!(steps(Change::RemoveBackend { frontend: frontend(1), backend: backend(5_000) }), 4);
-    assert_eq!(steps(Change::AddService { frontend: frontend(2) }), 2);
+    assert_eq!(steps(add(frontend(2), &[])), 2);
+    assert_eq!(steps(add(frontend(2), &[backend(1), backend(2)])), 6);
 }
 
 #[test]
@@ -114,7 +115,7 @@ fn no_identifier_is_used_before_it_is_reserved() {
     for number in 0..5000_u16 {
         let [high, low] = number.to_be_bytes();
         let backend = Backend::new([10, 244, high, low].into(), port());
-        for change in [Change::AddService { frontend }, Change::AddBackend { frontend, backend }] {
+        for change in [add(frontend, &[]), Change::AddBackend { frontend, backend }] {
             for write in mirror.writes(&change).unwrap() {
                 if let Write::Reserve(first_free) = write {
                     reserved = first_free;
@@ -132,7 +133,11 @@ fn no_identifier_is_used_before_it_is_reserved() {
 fn when_identifiers_run_out_nothing_is_written() {
     let mirror = Mirror::new(BTreeMap::new(), Identifiers::from(u32::MAX - 3));
     let frontend = Frontend::new([10, 254, 0, 1].into(), port(), plan::Protocol::Tcp);
-    assert_eq!(mirror.writes(&Change::AddService { frontend }), None);
+    assert_eq!(mirror.writes(&add(frontend, &[])), None);
+}
+
+fn add(frontend: Frontend, backends: &[Backend]) -> Change {
+    Change::AddService { frontend, service: backends.iter().copied().collect() }
 }
 
 fn port() -> plan::Port {
