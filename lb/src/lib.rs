@@ -90,7 +90,7 @@ async fn serve(config: Config) -> Result<(), Error> {
     // Before the relay: a second front door started by mistake fails here, and not after it has taken over a share of
     // the first one's clients.
     let (admin, admin_address) = bind_admin(&config, registry, &front_door).await?;
-    let relay = Relay::bind(&config.frontend, threads)?;
+    let relay = Relay::bind(&config.frontend, threads, Vec::new())?;
     let frontend = relay.addresses().iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
     tracing::info!(%frontend, admin = %admin_address, threads, connections = limit, "front door bound");
 

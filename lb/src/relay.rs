@@ -22,6 +22,7 @@ mod connect;
 mod connection;
 mod gait;
 mod listener;
+mod listening;
 mod pipe;
 mod pump;
 mod socket;
@@ -29,17 +30,19 @@ mod socket;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
 
 use crate::config::{CongestionControl, Frontend};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+use listening::{Bound, Listening};
 
 /// Why the relay cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -81,63 +84,76 @@ pub enum RelayError {
 /// A bound relay that does not accept yet.
 #[derive(Debug)]
 pub struct Relay {
-    /// Of each thread, one for every address of the frontend.
-    listeners: Vec<Vec<TcpListener>>,
+    threads: NonZeroUsize,
+    bound: Vec<Bound>,
     frontend: Frontend,
 }
 
 impl Relay {
     /// Binds each address of the frontend once per thread. From now on clients are queued by the kernel.
-    pub fn bind(frontend: &Frontend, threads: NonZeroUsize) -> Result<Self, RelayError> {
-        if let Some(name) = &frontend.congestion_control {
-            let fail = |source| RelayError::CongestionControl { name: name.clone(), source };
-            socket::try_congestion_control(name).map_err(fail)?;
+    ///
+    /// Sockets `inherited` from somebody who listened before us are used where their address is still wanted, and closed
+    /// otherwise.
+    pub fn bind(
+        frontend: &Frontend,
+        threads: NonZeroUsize,
+        mut inherited: Vec<TcpListener>,
+    ) -> Result<Self, RelayError> {
+        let bound = bind(&frontend.listen, frontend, threads, &mut inherited)?;
+        for socket in inherited {
+            tracing::warn!(?socket, "inherited socket not wanted by the configuration: closed");
         }
-        let mut addresses = frontend.listen.clone();
-        let listen = |address: &mut SocketAddr| {
-            let fail = |source| RelayError::Listen { address: *address, source };
-            let listener = socket::listen(*address, frontend).map_err(fail)?;
-            // Where the kernel was to choose a port, all threads share its choice.
-            *address = listener.local_addr().map_err(fail)?;
-            Ok(listener)
-        };
-        let of_thread = |_| addresses.iter_mut().map(listen).collect::<Result<_, RelayError>>();
-        let listeners = (0..threads.get()).map(of_thread).collect::<Result<_, _>>()?;
-        Ok(Self { listeners, frontend: Frontend { listen: addresses, ..frontend.clone() } })
+        Ok(Self { threads, bound, frontend: frontend.clone() })
     }
 
     /// Where it listens, with the ports the kernel chose where it was asked to.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &self.frontend.listen
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.bound.iter().map(Bound::address).collect()
     }
 
     /// Accepts at most `limit` connections at a time until [`Running::stop`].
     pub fn start(self, pool: &Arc<Pool>, metrics: &Metrics, limit: usize) -> Result<Running, RelayError> {
+        let limit = limit.min(Semaphore::MAX_PERMITS);
         let shared = Arc::new(Shared {
             pool: Arc::clone(pool),
             metrics: metrics.clone(),
-            frontend: self.frontend,
-            free: Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS))),
+            frontend: RwLock::new(Arc::new(self.frontend)),
+            limit,
+            free: Arc::new(Semaphore::new(limit)),
             accepting: AtomicUsize::new(0),
         });
+        let stop = watch::Sender::new(false);
         let mut running =
-            Running { shared: Arc::clone(&shared), stop: watch::Sender::new(false), threads: Vec::new() };
-        for (thread, listeners) in self.listeners.into_iter().enumerate() {
+            Running { shared, stop, threads: Vec::new(), runtimes: Vec::new(), listening: Vec::new() };
+        for thread in 0..self.threads.get() {
             let fail = |source| RelayError::Start { thread, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-            let mut accepting = JoinSet::new();
-            for listener in listeners {
-                let _entered = runtime.enter();
-                let listener = tokio::net::TcpListener::from_std(listener).map_err(fail)?;
-                accepting.spawn(listener::accept(listener, Arc::clone(&shared), running.stop.subscribe()));
-            }
+            running.runtimes.push(runtime.handle().clone());
+            let mut stopped = running.stop.subscribe();
+            let work = move || {
+                // An error means that nobody is left who could stop us otherwise.
+                drop(runtime.block_on(stopped.wait_for(|stopped| *stopped)));
+                // Dropping the runtime closes the connections of this thread.
+            };
             let name = format!("relay-{thread}");
-            // Dropping the runtime closes the connections of this thread.
-            let work = move || runtime.block_on(accepting.join_all());
             running.threads.push(thread::Builder::new().name(name).spawn(work).map_err(fail)?);
         }
+        running.accept(self.bound)?;
         Ok(running)
     }
+}
+
+fn bind(
+    addresses: &[SocketAddr],
+    frontend: &Frontend,
+    threads: NonZeroUsize,
+    inherited: &mut Vec<TcpListener>,
+) -> Result<Vec<Bound>, RelayError> {
+    if let Some(name) = &frontend.congestion_control {
+        let fail = |source| RelayError::CongestionControl { name: name.clone(), source };
+        socket::try_congestion_control(name).map_err(fail)?;
+    }
+    addresses.iter().map(|&address| Bound::bind(address, frontend, threads, inherited)).collect()
 }
 
 /// What the threads of one relay share.
@@ -145,11 +161,20 @@ impl Relay {
 struct Shared {
     pool: Arc<Pool>,
     metrics: Metrics,
-    frontend: Frontend,
+    frontend: RwLock<Arc<Frontend>>,
+    limit: usize,
     /// One permit per connection that may still be accepted.
     free: Arc<Semaphore>,
     /// How many listeners accept, of all threads.
     accepting: AtomicUsize,
+}
+
+impl Shared {
+    /// The settings as they are now.
+    fn frontend(&self) -> Arc<Frontend> {
+        // Nothing that holds the lock can panic.
+        Arc::clone(&self.frontend.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// A relay that accepts. Dropping it stops it too, without waiting for its end.
@@ -157,19 +182,83 @@ struct Shared {
 pub struct Running {
     shared: Arc<Shared>,
     stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<Vec<()>>>,
+    threads: Vec<JoinHandle<()>>,
+    runtimes: Vec<Handle>,
+    listening: Vec<Listening>,
+}
+
+/// Another frontend for a relay that runs: all that can fail has been done, and nothing has changed yet.
+#[derive(Debug)]
+pub struct Change {
+    frontend: Frontend,
+    bound: Vec<Bound>,
+}
+
+impl Change {
+    /// Where it will listen in addition, with the ports the kernel chose where it was asked to.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.bound.iter().map(Bound::address).collect()
+    }
 }
 
 impl Running {
     /// Whether every thread accepts on every address. False for a moment after the start.
     pub fn accepts(&self) -> bool {
-        let listeners = self.threads.len() * self.shared.frontend.listen.len();
-        self.shared.accepting.load(Ordering::Relaxed) == listeners
+        let listeners: usize = self.listening.iter().map(|listening| listening.sockets().len()).sum();
+        listeners > 0 && self.shared.accepting.load(Ordering::Relaxed) >= listeners
     }
 
     /// Whether no thread has ended by itself.
     pub fn is_running(&self) -> bool {
-        !self.threads.iter().any(JoinHandle::is_finished)
+        !self.threads.iter().any(JoinHandle::is_finished) && self.listening.iter().all(Listening::is_running)
+    }
+
+    /// How many connections it carries now, those being established included.
+    pub fn connections(&self) -> usize {
+        self.shared.limit.saturating_sub(self.shared.free.available_permits())
+    }
+
+    /// Further descriptors of the sockets that it accepts on, for [`Relay::bind`] of a successor: both accept from the same
+    /// queues, and no client is lost when one of them ends.
+    pub fn listeners(&self) -> io::Result<Vec<TcpListener>> {
+        let sockets = self.listening.iter().flat_map(Listening::sockets);
+        sockets.map(|socket| Ok(socket.as_fd().try_clone_to_owned()?.into())).collect()
+    }
+
+    /// Accepts no more and goes on with the connections it has, however long they take.
+    pub fn close(&mut self) {
+        self.listening.clear();
+    }
+
+    /// Binds the addresses that `frontend` adds. From now on clients of these are queued by the kernel.
+    pub fn prepare(&self, frontend: &Frontend) -> Result<Change, RelayError> {
+        let is_new = |address: &SocketAddr| !self.listening.iter().any(|it| it.configured() == *address);
+        let added: Vec<SocketAddr> = frontend.listen.iter().copied().filter(is_new).collect();
+        let threads = NonZeroUsize::new(self.threads.len()).unwrap_or(NonZeroUsize::MIN);
+        let bound = bind(&added, frontend, threads, &mut Vec::new())?;
+        Ok(Change { frontend: frontend.clone(), bound })
+    }
+
+    /// Goes on with another frontend: accepts on new addresses before it closes those no longer wanted. Connections stay,
+    /// those that came by a closed address included; what is set on a socket holds for later ones.
+    pub fn change(&mut self, change: Change) -> Result<(), RelayError> {
+        let Change { frontend, bound } = change;
+        for listening in &self.listening {
+            let fail = |source| RelayError::Listen { address: listening.configured(), source };
+            listening.change(&frontend).map_err(fail)?;
+        }
+        let wanted = frontend.listen.clone();
+        *self.shared.frontend.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(frontend);
+        self.accept(bound)?;
+        self.listening.retain(|listening| wanted.contains(&listening.configured()));
+        Ok(())
+    }
+
+    fn accept(&mut self, bound: Vec<Bound>) -> Result<(), RelayError> {
+        for bound in bound {
+            self.listening.push(bound.accept(&self.runtimes, &self.shared)?);
+        }
+        Ok(())
     }
 
     /// Accepts no more, closes all connections and waits for the threads: milliseconds.

@@ -30,11 +30,11 @@ pub(super) async fn serve(client: TcpStream, shared: &Shared) {
 
 /// Tries backends, each at most once, until one accepts.
 async fn establish(shared: &Shared) -> Option<(TcpStream, Lease)> {
-    let pool = &shared.pool;
+    let (pool, frontend) = (&shared.pool, shared.frontend());
     let mut tried = Vec::new();
     while let Some(lease) = pool.lease(&tried) {
         let member = Arc::clone(lease.member());
-        match connect(member.backend.address, &shared.frontend).await {
+        match connect(member.backend.address, &frontend).await {
             Ok(stream) => {
                 member.metrics.connections.inc();
                 return Some((stream, lease));

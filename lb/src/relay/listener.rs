@@ -12,24 +12,47 @@ use tokio::time::Instant;
 
 use super::{Shared, connection};
 
-/// Accepts until `stopped` turns true. Each connection is a task of its own, which ends with the thread's runtime.
-pub(super) async fn accept(listener: TcpListener, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
+/// Accepts until `stopped` turns true, and then whoever waits already. Each connection is a task of its own, which ends
+/// with the thread's runtime.
+pub(super) async fn accept(
+    listener: Arc<TcpListener>,
+    shared: Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let _accepting = Accepting::begin(&shared.accepting);
     let mut complaint = Complaint::default();
     loop {
         let next = next(&listener, &shared.free, &mut complaint);
         tokio::select! {
             // An error means that nobody is left who could stop us otherwise.
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-            (client, permit) = next => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    connection::serve(client, &shared).await;
-                    drop(permit);
-                });
-            }
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+            (client, permit) = next => serve(client, permit, &shared),
         }
     }
+    // The runtime looks for clients that it has not seen yet.
+    tokio::task::yield_now().await;
+    while let Ok(permit) = Arc::clone(&shared.free).try_acquire_owned()
+        && let Some(client) = waiting(&listener).await
+    {
+        serve(client, permit, &shared);
+    }
+}
+
+/// A client that waits already.
+async fn waiting(listener: &TcpListener) -> Option<TcpStream> {
+    tokio::select! {
+        biased;
+        accepted = listener.accept() => accepted.ok().map(|(client, _)| client),
+        () = std::future::ready(()) => None,
+    }
+}
+
+fn serve(client: TcpStream, permit: OwnedSemaphorePermit, shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    tokio::spawn(async move {
+        connection::serve(client, &shared).await;
+        drop(permit);
+    });
 }
 
 /// The next client, once there is room for one. Cancelling it loses no client: those not taken stay in the queue.

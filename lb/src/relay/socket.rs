@@ -38,6 +38,17 @@ pub(super) fn outgoing(address: SocketAddr, frontend: &Frontend) -> io::Result<T
     Ok(socket)
 }
 
+/// Gives a listening socket the options that `frontend` asks for, whatever it had before.
+pub(super) fn change(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
+    if frontend.congestion_control.is_none() {
+        let system = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?.tcp_congestion()?;
+        // The kernel gives it padded with zeroes.
+        let name = system.split(|&byte| byte == 0).next().unwrap_or_default();
+        socket.set_tcp_congestion(name)?;
+    }
+    prepare(socket, frontend)
+}
+
 fn prepare(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
     if let Some(name) = &frontend.congestion_control {
         socket.set_tcp_congestion(name.as_str().as_bytes())?;
@@ -120,6 +131,23 @@ mod tests {
             assert_eq!(used(&SockRef::from(&accepted)), name);
             assert_eq!(used(&SockRef::from(&outgoing(address, &frontend).unwrap())), name);
         }
+    }
+
+    #[test]
+    fn other_settings_hold_for_whoever_is_accepted_next() {
+        let mut frontend = frontend();
+        let system = SockRef::from(&listen(ANY_PORT, &frontend).unwrap()).tcp_congestion().unwrap();
+        let other = if system.starts_with(b"reno\0") { "cubic" } else { "reno" };
+        frontend.congestion_control = CongestionControl::new(other.to_owned());
+        let listener = listen(ANY_PORT, &frontend).unwrap();
+        frontend.congestion_control = None;
+        frontend.peer_timeout = Duration::from_secs(40);
+        change(&SockRef::from(&listener), &frontend).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert_eq!(accepted.tcp_congestion().unwrap(), system);
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(Duration::from_secs(40)));
     }
 
     #[test]

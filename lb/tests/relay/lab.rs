@@ -43,7 +43,7 @@ pub(crate) struct Lab {
     pub(crate) addresses: Vec<SocketAddr>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) metrics: Metrics,
-    relay: Running,
+    pub(crate) relay: Running,
 }
 
 /// What most tests do not care about.
@@ -75,8 +75,9 @@ impl Lab {
         for backend in 0..backends.len() {
             pool.observe(backend, Event::ProbeOk, &"test");
         }
-        let relay = Relay::bind(&config.frontend, NonZeroUsize::new(settings.threads).unwrap()).unwrap();
-        let addresses = relay.addresses().to_vec();
+        let relay =
+            Relay::bind(&config.frontend, NonZeroUsize::new(settings.threads).unwrap(), Vec::new()).unwrap();
+        let addresses = relay.addresses();
         let address = addresses[0];
         let relay = relay.start(&pool, &metrics, settings.limit).unwrap();
         Self { address, addresses, pool, metrics, relay }
@@ -110,7 +111,7 @@ impl Lab {
     }
 }
 
-fn configuration(backends: &[SocketAddr], settings: &Settings<'_>) -> Config {
+pub(crate) fn configuration(backends: &[SocketAddr], settings: &Settings<'_>) -> Config {
     let Settings { listen, frontend, .. } = settings;
     let mut list = String::new();
     for (position, address) in backends.iter().enumerate() {

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test panics where it fails")]
 
 mod bulk;
+mod change;
 mod choice;
 mod lab;
 mod probe;
