@@ -18,6 +18,7 @@
 //!   else stops.
 
 mod advert_socket;
+mod announcement;
 mod arguments;
 pub mod config;
 mod error;

@@ -1,7 +1,6 @@
-//! Gratuitous ARP: tells the link which interface an address is on now.
+//! Ethernet frames as they are.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
@@ -28,42 +27,10 @@ impl PacketSocket {
         Ok(Self { socket })
     }
 
-    /// Announces that `address` is at `mac`.
-    ///
-    /// As a request, which is the form of RFC 5227 §3 and what keepalived sends, and as a reply, because there are
-    /// hosts and switches that learn from replies only. Receivers that take both find the same in both.
-    pub(crate) fn announce(&self, mac: MacAddress, address: Ipv4Addr) -> io::Result<()> {
-        for operation in [Operation::Request, Operation::Reply] {
-            send(self.socket.as_raw_fd(), &gratuitous_arp(operation, mac, address), MsgFlags::empty())?;
-        }
-        Ok(())
+    /// Sends a frame.
+    pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
+        send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).map(drop).map_err(io::Error::from)
     }
-}
-
-#[derive(Clone, Copy)]
-enum Operation {
-    Request,
-    Reply,
-}
-
-/// The ethernet frame (RFC 826). Sender and target address are the same: that is what makes it gratuitous.
-fn gratuitous_arp(operation: Operation, mac: MacAddress, address: Ipv4Addr) -> [u8; 42] {
-    const BROADCAST: MacAddress = [0xff; 6];
-    const ARP: [u8; 2] = 0x0806_u16.to_be_bytes();
-    /// Ethernet, IPv4, and the lengths of their addresses.
-    const KINDS: [u8; 6] = [0, 1, 0x08, 0x00, 6, 4];
-    let (operation, target) = match operation {
-        Operation::Request => ([0, 1], [0; 6]),
-        // Linux takes a gratuitous reply only if the target is the sender in this field, too.
-        Operation::Reply => ([0, 2], mac),
-    };
-    let address = address.octets();
-    let fields: [&[u8]; 9] = [&BROADCAST, &mac, &ARP, &KINDS, &operation, &mac, &address, &target, &address];
-    let mut frame = [0; 42];
-    for (byte, &value) in frame.iter_mut().zip(fields.into_iter().flatten()) {
-        *byte = value;
-    }
-    frame
 }
 
 fn link_address(index: u32) -> io::Result<LinkAddr> {
@@ -89,32 +56,6 @@ fn link_address(index: u32) -> io::Result<LinkAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MAC: MacAddress = [0x02, 0, 0, 0, 0, 0x41];
-    const ADDRESS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 250);
-
-    #[test]
-    fn an_announcement_is_a_broadcast_request_for_its_own_address() {
-        #[rustfmt::skip]
-        let expected = [
-            0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0, 0, 0, 0, 0x41, 0x08, 0x06, // to all, from us, ARP
-            0, 1, 0x08, 0x00, 6, 4, 0, 1,                                           // ethernet, IPv4, request
-            0x02, 0, 0, 0, 0, 0x41, 172, 16, 60, 250,                               // sender
-            0, 0, 0, 0, 0, 0, 172, 16, 60, 250,                                     // target
-        ];
-        assert_eq!(gratuitous_arp(Operation::Request, MAC, ADDRESS), expected);
-    }
-
-    #[test]
-    fn as_a_reply_it_is_also_addressed_to_its_sender() {
-        let [request, reply] =
-            [Operation::Request, Operation::Reply].map(|it| gratuitous_arp(it, MAC, ADDRESS));
-        assert_eq!(reply[..21], request[..21]);
-        assert_eq!(reply[21], 2);
-        assert_eq!(reply[22..32], request[22..32]);
-        assert_eq!(reply[32..38], MAC);
-        assert_eq!(reply[38..], ADDRESS.octets());
-    }
 
     #[test]
     fn a_link_address_names_the_interface() {

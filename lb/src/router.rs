@@ -5,7 +5,7 @@
 //! ```text
 //!   advert socket ---\                                      /--> advert socket
 //!   link monitor -----> poll --> event --> vrrp::step --> actions --> addresses (netlink)
-//!   deadline --------/                                      \--> gratuitous ARP (packet socket)
+//!   deadline --------/                                      \--> announcements (packet socket)
 //!   orders ----------/
 //! ```
 //!
@@ -13,8 +13,9 @@
 //! master was silent, not because it was slow itself.
 //!
 //! The addresses carry the interface's own MAC address, not the virtual one of RFC 9568 §7.3: as with keepalived, no
-//! further interface is needed, and clients follow gratuitous ARP.
+//! further interface is needed, and clients follow gratuitous ARP or, over IPv6, unsolicited neighbour advertisements.
 
+mod attachment;
 mod complaints;
 mod interface;
 mod metrics;
@@ -22,14 +23,15 @@ mod status;
 mod worker;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use vrrp::{Audience, Preempt, Priority, Role, RouterId, Version, VirtualAddresses};
+use vrrp::{Audience, Family, Preempt, Priority, Role, RouterId, Version, VirtualAddresses};
 
+pub(crate) use self::attachment::is_link_local;
 pub use self::metrics::RouterMetrics;
 use self::status::SharedStatus;
 pub use self::status::{Peer, RouterStatus};
@@ -38,7 +40,7 @@ use self::worker::{Worker, now};
 /// Which virtual router to take part in, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterConfig {
-    /// The interface whose link is shared with the other routers. Its primary IPv4 address is where adverts come from.
+    /// The interface whose link is shared with the other routers. An address of it is where adverts come from.
     pub interface: String,
     /// Which virtual router.
     pub router_id: RouterId,
@@ -57,20 +59,25 @@ pub struct RouterConfig {
 /// The virtual addresses with the length of the network each is put on the interface with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RouterAddresses {
-    networks: Vec<Ipv4Net>,
+    networks: Vec<IpNet>,
     addresses: VirtualAddresses,
 }
 
 impl RouterAddresses {
-    /// `None` if there are none, more than 255, or one twice.
-    pub fn new(networks: Vec<Ipv4Net>) -> Option<Self> {
-        let addresses = VirtualAddresses::new(networks.iter().map(Ipv4Net::addr).collect())?;
+    /// `None` if there are none, more than 255, one twice, or some of each family.
+    pub fn new(networks: Vec<IpNet>) -> Option<Self> {
+        let addresses = VirtualAddresses::new(networks.iter().map(IpNet::addr).collect())?;
         Some(Self { networks, addresses })
     }
 
     /// The addresses with their lengths, in the operator's order.
-    pub fn networks(&self) -> &[Ipv4Net] {
+    pub fn networks(&self) -> &[IpNet] {
         &self.networks
+    }
+
+    /// Their family.
+    pub const fn family(&self) -> Family {
+        self.addresses.family()
     }
 }
 
@@ -83,23 +90,25 @@ pub enum RouterError {
         /// Its name.
         interface: String,
     },
-    /// The interface has no MAC address, so it has no ARP either.
+    /// The interface has no MAC address, so it has neither ARP nor neighbour discovery.
     #[error("{interface} is not an ethernet interface")]
     NotEthernet {
         /// Its name.
         interface: String,
     },
     /// The interface has no address of its own that adverts could come from.
-    #[error("{interface} has no IPv4 address besides the virtual ones")]
+    #[error("{interface} has no {wanted} besides the virtual ones")]
     NoAddress {
         /// Its name.
         interface: String,
+        /// What kind of address it would have to be.
+        wanted: &'static str,
     },
     /// Of all peers there is only this node.
     #[error("no peer is listed besides {address}, which is this node's own")]
     NoPeer {
         /// The address of the interface.
-        address: Ipv4Addr,
+        address: IpAddr,
     },
     /// A privilege is missing.
     #[error("not permitted to {action}: run as root or with {capability}")]
@@ -165,7 +174,8 @@ pub struct Router {
 impl Router {
     /// Opens the sockets. Whatever is wrong with the interface is an error here; later it is a log line.
     ///
-    /// Needs `CAP_NET_RAW`, and `CAP_NET_ADMIN` to start. An interface that is down is no error: the router waits for it.
+    /// Needs `CAP_NET_RAW`, and `CAP_NET_ADMIN` to start. An interface that is down is no error, nor
+    /// one that has no link-local IPv6 address yet: the router waits for it.
     pub fn prepare(config: RouterConfig, metrics: RouterMetrics) -> Result<Prepared, RouterError> {
         let thread_error = |source| RouterError::Thread { source };
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -187,7 +187,7 @@ fn refuse_collisions(
         if is_frontend(backend.address) {
             let what = format!("{} is where the frontend listens: connections would loop", backend.address);
             root.problem(&field, what);
-        } else if virtual_addresses.iter().any(|network| IpAddr::V4(network.addr()) == backend.address.ip()) {
+        } else if virtual_addresses.iter().any(|network| network.addr() == backend.address.ip()) {
             let what = format!("{} is a virtual address: it moves, a backend does not", backend.address.ip());
             root.problem(&field, what);
         }

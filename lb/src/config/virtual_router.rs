@@ -1,19 +1,20 @@
 //! From the `virtualRouter` section to a [`RouterConfig`].
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use daemon::document::Section;
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use vrrp::{
-    AdvertInterval, Audience, Checksum, Password, Peers, Preempt, Priority, RouterId, Version, WholeSeconds,
+    AdvertInterval, Audience, Checksum, Family, Password, Peers, Preempt, Priority, RouterId, Version,
+    WholeSeconds,
 };
 
 use super::check::{duration, noted};
 use super::defaults;
-use crate::router::{RouterAddresses, RouterConfig};
+use crate::router::{RouterAddresses, RouterConfig, is_link_local};
 
 /// Enough for every node of a control plane, and few enough to send to each at every interval.
 const MOST_PEERS: usize = 32;
@@ -33,10 +34,17 @@ pub(super) fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> 
     let preempt = preempt(section);
     let audience = audience(section);
     let addresses =
-        section.parsed_list("addresses", "an IPv4 address and prefix length such as 172.16.60.250/32");
+        section.parsed_list("addresses", "an IP address and prefix length such as 172.16.60.250/32");
     let addresses = section.require("addresses", addresses).and_then(|list| virtual_addresses(section, list));
-    if let (Some(Audience::Peers(peers)), Some(addresses)) = (&audience, &addresses) {
-        refuse_virtual_peers(section, peers, addresses);
+    if let Some(addresses) = &addresses {
+        if let Some(Audience::Peers(peers)) = &audience {
+            refuse_unfit_peers(section, peers, addresses);
+        }
+        if addresses.family() == Family::Ipv6
+            && let Some(version) = version
+        {
+            refuse_unfit_version(section, version);
+        }
     }
     Some(RouterConfig {
         interface: interface?,
@@ -100,7 +108,7 @@ fn preempt(section: &mut Section<'_>) -> Preempt {
 
 /// An empty list is refused: who writes `peers` does not mean multicast.
 fn audience(section: &mut Section<'_>) -> Option<Audience> {
-    let Some(list) = section.parsed_list::<Ipv4Addr>("peers", "an IPv4 address such as 172.16.60.242") else {
+    let Some(list) = section.parsed_list::<IpAddr>("peers", "an IP address such as 172.16.60.242") else {
         return Some(Audience::Group);
     };
     if !(1..=MOST_PEERS).contains(&list.len()) {
@@ -120,14 +128,42 @@ fn audience(section: &mut Section<'_>) -> Option<Audience> {
     Peers::new(peers).map(Audience::Peers)
 }
 
-fn refuse_virtual_peers(section: &mut Section<'_>, peers: &Peers, addresses: &RouterAddresses) {
-    for address in addresses.networks().iter().map(Ipv4Net::addr).filter(|&address| peers.contains(address)) {
+/// What each peer may be alone, and not beside these addresses or other peers.
+fn refuse_unfit_peers(section: &mut Section<'_>, peers: &Peers, addresses: &RouterAddresses) {
+    for address in addresses.networks().iter().map(IpNet::addr).filter(|&address| peers.contains(address)) {
         section.problem("peers", format!("{address} is a virtual address: it moves, a peer does not"));
+    }
+    let family = addresses.family();
+    for address in peers.iter().filter(|&peer| Family::of(peer) != family) {
+        section.problem("peers", format!("{address} is not an {} address, as `addresses` are", name(family)));
+    }
+    let link_local = peers.iter().filter(|&peer| is_link_local(peer)).count();
+    if family == Family::Ipv6 && link_local > 0 && link_local < peers.iter().count() {
+        section.problem("peers", "must all be link-local addresses, or none: adverts come from one address");
     }
 }
 
-const fn is_of_one_host(address: Ipv4Addr) -> bool {
-    !(address.is_unspecified() || address.is_multicast() || address.is_broadcast() || address.is_loopback())
+fn refuse_unfit_version(section: &mut Section<'_>, version: Version) {
+    match version {
+        Version::Two { .. } => section.problem("version", "must be 3 for IPv6 addresses: 2 knows IPv4 only"),
+        Version::Three { checksum: Checksum::Plain, .. } => {
+            section.problem("checksum", "must be pseudo-header for IPv6 addresses, which have no other form");
+        }
+        Version::Three { checksum: Checksum::PseudoHeader, .. } => {}
+    }
+}
+
+fn is_of_one_host(address: IpAddr) -> bool {
+    let broadcast = matches!(address, IpAddr::V4(address) if address.is_broadcast());
+    let mapped = matches!(address, IpAddr::V6(address) if address.to_ipv4_mapped().is_some());
+    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || broadcast || mapped)
+}
+
+const fn name(family: Family) -> &'static str {
+    match family {
+        Family::Ipv4 => "IPv4",
+        Family::Ipv6 => "IPv6",
+    }
 }
 
 /// What the kernel takes for a name (`dev_valid_name`).
@@ -136,8 +172,10 @@ fn is_interface_name(name: &str) -> bool {
     (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(forbidden)
 }
 
-fn virtual_addresses(section: &mut Section<'_>, list: Vec<Ipv4Net>) -> Option<RouterAddresses> {
+/// A virtual router has one family, and of IPv6 addresses a link-local one comes first (RFC 9568 §5.2.9).
+fn virtual_addresses(section: &mut Section<'_>, list: Vec<IpNet>) -> Option<RouterAddresses> {
     let mut seen = BTreeSet::new();
+    let first = list.first().map(IpNet::addr);
     for (position, network) in list.iter().enumerate() {
         let (field, address) = (format!("addresses[{position}]"), network.addr());
         if !seen.insert(address) {
@@ -145,6 +183,15 @@ fn virtual_addresses(section: &mut Section<'_>, list: Vec<Ipv4Net>) -> Option<Ro
         }
         if !is_of_one_host(address) {
             section.problem(&field, format!("{address} cannot be a virtual address"));
+        }
+        if let Some(first) = first.filter(|&first| Family::of(first) != Family::of(address)) {
+            let (ours, theirs) = (name(Family::of(address)), name(Family::of(first)));
+            let what = format!(
+                "{address} is an {ours} address and {first} an {theirs} one: a virtual router has one family; list another in `virtualRouters`"
+            );
+            section.problem(&field, what);
+        } else if is_link_local(address) && !first.is_some_and(is_link_local) {
+            section.problem(&field, format!("{address} must come first, as a link-local address"));
         }
     }
     if !(1..=255).contains(&list.len()) {

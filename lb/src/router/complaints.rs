@@ -1,7 +1,7 @@
 //! Which of many equal troubles deserves a log line.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 /// Remembers what has been complained about: each kind and source once, then at most once a minute.
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// per kind, that of `0.0.0.0`; kinds come from a closed set.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
-    last: BTreeMap<(Ipv4Addr, &'static str), Instant>,
+    last: BTreeMap<(IpAddr, &'static str), Instant>,
 }
 
 impl Complaints {
@@ -18,7 +18,7 @@ impl Complaints {
     const CAPACITY: usize = 64;
 
     /// Whether to log this `kind` of trouble with `source` at `now`.
-    pub(super) fn worth_a_line(&mut self, source: Ipv4Addr, kind: &'static str, now: Instant) -> bool {
+    pub(super) fn worth_a_line(&mut self, source: IpAddr, kind: &'static str, now: Instant) -> bool {
         let recent = |last: &Instant| now.saturating_duration_since(*last) < Self::PAUSE;
         if self.last.get(&(source, kind)).is_some_and(recent) {
             return false;
@@ -26,7 +26,8 @@ impl Complaints {
         if self.last.len() >= Self::CAPACITY {
             self.last.retain(|_, last| recent(last));
         }
-        let source = if self.last.len() < Self::CAPACITY { source } else { Ipv4Addr::UNSPECIFIED };
+        let source =
+            if self.last.len() < Self::CAPACITY { source } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
         if self.last.get(&(source, kind)).is_some_and(recent) {
             return false;
         }
@@ -47,7 +48,7 @@ mod tests {
     #[test]
     fn each_kind_and_source_is_logged_once_and_then_once_a_minute() {
         let (mut complaints, start) = (Complaints::default(), start());
-        let [one, other] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
+        let [one, other] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
         let steps = [
             (0, one, "checksum", true),
             (0, one, "checksum", false),
@@ -67,13 +68,13 @@ mod tests {
     #[test]
     fn ten_thousand_sources_neither_fill_memory_nor_the_log() {
         let (mut complaints, start) = (Complaints::default(), start());
-        let sources = |first: u32| (first..first + 10_000).map(Ipv4Addr::from);
+        let sources = |first: u32| (first..first + 10_000).map(|number| Ipv4Addr::from(number).into());
         let lines =
             sources(0x0a00_0000).filter(|&source| complaints.worth_a_line(source, "version", start)).count();
         assert_eq!(lines, Complaints::CAPACITY + 1);
         assert_eq!(complaints.last.len(), Complaints::CAPACITY + 1);
         let later = start + Duration::from_mins(1);
-        assert!(complaints.worth_a_line(Ipv4Addr::new(10, 9, 9, 9), "version", later));
+        assert!(complaints.worth_a_line([10, 9, 9, 9].into(), "version", later));
         assert_eq!(complaints.last.len(), 1);
     }
 }

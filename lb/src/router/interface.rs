@@ -1,7 +1,6 @@
 //! The interface that the virtual router lives on.
 
 use std::io;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -12,7 +11,6 @@ use nix::errno::Errno;
 
 use crate::netlink::Netlink;
 use crate::packet_socket::MacAddress;
-use crate::virtual_address::Observed;
 
 /// An interface as the kernel has it at this moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,15 +50,7 @@ impl Interface {
     }
 }
 
-/// The address that adverts come from: the first of the interface that is neither virtual nor secondary, for this is
-/// the one the kernel uses for what it sends itself.
-pub(super) fn primary_address(observed: &[Observed], virtual_addresses: &[Ipv4Addr]) -> Option<Ipv4Addr> {
-    let own = |address: &&Observed| !virtual_addresses.contains(&address.network.addr());
-    let primary = observed.iter().filter(own).find(|address| !address.secondary);
-    primary.or_else(|| observed.iter().find(own)).map(|address| address.network.addr())
-}
-
-/// Tells when any link or IPv4 address of this network namespace changes; not which, the observer looks for himself.
+/// Tells when any link or address of this network namespace changes; not which, the observer looks for himself.
 #[derive(Debug)]
 pub(super) struct Monitor {
     socket: Socket,
@@ -68,7 +58,7 @@ pub(super) struct Monitor {
 
 impl Monitor {
     const LINKS: u32 = 1 << (libc_group::LINK - 1);
-    const ADDRESSES: u32 = 1 << (libc_group::IPV4_IFADDR - 1);
+    const ADDRESSES: u32 = 1 << (libc_group::IPV4_IFADDR - 1) | 1 << (libc_group::IPV6_IFADDR - 1);
 
     /// Needs no privilege.
     pub(super) fn open() -> io::Result<Self> {
@@ -103,27 +93,7 @@ impl AsFd for Monitor {
 
 /// Numbers of `rtnetlink.h`.
 mod libc_group {
-    pub(super) use nix::libc::{RTNLGRP_IPV4_IFADDR as IPV4_IFADDR, RTNLGRP_LINK as LINK};
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn adverts_come_from_the_first_address_that_is_neither_virtual_nor_secondary() {
-        let observed = |text: &str, secondary| Observed { network: text.parse().unwrap(), secondary };
-        let virtual_addresses = [Ipv4Addr::new(10, 0, 0, 250)];
-        let cases: [(&[Observed], Option<&str>); 5] = [
-            (&[], None),
-            (&[observed("10.0.0.250/32", false)], None),
-            (&[observed("10.0.0.250/32", false), observed("10.0.0.1/24", false)], Some("10.0.0.1")),
-            (&[observed("10.0.0.2/24", true), observed("10.0.0.1/24", false)], Some("10.0.0.1")),
-            (&[observed("10.0.0.250/24", false), observed("10.0.0.2/24", true)], Some("10.0.0.2")),
-        ];
-        for (addresses, expected) in cases {
-            let expected = expected.map(|address| address.parse().unwrap());
-            assert_eq!(primary_address(addresses, &virtual_addresses), expected, "{addresses:?}");
-        }
-    }
+    pub(super) use nix::libc::{
+        RTNLGRP_IPV4_IFADDR as IPV4_IFADDR, RTNLGRP_IPV6_IFADDR as IPV6_IFADDR, RTNLGRP_LINK as LINK,
+    };
 }

@@ -1,7 +1,7 @@
 //! What the virtual router's thread lets others know.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -19,9 +19,9 @@ pub struct RouterStatus {
     /// The priority that its adverts carry.
     pub priority: Priority,
     /// Where its adverts come from; `None` without a link.
-    pub local: Option<Ipv4Addr>,
+    pub local: Option<IpAddr>,
     /// The other routers that were heard, by address.
-    pub peers: BTreeMap<Ipv4Addr, Peer>,
+    pub peers: BTreeMap<IpAddr, Peer>,
 }
 
 /// Another router on the link.
@@ -37,7 +37,7 @@ impl RouterStatus {
     /// There are no more nodes in a control plane. Whoever is on the link can invent addresses.
     const MOST_PEERS: usize = 32;
 
-    fn hear(&mut self, from: Ipv4Addr, peer: Peer) {
+    fn hear(&mut self, from: IpAddr, peer: Peer) {
         self.peers.insert(from, peer);
         if self.peers.len() > Self::MOST_PEERS {
             let longest_silent = self.peers.iter().min_by_key(|(_, peer)| peer.heard);
@@ -69,12 +69,12 @@ impl SharedStatus {
         (status.role, status.reason, status.since) = (role, reason, now);
     }
 
-    pub(super) fn settings(&self, priority: Priority, local: Option<Ipv4Addr>) {
+    pub(super) fn settings(&self, priority: Priority, local: Option<IpAddr>) {
         let mut status = self.lock();
         (status.priority, status.local) = (priority, local);
     }
 
-    pub(super) fn heard(&self, from: Ipv4Addr, priority: Option<Priority>, now: Instant) {
+    pub(super) fn heard(&self, from: IpAddr, priority: Option<Priority>, now: Instant) {
         self.lock().hear(from, Peer { priority, heard: now });
     }
 
@@ -94,6 +94,7 @@ impl SharedStatus {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::time::Duration;
 
     use super::*;
@@ -109,10 +110,9 @@ mod tests {
         let status = SharedStatus::new(Priority::OWNER, start);
         for number in 0..1_000_u32 {
             let now = start + Duration::from_millis(number.into());
-            status.heard(Ipv4Addr::from(0x0a00_0000 + number), Priority::new(100), now);
+            status.heard(Ipv4Addr::from(0x0a00_0000 + number).into(), Priority::new(100), now);
         }
-        let peers: Vec<u32> =
-            status.read().peers.keys().map(|&address| u32::from(address) & 0xffff).collect();
-        assert_eq!(peers, (968..1_000).collect::<Vec<_>>());
+        let expected = (968..1_000).map(|number| IpAddr::from(Ipv4Addr::from(0x0a00_0000 + number)));
+        assert_eq!(status.read().peers.into_keys().collect::<Vec<_>>(), expected.collect::<Vec<_>>());
     }
 }

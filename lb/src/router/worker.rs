@@ -1,7 +1,7 @@
 //! The router's thread: waits, turns what it finds into events, and does what the state machine says.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,17 +10,15 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use tracing::{error, info, warn};
-use vrrp::{
-    Action, Audience, Event, Priority, Received, Rejected, Role, Settings, State, decode, encode, step,
-};
+use vrrp::{Action, Event, Family, Priority, Received, Rejected, Role, State, encode, step};
 
+use super::attachment::{Attachment, settings};
 use super::complaints::Complaints;
-use super::interface::{Interface, Monitor, primary_address};
+use super::interface::{Interface, Monitor};
 use super::status::SharedStatus;
 use super::{Beginning, Order, Orders, RouterConfig, RouterError, RouterMetrics};
-use crate::advert_socket::AdvertSocket;
+use crate::announcement;
 use crate::netlink::Netlink;
-use crate::packet_socket::{MacAddress, PacketSocket};
 use crate::virtual_address::{self, Observed};
 
 /// Everything the thread owns.
@@ -35,15 +33,6 @@ pub(super) struct Worker {
     attachment: Option<Attachment>,
     state: State,
     complaints: Complaints,
-}
-
-/// The router's hold on an interface.
-struct Attachment {
-    index: u32,
-    mac: MacAddress,
-    settings: Settings,
-    adverts: AdvertSocket,
-    announcer: PacketSocket,
 }
 
 /// What woke the thread.
@@ -74,20 +63,27 @@ impl Worker {
         let mut worker =
             Self { config, metrics, orders, status, netlink, monitor, attachment, state, complaints };
         let interface = worker.find_interface()?;
-        worker.attachment = Some(worker.attach(interface)?);
+        worker.attachment = match worker.attach(interface) {
+            // Over IPv6 a link has an address of its own only some time after it is up, once nobody objects to it.
+            Err(RouterError::NoAddress { .. }) if worker.family() == Family::Ipv6 => None,
+            attached => Some(attached?),
+        };
         Ok(worker)
     }
 
     /// The first step. Fails where a privilege is missing.
     pub(super) fn begin(&mut self, beginning: Beginning) -> Result<(), RouterError> {
         let interface = self.find_interface()?;
-        if beginning == Beginning::Afresh || !interface.up {
+        if beginning == Beginning::Afresh || !interface.up || self.attachment.is_none() {
             self.release(interface.index)?;
         }
         if !interface.up {
             self.attachment = None;
             warn!(interface = self.config.interface, "link is down: the virtual router waits for it");
             return Ok(());
+        }
+        if self.attachment.is_none() {
+            return self.look_at_link();
         }
         let begun = self.handle(
             match beginning {
@@ -201,7 +197,7 @@ impl Worker {
         for _ in 0..Self::PACKETS_PER_TURN {
             let Some(attachment) = &mut self.attachment else { return Ok(()) };
             let (sender, outcome) = match attachment.adverts.receive() {
-                Ok(Some((sender, packet))) => (sender, decode(&attachment.settings, packet)),
+                Ok(Some(arrival)) => (arrival.from, arrival.read(&attachment.settings)),
                 Ok(None) => return Ok(()),
                 // The link monitor has more to say about that.
                 Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => return Ok(()),
@@ -220,7 +216,7 @@ impl Worker {
         Ok(())
     }
 
-    fn reject(&mut self, sender: Ipv4Addr, rejected: Rejected, now: Instant) {
+    fn reject(&mut self, sender: IpAddr, rejected: Rejected, now: Instant) {
         self.metrics.rejected(rejected);
         let ours = rejected != Rejected::RouterId;
         if ours && self.complaints.worth_a_line(sender, rejected.label(), now) {
@@ -254,7 +250,7 @@ impl Worker {
             }
             // The next change of a link or an address is the next attempt.
             Err(cause) => {
-                if self.complaints.worth_a_line(Ipv4Addr::UNSPECIFIED, "attach", now()) {
+                if self.complaints.worth_a_line(NOBODY, "attach", now()) {
                     warn!(error = %daemon::exit::chain(&cause), "virtual router waits for its interface");
                 }
                 Ok(())
@@ -263,13 +259,13 @@ impl Worker {
     }
 
     /// Whether adverts can still come from `local`.
-    fn has_address(&mut self, index: u32, local: Ipv4Addr) -> Result<bool, RouterError> {
+    fn has_address(&mut self, index: u32, local: IpAddr) -> Result<bool, RouterError> {
         let observed = self.observe(index)?;
-        Ok(observed.iter().any(|address| address.network.addr() == local))
+        Ok(observed.iter().any(|address| address.usable && address.network.addr() == local))
     }
 
     fn observe(&mut self, index: u32) -> Result<Vec<Observed>, RouterError> {
-        let observed = virtual_address::observe(&mut self.netlink, index);
+        let observed = virtual_address::observe(&mut self.netlink, index, self.config.addresses.family());
         observed.map_err(|source| self.failure("list addresses", source))
     }
 
@@ -281,19 +277,14 @@ impl Worker {
     }
 
     fn attach(&mut self, interface: Interface) -> Result<Attachment, RouterError> {
-        let Interface { index, mac, .. } = interface;
-        let observed = self.observe(index)?;
-        let name = &self.config.interface;
-        let mac = mac.ok_or_else(|| RouterError::NotEthernet { interface: name.clone() })?;
-        let local = primary_address(&observed, self.config.addresses.addresses.as_slice())
-            .ok_or_else(|| RouterError::NoAddress { interface: name.clone() })?;
-        let settings = settings(&self.config, local)?;
-        let adverts = AdvertSocket::open(name, index, local)
-            .map_err(|source| failure(&self.config, "open the advert socket", CAP_NET_RAW, source))?;
-        let announcer = PacketSocket::open(index)
-            .map_err(|source| failure(&self.config, "open a packet socket", CAP_NET_RAW, source))?;
-        self.status.settings(settings.priority, Some(local));
-        Ok(Attachment { index, mac, settings, adverts, announcer })
+        let observed = self.observe(interface.index)?;
+        let attachment = Attachment::open(&self.config, interface, &observed)?;
+        self.status.settings(attachment.settings.priority, Some(attachment.settings.local));
+        Ok(attachment)
+    }
+
+    const fn family(&self) -> Family {
+        self.config.addresses.family()
     }
 
     /// One step of the state machine, with all that follows from it.
@@ -354,10 +345,11 @@ impl Worker {
     fn announce(&mut self, now: Instant) {
         let Some(attachment) = &self.attachment else { return };
         for &address in attachment.settings.addresses.as_slice() {
-            if let Err(error) = attachment.announcer.announce(attachment.mac, address)
-                && self.complaints.worth_a_line(Ipv4Addr::UNSPECIFIED, "announce", now)
+            let mut frames = announcement::frames(attachment.mac, address).into_iter();
+            if let Err(error) = frames.try_for_each(|frame| attachment.announcer.send(&frame))
+                && self.complaints.worth_a_line(NOBODY, "announce", now)
             {
-                warn!(interface = self.config.interface, %address, %error, "gratuitous arp not sent");
+                warn!(interface = self.config.interface, %address, %error, "announcement not sent");
             }
         }
     }
@@ -376,22 +368,16 @@ impl Worker {
     fn restore(&mut self, index: u32) -> Result<(), RouterError> {
         if self.state.role() == Role::Master && self.claim(index)? {
             self.announce(now());
-            if self.complaints.worth_a_line(Ipv4Addr::UNSPECIFIED, "restore", now()) {
+            if self.complaints.worth_a_line(NOBODY, "restore", now()) {
                 warn!(interface = self.config.interface, "virtual address had been removed: put back");
             }
         }
         Ok(())
     }
 
-    /// Tries each address, even after one has failed.
     fn release(&mut self, index: u32) -> Result<(), RouterError> {
-        let mut outcome = Ok(());
-        for network in self.config.addresses.networks() {
-            if let Err(source) = virtual_address::remove(&mut self.netlink, index, network.addr()) {
-                outcome = Err(self.failure("remove a virtual address", source));
-            }
-        }
-        outcome
+        virtual_address::remove(&mut self.netlink, index, self.config.addresses.networks())
+            .map_err(|source| self.failure("remove a virtual address", source))
     }
 
     fn failure(&self, action: &'static str, source: io::Error) -> RouterError {
@@ -405,31 +391,14 @@ enum End {
     HandOver,
 }
 
-/// The settings of a router whose adverts come from `local`.
-fn settings(config: &RouterConfig, local: Ipv4Addr) -> Result<Settings, RouterError> {
-    let audience = match &config.audience {
-        Audience::Group => Audience::Group,
-        Audience::Peers(peers) => {
-            let others = peers.besides(local);
-            Audience::Peers(others.ok_or(RouterError::NoPeer { address: local })?)
-        }
-    };
-    Ok(Settings {
-        router_id: config.router_id,
-        priority: config.priority,
-        version: config.version,
-        preempt: config.preempt,
-        local,
-        audience,
-        addresses: config.addresses.addresses.clone(),
-    })
-}
+/// The source of troubles that have none.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 const CAP_NET_ADMIN: &str = "CAP_NET_ADMIN";
-const CAP_NET_RAW: &str = "CAP_NET_RAW";
+pub(super) const CAP_NET_RAW: &str = "CAP_NET_RAW";
 
 /// Says that `capability` is missing if that is why `action` was refused.
-fn failure(
+pub(super) fn failure(
     config: &RouterConfig,
     action: &'static str,
     capability: &'static str,

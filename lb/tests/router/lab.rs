@@ -1,6 +1,6 @@
 //! Two hosts on one cable, in network namespaces of their own: ours, and the other one.
 
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -14,9 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 
-pub(crate) const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
-pub(crate) const OTHER: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 242);
-pub(crate) const VIRTUAL: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 250);
+pub(crate) const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 241));
+pub(crate) const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 242));
+pub(crate) const VIRTUAL: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 250));
 pub(crate) const INTERFACE: &str = "eth0";
 
 /// A namespace that is removed with this value.

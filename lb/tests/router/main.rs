@@ -4,7 +4,7 @@
 
 mod lab;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
@@ -108,7 +108,7 @@ fn the_address_is_off_before_the_farewell_is_on_the_wire() {
     // Many addresses, the tested one last: were the farewell sent first, it would be there for a while yet.
     let mut networks: Vec<_> = (1..=200).map(|host| format!("10.9.9.{host}/32").parse().unwrap()).collect();
     networks.push(format!("{VIRTUAL}/32").parse().unwrap());
-    let addresses = networks.iter().map(ipnet::Ipv4Net::addr).collect();
+    let addresses = networks.iter().map(ipnet::IpNet::addr).collect();
     let settings = Settings { addresses: VirtualAddresses::new(addresses).unwrap(), ..others_settings() };
     let router = start(
         &lab,
@@ -285,7 +285,7 @@ fn it_gives_up_with_its_own_address_and_comes_back_with_another() {
     await_that("we are master again", masters);
     let packet = hear(&listener, Duration::from_secs(5)).expect("an advert");
     let from = vrrp::decode(&others_settings(), &packet).unwrap().from;
-    assert_eq!(from, Ipv4Addr::new(172, 16, 60, 244));
+    assert_eq!(from, IpAddr::from([172, 16, 60, 244]));
     // One more changes nothing.
     for change in ["add", "delete"] {
         lab.ours.ip(&["address", change, "172.16.60.245/24", "dev", INTERFACE]);

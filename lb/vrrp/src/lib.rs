@@ -1,4 +1,4 @@
-//! VRRP versions 2 (RFC 3768) and 3 (RFC 9568) over IPv4 as a pure state machine: no sockets, no clock, no logs.
+//! VRRP versions 2 (RFC 3768) and 3 (RFC 9568) over IPv4 and, in version 3, IPv6, as a pure state machine: no sockets, no clock, no logs.
 //!
 //! Routers on one link share virtual addresses. One of them, the master, holds these and says so at every interval;
 //! the others take over when they have not heard it for three intervals and a skew that lets the strongest go first.
@@ -21,11 +21,12 @@
 //!     +---------------+  master down timer  +---------------+
 //! ```
 //!
-//! A shell owns a socket, a clock and an interface. It turns packets into events with [`decode`], wakes up at
+//! A shell owns a socket, a clock and an interface. It turns packets into events with [`decode`] or
+//! [`decode_message`], wakes up at
 //! [`State::deadline`], calls [`step()`] and does what the actions say:
 //!
 //! ```
-//! # use std::{net::Ipv4Addr, time::Instant};
+//! # use std::time::Instant;
 //! use vrrp::{
 //!     Action, AdvertInterval, Audience, Checksum, Event, Preempt, Priority, RouterId, Settings, State,
 //!     Version, VirtualAddresses, step,
@@ -37,9 +38,9 @@
 //!     priority: Priority::new(100)?,
 //!     version: Version::Three { interval: AdvertInterval::ONE_SECOND, checksum: Checksum::PseudoHeader },
 //!     preempt: Preempt::Never,
-//!     local: Ipv4Addr::new(172, 16, 60, 241),
+//!     local: [172, 16, 60, 241].into(),
 //!     audience: Audience::Group,
-//!     addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)])?,
+//!     addresses: VirtualAddresses::new(vec![[172, 16, 60, 250].into()])?,
 //! };
 //! let (state, actions) = step(&settings, State::Initialize, Event::Start, now);
 //! assert_eq!(actions, [Action::Release]);
@@ -50,17 +51,18 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod packet;
 mod rejected;
 mod settings;
 mod state;
 mod step;
 
-pub use packet::{Advert, GROUP, LONGEST, PROTOCOL, Received, TIME_TO_LIVE, decode, encode};
+pub use addresses::{Audience, Family, GROUP_IPV4, GROUP_IPV6, Peers, VirtualAddresses};
+pub use packet::{Advert, Header, LONGEST, PROTOCOL, Received, TIME_TO_LIVE, decode, decode_message, encode};
 pub use rejected::Rejected;
 pub use settings::{
-    AdvertInterval, Audience, Checksum, Password, Peers, Preempt, Priority, RouterId, Settings, Version,
-    VirtualAddresses, WholeSeconds,
+    AdvertInterval, Checksum, Password, Preempt, Priority, RouterId, Settings, Version, WholeSeconds,
 };
 pub use state::{Action, Announcements, Backup, Event, Role, State};
 pub use step::step;

@@ -8,30 +8,28 @@
 //! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //! |  Rsvd |  Max Advertise Int    |           Checksum            |
 //! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
-//! |                         IPv4 addresses                        |
+//! |                     IPv4 or IPv6 addresses                    |
 //! +-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+-+
 //! ```
 //!
 //! Version 2 has the type of authentication and the interval in seconds where version 3 has its interval, and eight bytes
 //! for a password after the addresses. Its checksum covers all of that and no pseudo-header.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use crate::addresses::{Audience, Family};
 use crate::rejected::Rejected;
-use crate::settings::{AdvertInterval, Audience, Checksum, Password, Priority, Settings, Version};
+use crate::settings::{AdvertInterval, Checksum, Password, Priority, Settings, Version};
 
 /// The IP protocol number of VRRP (RFC 9568 §5.1.1.4).
 pub const PROTOCOL: u8 = 112;
 
-/// The group that adverts are sent to (RFC 9568 §5.1.1.2), unless the peers are listed.
-pub const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
-
-/// The only TTL of an advert (RFC 9568 §5.1.1.3): whoever sees it shares the link with its sender.
+/// The only TTL or hop limit of an advert (RFC 9568 §5.1.1.3, §5.1.2.3): whoever sees it shares the link with its sender.
 pub const TIME_TO_LIVE: u8 = 255;
 
-/// More bytes than any advert has: the longest IPv4 header, the fixed fields, 255 addresses and a password.
-pub const LONGEST: usize = 60 + FIXED + 4 * 255 + PASSWORD;
+/// No advert has more bytes: 255 IPv6 addresses after the fixed fields. One over IPv4 is shorter with the longest header.
+pub const LONGEST: usize = FIXED + 16 * 255;
 
 const ADVERTISEMENT: u8 = 1;
 /// Bytes before the first address.
@@ -56,17 +54,33 @@ pub struct Advert {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {
     /// The sender's primary address.
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// What it says.
     pub advert: Advert,
 }
 
-/// Reads an IPv4 packet, header included, as an advert for the router of `settings` (RFC 9568 §7.1).
+/// The parts of an IP header that matter here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Who sent the packet.
+    pub source: IpAddr,
+    /// Whom it was sent to.
+    pub destination: IpAddr,
+    /// Its time to live, as IPv4 has it, or hop limit.
+    pub time_to_live: u8,
+}
+
+/// Reads an IPv4 packet, header included, as an advert for the router of `settings`; see [`decode_message`].
+pub fn decode(settings: &Settings, packet: &[u8]) -> Result<Received, Rejected> {
+    let (header, message) = split(packet).ok_or(Rejected::Header)?;
+    decode_message(settings, header, message)
+}
+
+/// Reads what a packet with that header holds as an advert for the router of `settings` (RFC 9568 §7.1).
 ///
 /// The router identifier is looked at first: packets of other virtual routers on the link, of whatever version, are
 /// [`Rejected::RouterId`] and nothing else.
-pub fn decode(settings: &Settings, packet: &[u8]) -> Result<Received, Rejected> {
-    let (header, message) = split(packet).ok_or(Rejected::Header)?;
+pub fn decode_message(settings: &Settings, header: Header, message: &[u8]) -> Result<Received, Rejected> {
     let Some((fixed, rest)) = message.split_first_chunk::<FIXED>() else {
         return Err(Rejected::Length);
     };
@@ -79,9 +93,10 @@ pub fn decode(settings: &Settings, packet: &[u8]) -> Result<Received, Rejected> 
     check(found == expected, Rejected::Version { found, expected })?;
     check(version_and_type & 0x0f == ADVERTISEMENT, Rejected::Type { found: version_and_type & 0x0f })?;
     let trailer = trailer(settings.version);
-    check(count > 0 && rest.len() == usize::from(count) * 4 + trailer.len(), Rejected::Length)?;
-    let (addresses, authentication) = rest.split_at(usize::from(count) * 4);
-    check_checksum(settings.version, header, message)?;
+    let length = usize::from(count) * settings.addresses.family().address_length();
+    check(count > 0 && rest.len() == length + trailer.len(), Rejected::Length)?;
+    let (addresses, authentication) = rest.split_at(length);
+    check_checksum(settings, header, message)?;
     let interval = match settings.version {
         Version::Three { .. } => {
             let centiseconds = u16::from_be_bytes([fifth & 0x0f, sixth]);
@@ -99,15 +114,14 @@ pub fn decode(settings: &Settings, packet: &[u8]) -> Result<Received, Rejected> 
     Ok(Received { from: header.source, advert: Advert { priority: Priority::new(priority), interval } })
 }
 
-/// Our advert, without the IPv4 header, to be sent from [`Settings::local`] to `destination`, one of
+/// Our advert, without the IP header, to be sent from [`Settings::local`] to `destination`, one of
 /// [`Settings::destinations`]. Without `priority` it is a farewell.
-pub fn encode(settings: &Settings, priority: Option<Priority>, destination: Ipv4Addr) -> Vec<u8> {
-    let addresses = settings.addresses.as_slice();
+pub fn encode(settings: &Settings, priority: Option<Priority>, destination: IpAddr) -> Vec<u8> {
     let [fifth, sixth] = match settings.version {
         Version::Two { interval, password } => [authentication_type(password), interval.number()],
         Version::Three { interval, .. } => interval.centiseconds().to_be_bytes(),
     };
-    let mut message = Vec::with_capacity(FIXED + 4 * addresses.len() + PASSWORD);
+    let mut message = Vec::new();
     message.extend([
         settings.version.number() << 4 | ADVERTISEMENT,
         settings.router_id.number(),
@@ -118,11 +132,18 @@ pub fn encode(settings: &Settings, priority: Option<Priority>, destination: Ipv4
         0,
         0,
     ]);
-    message.extend(addresses.iter().flat_map(Ipv4Addr::octets));
+    message.extend(settings.addresses.as_slice().iter().copied().flat_map(octets));
     message.extend(trailer(settings.version));
-    let sum = !sum(form(settings.version), settings.local, destination, &message);
+    let sum = !sum(form(settings), settings.local, destination, &message);
     message[6..FIXED].copy_from_slice(&sum.to_be_bytes());
     message
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
 }
 
 /// What follows the addresses.
@@ -147,15 +168,7 @@ fn check_authentication(password: Option<Password>, found: u8, bytes: &[u8]) -> 
     check(password.is_none_or(|password| password.is(bytes)), Rejected::Password)
 }
 
-/// The parts of an IPv4 header that matter here.
-#[derive(Clone, Copy)]
-struct Header {
-    source: Ipv4Addr,
-    destination: Ipv4Addr,
-    time_to_live: u8,
-}
-
-/// Splits a packet into header and payload. The kernel has checked the header's own checksum; its lengths are checked
+/// Splits an IPv4 packet into header and payload. The kernel has checked the header's own checksum; its lengths are checked
 /// here all the same.
 fn split(packet: &[u8]) -> Option<(Header, &[u8])> {
     let fixed: &[u8; IPV4_HEADER] = packet.first_chunk()?;
@@ -167,8 +180,8 @@ fn split(packet: &[u8]) -> Option<(Header, &[u8])> {
         return None;
     }
     let payload = packet.get(header_length..total_length)?;
-    let source = Ipv4Addr::new(s0, s1, s2, s3);
-    let destination = Ipv4Addr::new(d0, d1, d2, d3);
+    let source = Ipv4Addr::new(s0, s1, s2, s3).into();
+    let destination = Ipv4Addr::new(d0, d1, d2, d3).into();
     Some((Header { source, destination, time_to_live }, payload))
 }
 
@@ -179,7 +192,7 @@ fn check(holds: bool, otherwise: Rejected) -> Result<(), Rejected> {
 fn check_header(settings: &Settings, header: Header) -> Result<(), Rejected> {
     check(header.source != settings.local, Rejected::OwnAddress)?;
     let destination = match &settings.audience {
-        Audience::Group => GROUP,
+        Audience::Group => settings.addresses.family().group(),
         Audience::Peers(_) => settings.local,
     };
     check(header.destination == destination, Rejected::Destination { found: header.destination })?;
@@ -190,43 +203,48 @@ fn check_header(settings: &Settings, header: Header) -> Result<(), Rejected> {
     check(header.time_to_live == TIME_TO_LIVE, Rejected::TimeToLive { found: header.time_to_live })
 }
 
-const fn form(version: Version) -> Checksum {
-    match version {
-        Version::Two { .. } => Checksum::Plain,
-        Version::Three { checksum, .. } => checksum,
+/// Over IPv6 there is one form only: the pseudo-header is always summed (RFC 9568 §5.2.8).
+const fn form(settings: &Settings) -> Checksum {
+    match (settings.version, settings.addresses.family()) {
+        (Version::Two { .. }, _) => Checksum::Plain,
+        (Version::Three { .. }, Family::Ipv6) => Checksum::PseudoHeader,
+        (Version::Three { checksum, .. }, Family::Ipv4) => checksum,
     }
 }
 
-fn check_checksum(version: Version, header: Header, message: &[u8]) -> Result<(), Rejected> {
-    let matches = |form| sum(form, header.source, header.destination, message) == 0xffff;
-    if matches(form(version)) {
-        return Ok(());
+/// The form that a sender of another opinion uses, where there can be another opinion.
+const fn other_form(settings: &Settings) -> Option<Checksum> {
+    match (settings.version, settings.addresses.family()) {
+        (Version::Two { .. }, _) | (_, Family::Ipv6) => None,
+        (Version::Three { checksum: Checksum::PseudoHeader, .. }, Family::Ipv4) => Some(Checksum::Plain),
+        (Version::Three { checksum: Checksum::Plain, .. }, Family::Ipv4) => Some(Checksum::PseudoHeader),
     }
-    let other_form_matches = match version {
-        Version::Two { .. } => false,
-        Version::Three { checksum: Checksum::PseudoHeader, .. } => matches(Checksum::Plain),
-        Version::Three { checksum: Checksum::Plain, .. } => matches(Checksum::PseudoHeader),
-    };
-    Err(Rejected::Checksum { other_form_matches })
+}
+
+fn check_checksum(settings: &Settings, header: Header, message: &[u8]) -> Result<(), Rejected> {
+    let matches = |form| sum(form, header.source, header.destination, message) == 0xffff;
+    let other_form_matches = !matches(form(settings)) && other_form(settings).is_some_and(matches);
+    check(matches(form(settings)), Rejected::Checksum { other_form_matches })
 }
 
 /// Whether the encoded `addresses` are those of `settings`, in any order.
 fn same_addresses(settings: &Settings, addresses: &[u8]) -> bool {
-    let mut found: Vec<Ipv4Addr> = addresses.as_chunks::<4>().0.iter().copied().map(Ipv4Addr::from).collect();
-    let mut expected = settings.addresses.as_slice().to_vec();
+    let length = settings.addresses.family().address_length();
+    let mut found: Vec<&[u8]> = addresses.chunks_exact(length).collect();
+    let mut expected: Vec<Vec<u8>> = settings.addresses.as_slice().iter().copied().map(octets).collect();
     found.sort_unstable();
     expected.sort_unstable();
     found == expected
 }
 
 /// The ones' complement sum (RFC 1071) over what `checksum` covers: 0xffff if the message carries the right checksum.
-fn sum(checksum: Checksum, source: Ipv4Addr, destination: Ipv4Addr, message: &[u8]) -> u16 {
+fn sum(checksum: Checksum, source: IpAddr, destination: IpAddr, message: &[u8]) -> u16 {
     let mut total = add(0, message);
     match checksum {
         Checksum::Plain => {}
         Checksum::PseudoHeader => {
-            total = add(total, &source.octets());
-            total = add(total, &destination.octets());
+            total = add(total, &octets(source));
+            total = add(total, &octets(destination));
             total += u32::from(PROTOCOL);
             total = add(total, &message.len().to_be_bytes());
         }
@@ -234,7 +252,7 @@ fn sum(checksum: Checksum, source: Ipv4Addr, destination: Ipv4Addr, message: &[u
     fold(total)
 }
 
-/// Adds 16-bit words; the sums of the longest possible IPv4 packet cannot overflow 32 bits.
+/// Adds 16-bit words; the sums of the longest possible packet cannot overflow 32 bits.
 fn add(total: u32, bytes: &[u8]) -> u32 {
     let (words, rest) = bytes.as_chunks::<2>();
     let words: u32 = words.iter().map(|&word| u32::from(u16::from_be_bytes(word))).sum();

@@ -1,6 +1,6 @@
 //! Why what arrives is not believed.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// Why a packet is no advert for us.
@@ -9,14 +9,14 @@ pub enum Rejected {
     /// Another virtual router's: nothing is wrong with it, so it is not worth a log line.
     #[error("it is for another virtual router")]
     RouterId,
-    /// No IPv4 packet of protocol 112.
-    #[error("it is not an IPv4 packet with VRRP in it")]
+    /// No IPv4 packet of protocol 112; or one over IPv6 of which the kernel tells less than is to be checked.
+    #[error("its IP header is not one of VRRP")]
     Header,
     /// Addressed to the group instead of us where peers are listed; to one host instead of the group where not.
     #[error("it was sent to {found}: either all routers list their peers, or none does")]
     Destination {
         /// Where it was sent.
-        found: Ipv4Addr,
+        found: IpAddr,
     },
     /// Peers are listed, and the sender is none of them.
     #[error("its sender is not one of the peers")]
@@ -25,7 +25,7 @@ pub enum Rejected {
     #[error("it comes from our own address")]
     OwnAddress,
     /// It has been forwarded.
-    #[error("its time to live is {found}, not 255: the sender is not on this link")]
+    #[error("its time to live (hop limit) is {found}, not 255: the sender is not on this link")]
     TimeToLive {
         /// The TTL.
         found: u8,

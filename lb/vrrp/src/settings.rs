@@ -1,12 +1,11 @@
 //! What one virtual router is told by its operator. Every type here is checked when it is made.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::time::Duration;
 
-use crate::packet::GROUP;
+use crate::addresses::{Audience, VirtualAddresses};
 
 /// The virtual router identifier (VRID, RFC 9568 §5.2.3): 1 to 255, one per virtual router and link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -196,65 +195,6 @@ impl Version {
     }
 }
 
-/// The virtual addresses of one router (RFC 9568 §5.2.9): 1 to 255, none twice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VirtualAddresses {
-    // In the operator's order: the first one leads the advert.
-    addresses: Vec<Ipv4Addr>,
-    count: NonZeroU8,
-}
-
-impl VirtualAddresses {
-    /// `None` if there are none, more than 255, or one twice.
-    pub fn new(addresses: Vec<Ipv4Addr>) -> Option<Self> {
-        let count = NonZeroU8::new(u8::try_from(addresses.len()).ok()?)?;
-        let mut distinct = addresses.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        (distinct.len() == addresses.len()).then_some(Self { addresses, count })
-    }
-
-    /// How many there are.
-    pub const fn count(&self) -> u8 {
-        self.count.get()
-    }
-
-    /// The addresses in the operator's order.
-    pub fn as_slice(&self) -> &[Ipv4Addr] {
-        &self.addresses
-    }
-}
-
-/// Who the adverts of one virtual router are for. All its routers must agree: adverts of the other kind are refused.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Audience {
-    /// Whoever listens to [`GROUP`] on the link.
-    Group,
-    /// The other routers by name, for links that carry no multicast. Nobody else is listened to.
-    Peers(Peers),
-}
-
-/// The other routers of a virtual router: one or more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peers(BTreeSet<Ipv4Addr>);
-
-impl Peers {
-    /// `None` if there are none.
-    pub fn new(peers: BTreeSet<Ipv4Addr>) -> Option<Self> {
-        (!peers.is_empty()).then_some(Self(peers))
-    }
-
-    /// All but `local`, so that every router may be told the same list; `None` if that leaves none.
-    pub fn besides(&self, local: Ipv4Addr) -> Option<Self> {
-        Self::new(self.0.iter().copied().filter(|&peer| peer != local).collect())
-    }
-
-    /// Whether it is one of them.
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        self.0.contains(&address)
-    }
-}
-
 /// Which bytes the checksum of an IPv4 advert of version 3 covers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
@@ -287,8 +227,9 @@ pub struct Settings {
     pub version: Version,
     /// Whether a master of lower priority is replaced. The address owner always does so, at once.
     pub preempt: Preempt,
-    /// The address our adverts come from: the primary one of the interface, never a virtual one.
-    pub local: Ipv4Addr,
+    /// The address our adverts come from, of the family of the virtual ones and never one of these: the primary one of
+    /// the interface, over IPv6 the link-local one (RFC 9568 §5.1.2.1).
+    pub local: IpAddr,
     /// Who our adverts are for, and whose we believe.
     pub audience: Audience,
     /// The addresses the master holds.
@@ -297,10 +238,10 @@ pub struct Settings {
 
 impl Settings {
     /// Where every advert is to be sent.
-    pub fn destinations(&self) -> Vec<Ipv4Addr> {
+    pub fn destinations(&self) -> Vec<IpAddr> {
         match &self.audience {
-            Audience::Group => vec![GROUP],
-            Audience::Peers(peers) => peers.0.iter().copied().collect(),
+            Audience::Group => vec![self.addresses.family().group()],
+            Audience::Peers(peers) => peers.iter().collect(),
         }
     }
 
@@ -385,26 +326,5 @@ mod tests {
         assert_eq!(Priority::new(0), None);
         assert_eq!(RouterId::new(255).map(RouterId::number), Some(255));
         assert_eq!(Priority::new(255), Some(Priority::OWNER));
-    }
-
-    #[test]
-    fn peers_are_one_or_more_and_never_this_node() {
-        let peers =
-            |hosts: &[u8]| Peers::new(hosts.iter().map(|&host| Ipv4Addr::new(10, 0, 0, host)).collect());
-        assert_eq!(peers(&[]), None);
-        let both = peers(&[1, 2]).unwrap();
-        assert_eq!(both.besides(Ipv4Addr::new(10, 0, 0, 1)), peers(&[2]));
-        assert_eq!(both.besides(Ipv4Addr::new(10, 0, 0, 3)), peers(&[1, 2]));
-        assert_eq!(peers(&[1]).unwrap().besides(Ipv4Addr::new(10, 0, 0, 1)), None);
-    }
-
-    #[test]
-    fn virtual_addresses_are_one_to_255_and_distinct() {
-        let addresses = |count: u32| (0..count).map(|number| Ipv4Addr::from(0x0a00_0000 + number)).collect();
-        assert_eq!(VirtualAddresses::new(addresses(0)), None);
-        assert!(VirtualAddresses::new(addresses(1)).is_some());
-        assert!(VirtualAddresses::new(addresses(255)).is_some());
-        assert_eq!(VirtualAddresses::new(addresses(256)), None);
-        assert_eq!(VirtualAddresses::new(vec![Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST]), None);
     }
 }

@@ -1,7 +1,7 @@
 //! What a virtual router is in, what can happen to it and what it then wants done.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::packet::Advert;
@@ -18,7 +18,7 @@ pub enum State {
     Master {
         /// When our next advert is due (`Adver_Timer`).
         advertise_at: Instant,
-        /// Gratuitous ARP, now and again.
+        /// Gratuitous ARP, or unsolicited neighbour advertisements, now and again.
         announcements: Announcements,
     },
 }
@@ -104,7 +104,7 @@ pub enum Event {
     /// An advert was received that [`decode`](crate::decode) found good.
     Advert {
         /// Its sender.
-        from: Ipv4Addr,
+        from: IpAddr,
         /// What it says.
         advert: Advert,
     },
@@ -119,13 +119,13 @@ pub enum Action {
     Send(Option<Priority>),
     /// Put the virtual addresses on the interface. They may be there already.
     Claim,
-    /// Tell the link where the virtual addresses are (gratuitous ARP).
+    /// Tell the link where the virtual addresses are (gratuitous ARP, unsolicited neighbour advertisement).
     Announce,
     /// Take the virtual addresses off the interface. They may be gone already.
     Release,
 }
 
-/// The repetition of gratuitous ARP by a master: at once, then 50 ms, 200 ms and 1 s later, and every 10 s from there.
+/// The repetition of announcements by a master: at once, then 50 ms, 200 ms and 1 s later, and every 10 s from there.
 ///
 /// One frame may be lost, and one may lose a race against the last answers of the former master: the first ones cure
 /// that. The slow ones are for hosts that were cut off while the master changed, of which no router can know.

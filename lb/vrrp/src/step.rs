@@ -1,6 +1,6 @@
 //! The transition function (RFC 9568 §6.4). That of RFC 3768 is the same but for its skew.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crate::packet::Advert;
@@ -116,7 +116,7 @@ fn resign() -> (State, Vec<Action>) {
 }
 
 /// §6.4.3: a master gives way to a higher priority, and among equals to the higher address.
-fn yields(settings: &Settings, from: Ipv4Addr, advert: Advert) -> bool {
+fn yields(settings: &Settings, from: IpAddr, advert: Advert) -> bool {
     advert.priority.is_some_and(|priority| (priority, from) > (settings.priority, settings.local))
 }
 

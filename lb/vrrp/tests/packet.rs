@@ -1,19 +1,20 @@
 //! Adverts on the wire: those of a real keepalived, and what strangers may send.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use proptest::prelude::*;
 use vrrp::{
-    Advert, AdvertInterval, Audience, Checksum, GROUP, Password, Peers, Preempt, Priority, Received,
+    Advert, AdvertInterval, Audience, Checksum, GROUP_IPV4, Password, Peers, Preempt, Priority, Received,
     Rejected, RouterId, Settings, Version, VirtualAddresses, WholeSeconds, decode, encode,
 };
 
-const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
-const KEEPALIVED: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 242);
+const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 241));
+const KEEPALIVED: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 242));
 const INTERVAL: Duration = Duration::from_millis(100);
-const VIRTUAL: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 250);
+const VIRTUAL: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 250));
+const GROUP: IpAddr = IpAddr::V4(GROUP_IPV4);
 
 /// What keepalived 2.2.7 sent from 172.16.60.242 with priority 200, `advert_int` 0.1, router 51, address 172.16.60.250.
 const ADVERT: [u8; 32] = [
@@ -26,7 +27,7 @@ const FAREWELL: [u8; 32] = [
     0x00, 0x00, 0x12, 0x31, 0x33, 0x00, 0x01, 0x00, 0x0a, 0x1c, 0x25, 0xac, 0x10, 0x3c, 0xfa,
 ];
 
-fn settings(local: Ipv4Addr, checksum: Checksum) -> Settings {
+fn settings(local: IpAddr, checksum: Checksum) -> Settings {
     Settings {
         router_id: RouterId::new(51).unwrap(),
         priority: Priority::new(200).unwrap(),
@@ -39,14 +40,19 @@ fn settings(local: Ipv4Addr, checksum: Checksum) -> Settings {
 }
 
 /// The packet that carries `message` to the group.
-fn packet(from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
+fn packet(from: IpAddr, message: &[u8]) -> Vec<u8> {
     packet_to(GROUP, from, message)
 }
 
-fn packet_to(destination: Ipv4Addr, from: Ipv4Addr, message: &[u8]) -> Vec<u8> {
+fn octets(address: IpAddr) -> [u8; 4] {
+    let IpAddr::V4(address) = address else { panic!("{address} is not of IPv4") };
+    address.octets()
+}
+
+fn packet_to(destination: IpAddr, from: IpAddr, message: &[u8]) -> Vec<u8> {
     let length = u16::try_from(20 + message.len()).unwrap().to_be_bytes();
     let header = [0x45, 0xc0, length[0], length[1], 0, 0, 0, 0, 255, 112, 0, 0];
-    [&header[..], &from.octets(), &destination.octets(), message].concat()
+    [&header[..], &octets(from), &octets(destination), message].concat()
 }
 
 #[test]
@@ -82,8 +88,8 @@ fn every_check_has_its_own_reason() {
         ("total length beyond the packet", |it| it[3] = 33, Rejected::Header),
         ("UDP", |it| it[9] = 17, Rejected::Header),
         ("total length within the fixed fields", |it| it[3] = 27, Rejected::Length),
-        ("to one host", |it| it[16..20].copy_from_slice(&OURS.octets()), Rejected::Destination { found: OURS }),
-        ("from ourselves", |it| it[12..16].copy_from_slice(&OURS.octets()), Rejected::OwnAddress),
+        ("to one host", |it| it[16..20].copy_from_slice(&octets(OURS)), Rejected::Destination { found: OURS }),
+        ("from ourselves", |it| it[12..16].copy_from_slice(&octets(OURS)), Rejected::OwnAddress),
         ("forwarded", |it| it[8] = 254, Rejected::TimeToLive { found: 254 }),
         ("version 2", |it| it[20] = 0x21, Rejected::Version { found: 2, expected: 3 }),
         ("version 4", |it| it[20] = 0x41, Rejected::Version { found: 4, expected: 3 }),
@@ -139,11 +145,11 @@ fn no_single_flipped_bit_passes() {
 
 #[test]
 fn the_order_of_addresses_does_not_matter_but_their_number_does() {
-    let with = |local, addresses: &[Ipv4Addr]| Settings {
+    let with = |local, addresses: &[IpAddr]| Settings {
         addresses: VirtualAddresses::new(addresses.to_vec()).unwrap(),
         ..settings(local, Checksum::PseudoHeader)
     };
-    let [a, b] = [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2)];
+    let [a, b] = [IpAddr::from([10, 0, 0, 1]), IpAddr::from([10, 0, 0, 2])];
     for (sent, ours) in [([a, b], [b, a]), ([b, a], [a, b])] {
         let sender = with(KEEPALIVED, &sent);
         let bytes = packet(KEEPALIVED, &encode(&sender, None, GROUP));
@@ -153,7 +159,7 @@ fn the_order_of_addresses_does_not_matter_but_their_number_does() {
 }
 
 /// With `peer` as the only other router.
-fn with_peer(local: Ipv4Addr, peer: Ipv4Addr) -> Settings {
+fn with_peer(local: IpAddr, peer: IpAddr) -> Settings {
     let audience = Audience::Peers(Peers::new([peer].into()).unwrap());
     Settings { audience, ..settings(local, Checksum::PseudoHeader) }
 }
@@ -166,7 +172,7 @@ fn peers_hear_each_other_and_nobody_else() {
     let message = |destination| encode(&sender, Some(sender.priority), destination);
     let unicast = packet_to(OURS, KEEPALIVED, &message(OURS));
     let multicast = packet_to(GROUP, KEEPALIVED, &message(GROUP));
-    let stranger = Ipv4Addr::new(172, 16, 60, 99);
+    let stranger = IpAddr::from([172, 16, 60, 99]);
     let mut forwarded = unicast.clone();
     forwarded[8] = 254;
     let cases = [
@@ -252,7 +258,7 @@ prop_compose! {
             } else {
                 Audience::Group
             },
-            addresses: VirtualAddresses::new(addresses.into_iter().map(Ipv4Addr::from).collect()).unwrap(),
+            addresses: VirtualAddresses::new(addresses.into_iter().map(|address| Ipv4Addr::from(address).into()).collect()).unwrap(),
         }
     }
 }

@@ -1,17 +1,17 @@
 //! What version 2 does otherwise than version 3: its timers, and what is on the wire.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use vrrp::{
-    Advert, Audience, Event, GROUP, Password, Preempt, Priority, Received, Rejected, Role, RouterId,
+    Advert, Audience, Event, GROUP_IPV4, Password, Preempt, Priority, Received, Rejected, Role, RouterId,
     Settings, State, Version, VirtualAddresses, WholeSeconds, decode, encode, step,
 };
 
-const OURS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
-const THEIRS: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 242);
-const VIRTUAL: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 250);
+const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 241));
+const THEIRS: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 242));
+const VIRTUAL: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 250));
 
 fn settings(seconds: u64, password: Option<&str>) -> Settings {
     let interval = WholeSeconds::new(Duration::from_secs(seconds)).unwrap();
@@ -77,7 +77,7 @@ fn adverts_of_keepalived_are_understood_and_ours_are_those_that_it_would_send() 
         let settings = settings(1, password);
         assert_eq!(decode(&settings, &bytes), Ok(Received { from: THEIRS, advert }));
         let theirs = Settings { local: THEIRS, ..settings };
-        assert_eq!(encode(&theirs, advert.priority, GROUP), bytes[20..]);
+        assert_eq!(encode(&theirs, advert.priority, GROUP_IPV4.into()), bytes[20..]);
     }
 }
 
@@ -142,7 +142,7 @@ fn the_versions_do_not_understand_each_other() {
     let three = Settings { version, ..two.clone() };
     assert_eq!(decode(&three, &OPEN), Err(Rejected::Version { found: 2, expected: 3 }));
     let theirs = Settings { local: THEIRS, ..three };
-    let mut bytes = [&OPEN[..20], &encode(&theirs, Priority::new(200), GROUP)].concat();
+    let mut bytes = [&OPEN[..20], &encode(&theirs, Priority::new(200), GROUP_IPV4.into())].concat();
     bytes[3] = 32;
     assert_eq!(decode(&two, &bytes), Err(Rejected::Version { found: 3, expected: 2 }));
 }

@@ -1,7 +1,7 @@
 //! One row per clause of RFC 9568 §6.4, and the few places where this router does more than it says.
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use vrrp::Action::{Announce, Claim, Release, Send};
@@ -10,9 +10,9 @@ use vrrp::{
     State, Version, VirtualAddresses, step,
 };
 
-const LOCAL: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 241);
-const HIGHER: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 242);
-const LOWER: Ipv4Addr = Ipv4Addr::new(172, 16, 60, 99);
+const LOCAL: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 241));
+const HIGHER: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 242));
+const LOWER: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 99));
 
 /// With priority 100, intervals of 256 ms make every skew a whole number of milliseconds: but intervals are whole
 /// centiseconds, so 2.56 s it is. One down time is 3 x 2560 + 1560 ms.
@@ -36,7 +36,7 @@ fn settings(priority: u8, preempt: bool) -> Settings {
         preempt: if preempt { Preempt::After(Duration::ZERO) } else { Preempt::Never },
         local: LOCAL,
         audience: Audience::Group,
-        addresses: VirtualAddresses::new(vec![Ipv4Addr::new(172, 16, 60, 250)]).unwrap(),
+        addresses: VirtualAddresses::new(vec![[172, 16, 60, 250].into()]).unwrap(),
     }
 }
 
@@ -46,7 +46,7 @@ fn epoch() -> Instant {
 }
 
 /// An advert from `from` with the given priority, and an interval of 1.28 s so that learning it can be seen.
-fn heard(from: Ipv4Addr, priority: u8) -> Event {
+fn heard(from: IpAddr, priority: u8) -> Event {
     Event::Advert { from, advert: advert(priority, INTERVAL / 2) }
 }
 

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use rustls::pki_types::ServerName;
 use vrrp::{Audience, Password, Peers, Preempt, Version, WholeSeconds};
@@ -103,7 +103,7 @@ fn preemption_may_have_patience() {
 fn peers_replace_the_group() {
     let audience = |text: &str| Files::new().parse(text).unwrap().virtual_router.unwrap().audience;
     assert_eq!(audience(EXAMPLE), Audience::Group);
-    let peers = [241, 242, 243].map(|host| Ipv4Addr::new(172, 16, 60, host));
+    let peers = [241, 242, 243].map(|host| IpAddr::from([172, 16, 60, host]));
     assert_eq!(audience(&with(PEERS, &PEERS[2..])), Audience::Peers(Peers::new(peers.into()).unwrap()));
 }
 
@@ -150,6 +150,50 @@ fn version_2_has_its_own_defaults_and_a_password() {
     ];
     for (fields, expected) in mistakes {
         assert_eq!(parse(fields).unwrap_err().to_string(), expected, "{fields}");
+    }
+}
+
+/// The shortest example with IPv6 addresses and these fields of the virtual router.
+fn over_ipv6(fields: &str) -> String {
+    let text = shortest().replace("- 172.16.60.250/32", "- fe80::fa/64\n    - fd00::fa/128");
+    text.replace("interface: eth0", &format!("interface: eth0\n  {fields}"))
+}
+
+#[test]
+fn a_virtual_router_may_be_of_ipv6() {
+    for fields in ["", "checksum: pseudo-header", "peers: [fe80::1, fe80::2]", "peers: [fd00::1, fd00::2]"] {
+        let router = Files::new().parse(&over_ipv6(fields)).unwrap().virtual_router.unwrap();
+        assert_eq!(router.addresses.family(), vrrp::Family::Ipv6, "{fields}");
+    }
+}
+
+#[test]
+fn what_ipv6_does_not_know_is_refused() {
+    let cases = [
+        ("version: 2", "virtualRouter.version: must be 3 for IPv6 addresses: 2 knows IPv4 only"),
+        (
+            "checksum: plain",
+            "virtualRouter.checksum: must be pseudo-header for IPv6 addresses, which have no other form",
+        ),
+        (
+            "peers: [172.16.60.242]",
+            "virtualRouter.peers: 172.16.60.242 is not an IPv6 address, as `addresses` are",
+        ),
+        (
+            "peers: [fe80::2, fd00::3]",
+            "virtualRouter.peers: must all be link-local addresses, or none: adverts come from one address",
+        ),
+        (
+            "peers: ['::ffff:1.2.3.4']",
+            "virtualRouter.peers[0]: ::ffff:1.2.3.4 cannot be the address of a peer",
+        ),
+        (
+            "peers: [fd00::fa]",
+            "virtualRouter.peers: fd00::fa is a virtual address: it moves, a peer does not",
+        ),
+    ];
+    for (fields, expected) in cases {
+        assert_eq!(problems(&over_ipv6(fields)), expected);
     }
 }
 
@@ -308,7 +352,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         PEERS,
         "peers: [m2]",
-        "virtualRouter.peers[0]: must be an IPv4 address such as 172.16.60.242, found \"m2\"\n\
+        "virtualRouter.peers[0]: must be an IP address such as 172.16.60.242, found \"m2\"\n\
          virtualRouter.peers: must list 1 to 32 peers, found 0",
     ),
     (
@@ -316,6 +360,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "peers: [172.16.60.250]",
         "virtualRouter.peers: 172.16.60.250 is a virtual address: it moves, a peer does not",
     ),
+    (PEERS, "peers: [fd00::f2]", "virtualRouter.peers: fd00::f2 is not an IPv4 address, as `addresses` are"),
     (
         "preemptDelay: 0s",
         "preemptDelay: 5s",
@@ -336,6 +381,27 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "    - 172.16.60.250/32",
         "    - 224.0.0.18/32",
         "virtualRouter.addresses[0]: 224.0.0.18 cannot be a virtual address",
+    ),
+    (
+        "    - 172.16.60.250/32",
+        "    - 172.16.60.250/32\n    - fd00::fa/128",
+        "virtualRouter.addresses[1]: fd00::fa is an IPv6 address and 172.16.60.250 an IPv4 one: a virtual router has one \
+         family; list another in `virtualRouters`",
+    ),
+    (
+        "    - 172.16.60.250/32",
+        "    - fd00::fa/128\n    - fe80::fa/64",
+        "virtualRouter.addresses[1]: fe80::fa must come first, as a link-local address",
+    ),
+    (
+        "    - 172.16.60.250/32",
+        "    - ::1/128",
+        "virtualRouter.addresses[0]: ::1 cannot be a virtual address",
+    ),
+    (
+        "    - 172.16.60.250/32",
+        "    - ff02::12/128",
+        "virtualRouter.addresses[0]: ff02::12 cannot be a virtual address",
     ),
     ("    - 172.16.60.250/32", "    []", "virtualRouter.addresses: must list 1 to 255 addresses, found 0"),
     (

@@ -1,7 +1,7 @@
 //! Routers, a link between them and one client on it, in virtual time.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use vrrp::{
@@ -44,14 +44,14 @@ pub(crate) struct Node {
     pub(crate) running: bool,
     paused: bool,
     /// Adverts that wait in the socket while the process is paused.
-    waiting: Vec<(Ipv4Addr, Advert)>,
+    waiting: Vec<(IpAddr, Advert)>,
     /// Nodes with the same number hear each other.
     side: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Happening {
-    Arrival { to: usize, from: Ipv4Addr, advert: Advert },
+    Arrival { to: usize, from: IpAddr, advert: Advert },
     Start(usize),
     Resume(usize),
 }
@@ -321,9 +321,9 @@ fn node(number: u64, random: &mut Random, version: Version, preempt: Preempt) ->
         priority: Priority::new(priority).unwrap(),
         version,
         preempt,
-        local: Ipv4Addr::new(10, 0, 0, number),
+        local: [10, 0, 0, number].into(),
         audience: Audience::Group,
-        addresses: VirtualAddresses::new(vec![Ipv4Addr::new(10, 0, 0, 250)]).unwrap(),
+        addresses: VirtualAddresses::new(vec![[10, 0, 0, 250].into()]).unwrap(),
     };
     Node {
         settings,
