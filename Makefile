@@ -3,6 +3,9 @@
 # Cargo's own tools come before Debian's rustc, which only compiles the eBPF programs.
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
+# Cargo, with tests run on another kernel. A guest has one processor: how several share turns is not for it.
+guest = cargo --config "target.'cfg(all())'.runner=['$(CURDIR)/tests/guest/run', '$(1)']"
+
 .PHONY: demo test lint bench setup
 
 demo: setup  ## shows fail-over, draining and balancing on this machine's kernel, in namespaces of its own
@@ -17,6 +20,8 @@ test: setup  ## every tier of tests; root is needed for network namespaces and e
 	cargo test -p tests --doc
 	cargo scenario-tests
 	cargo kernel-tests -- --test-threads=1
+	$(call guest,6.1) kernel-tests -- --test-threads=1 --skip balance::
+	$(call guest,6.12) kernel-tests -- --test-threads=1 --skip balance::
 	cargo network-tests -- --test-threads=1
 	cargo cluster-tests -- --test-threads=1
 

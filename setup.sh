@@ -25,6 +25,14 @@ packages=(
   "procps:sysctl, for namespaces whose neighbour entries must not age"
   "gcc:links, and compiles the cryptography of rustls"
 )
+# Other kernels than this machine's, in virtual machines.
+guests=(
+  "qemu-system-x86:runs the kernel tests on Linux 6.1 and 6.12"
+  "busybox-static:starts a guest"
+  "kmod:loads a guest's modules"
+  "cpio:packs what starts a guest"
+  "xz-utils:unpacks Linux 6.1"
+)
 # An eBPF toolchain: a compiler with matching sources of core, and the LLVM that bpf-linker links with.
 toolchain=(
   "rustc-web:compiles the eBPF programs (the only Debian rustc new enough)"
@@ -58,7 +66,7 @@ nightly_with_sources() {
   sysroot=$(rustc +nightly --print sysroot 2>/dev/null) && [ -d "$sysroot/lib/rustlib/src/rust/library" ]
 }
 
-want "${packages[@]}"
+want "${packages[@]}" "${guests[@]}"
 if [ "${1:-}" = bench ]; then
   want "${rivals[@]}"
 fi
