@@ -5,32 +5,40 @@
 //! | [`SERVICES`] | hash | [`ServiceKey`] | [`Service`] | dataplane |
 //! | [`SLOTS`] | hash | [`SlotKey`] | [`BackendId`] | dataplane |
 //! | [`BACKENDS`] | hash | [`BackendId`] | [`Backend`] | dataplane |
+//! | [`MEMBERS`] | hash | [`MemberKey`] | [`BackendId`] | dataplane |
+//! | [`MAGLEV`] | hash | [`ServiceId`] | [`MaglevTable`] | dataplane |
+//! | [`SOURCE_RANGES`] | longest-prefix match | [`SourceRange`] | [`u32`], always 1 | dataplane |
 //! | [`TURNS`] | hash | [`ServiceId`] | [`Turn`] | dataplane creates, programs count |
+//! | [`AFFINITY`] | LRU hash | [`AffinityKey`] | [`Affinity`] | programs |
 //! | [`FLOWS`] | LRU hash | [`FlowKey`] | [`Flow`] | programs |
 //! | [`ORIGINS`] | LRU hash | [`OriginKey`] | [`Origin`] | programs |
 //!
 //! A connection to a service is one look-up in `SERVICES`, one count in `TURNS` and the look-ups of the slot that the
-//! count names and of the backend in it. Identifiers are given out once and never again while the maps live, so that
+//! count names and of the backend in it; rules that ask for more cost more. Identifiers are given out once and never again while the maps live, so that
 //! what a program remembers of a backend that is gone can be told from its successor.
 //!
 //! Byte order is a matter of type: [`Address`] and [`Port`] hold what is on the wire, every other number is the host's.
 //! No type has padding; a change of size is a change of [`VERSION`].
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 mod address;
+mod affinity;
 mod backend;
 mod flow;
 mod service;
 
 pub use address::{Address, Port};
-pub use backend::{Backend, BackendId, SlotKey};
+pub use affinity::{Affinity, AffinityKey, Client, MemberKey};
+pub use backend::{Backend, BackendId, MaglevTable, NO_BACKEND, SlotKey};
 pub use flow::{Flow, FlowKey, Origin, OriginKey};
-pub use service::{NO_SERVICE, Service, ServiceId, ServiceKey, Turn};
+pub use service::{
+    Audience, Masquerade, NO_SERVICE, Rules, Scheduler, Service, ServiceId, ServiceKey, SourceRange, Turn,
+};
 
 /// Version of everything in this crate. State pinned by another version is not read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// A map: what the kernel calls it and how many entries it holds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +55,24 @@ pub const SERVICES: Table = Table { name: "SERVICES", capacity: 65_536 };
 pub const SLOTS: Table = Table { name: "SLOTS", capacity: 262_144 };
 /// Backends.
 pub const BACKENDS: Table = Table { name: "BACKENDS", capacity: 262_144 };
+/// Which backend of a service an endpoint is: of services with affinity, and of those over UDP, whose sockets are looked
+/// after when a backend goes.
+pub const MEMBERS: Table = Table { name: "MEMBERS", capacity: BACKENDS.capacity };
+/// The tables of the services whose scheduler is [`Scheduler::MAGLEV`].
+pub const MAGLEV: Table = Table { name: "MAGLEV", capacity: 16_384 };
+/// Who may use the services with [`Rules::SOURCE_RANGES`].
+pub const SOURCE_RANGES: Table = Table { name: "SOURCE_RANGES", capacity: 131_072 };
 /// The round robin counter of each service. Under [`NO_SERVICE`] it keeps the first identifier that is not reserved
 /// yet, so that a dataplane that starts over what it finds gives out none again. There is room for one more, so that it is
 /// [`SERVICES`] that is found full.
 pub const TURNS: Table = Table { name: "TURNS", capacity: SERVICES.capacity + 2 };
+/// Which backend a client had, for services with [`Rules::AFFINITY`].
+pub const AFFINITY: Table = Table { name: "AFFINITY", capacity: 65_536 };
 /// Which backend an unconnected UDP socket talks to.
 pub const FLOWS: Table = Table { name: "FLOWS", capacity: 131_072 };
 /// Which service a translated peer stands for.
 pub const ORIGINS: Table = Table { name: "ORIGINS", capacity: 131_072 };
 
 /// Every map.
-pub const TABLES: [Table; 6] = [SERVICES, SLOTS, BACKENDS, TURNS, FLOWS, ORIGINS];
+pub const TABLES: [Table; 10] =
+    [SERVICES, SLOTS, BACKENDS, MEMBERS, MAGLEV, SOURCE_RANGES, TURNS, AFFINITY, FLOWS, ORIGINS];

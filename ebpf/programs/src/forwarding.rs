@@ -1,7 +1,8 @@
 //! Where a connection or a datagram goes, and where an answer seems to come from.
 
 use ebpf_abi::{
-    Backend, BackendId, Flow, FlowKey, Origin, OriginKey, Service, ServiceId, ServiceKey, SlotKey,
+    Affinity, AffinityKey, Backend, BackendId, Client, Flow, FlowKey, MemberKey, Origin, OriginKey, Rules,
+    Scheduler, Service, ServiceId, ServiceKey, SlotKey,
 };
 
 /// What the decisions look up and remember: the kernel's maps, or a test's values.
@@ -15,8 +16,16 @@ pub trait Tables {
     fn slot(&self, key: &SlotKey) -> Option<BackendId>;
     /// An endpoint.
     fn backend(&self, id: BackendId) -> Option<Backend>;
+    /// Which of a service's backends an endpoint is; known of services with affinity.
+    fn member(&self, key: &MemberKey) -> Option<BackendId>;
+    /// Who gets a flow with this hash; known of services whose scheduler is Maglev.
+    fn maglev(&self, service: ServiceId, hash: u32) -> Option<BackendId>;
     /// Counts one connection to `service` and says how many came before it.
     fn take_turn(&self, service: ServiceId) -> Option<u64>;
+    /// The backend that a client had.
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
+    /// Remembers `affinity`. Forgetting it under memory pressure costs a client its backend, not its forwarding.
+    fn remember_affinity(&self, key: &AffinityKey, affinity: Affinity);
     /// The backend that a socket's datagrams went to.
     fn flow(&self, key: &FlowKey) -> Option<Flow>;
     /// Remembers `flow`. Forgetting it under memory pressure costs an exchange its backend, not its forwarding.
@@ -25,6 +34,25 @@ pub trait Tables {
     fn origin(&self, key: &OriginKey) -> Option<Origin>;
     /// Remembers `origin`. Forgetting it under memory pressure shows the application the backend's address.
     fn remember_origin(&self, key: &OriginKey, origin: Origin);
+    /// A number that nobody can foretell.
+    fn random(&self) -> u32;
+    /// Nanoseconds since the machine started, sleep included.
+    fn now(&self) -> u64;
+}
+
+/// Who asks for a backend. Each answer costs, so that it is asked for only where a service's rules depend on it.
+pub trait Asker {
+    /// Whom affinity takes it for.
+    fn client(&self) -> Client;
+    /// The hash of its flow, where all nodes that the flow may cross see it alike; `None` for a socket of this node,
+    /// which stays with what it got.
+    fn flow_hash(&self) -> Option<u32>;
+}
+
+/// A socket of this node.
+pub trait Socket: Asker {
+    /// The number that names it as long as the kernel runs.
+    fn cookie(&self) -> u64;
 }
 
 /// What becomes of a connection or a datagram.
@@ -36,43 +64,44 @@ pub enum Verdict {
     Forward(Backend),
     /// A service without backends: the application is told so at once.
     Refuse,
+    /// A service whose backends are all elsewhere: nobody answers.
+    Drop,
 }
 
 /// How often a choice starts over when the backend it fell on vanished meanwhile. Each time takes a removal between two
 /// neighbouring look-ups, so the bound is for the verifier and not for life.
 const ATTEMPTS: u32 = 4;
 
-/// A socket connects to `frontend`: it gets the next backend in turn. `cookie` names the socket; it is asked for only
-/// when the frontend is ours.
+/// A socket connects to `frontend`: it gets a backend by the rules of the service.
 #[inline(always)]
-pub fn connect(tables: &impl Tables, cookie: impl Fn() -> u64, frontend: &ServiceKey) -> Verdict {
+pub fn connect(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey) -> Verdict {
     let Some(service) = tables.service(frontend) else { return Verdict::Pass };
-    match choose(tables, frontend, service) {
-        Choice::Backend(_, backend) => forward(tables, cookie(), frontend, backend),
+    match choose(tables, socket, frontend, service) {
+        Choice::Backend(_, backend) => forward(tables, socket.cookie(), frontend, backend),
+        Choice::Empty(rules) => unanswered(rules),
         Choice::Gone => Verdict::Pass,
-        Choice::Empty => Verdict::Refuse,
     }
 }
 
 /// A socket that is not connected sends a datagram to `frontend`: it goes where the socket's last one went, as long as
 /// that backend lives, so that an exchange of several datagrams meets one backend.
 #[inline(always)]
-pub fn send(tables: &impl Tables, cookie: impl Fn() -> u64, frontend: &ServiceKey) -> Verdict {
+pub fn send(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey) -> Verdict {
     let Some(service) = tables.service(frontend) else { return Verdict::Pass };
-    let cookie = cookie();
+    let cookie = socket.cookie();
     let key = FlowKey { cookie, service: service.id, reserved: 0 };
     if let Some(flow) = tables.flow(&key)
-        && let Some(backend) = member(tables, service.id, flow.backend)
+        && let Some(backend) = own(tables, service.id, flow.backend)
     {
         return forward(tables, cookie, frontend, backend);
     }
-    match choose(tables, frontend, service) {
+    match choose(tables, socket, frontend, service) {
         Choice::Backend(id, backend) => {
             tables.remember_flow(&key, Flow { backend: id });
             forward(tables, cookie, frontend, backend)
         }
+        Choice::Empty(rules) => unanswered(rules),
         Choice::Gone => Verdict::Pass,
-        Choice::Empty => Verdict::Refuse,
     }
 }
 
@@ -82,29 +111,93 @@ pub fn origin(tables: &impl Tables, peer: &OriginKey) -> Option<Origin> {
     tables.origin(peer)
 }
 
-enum Choice {
-    /// The next in turn.
+/// What a service has for who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// This one.
     Backend(BackendId, Backend),
-    /// The service has no backends.
-    Empty,
+    /// No backend; the rules say what the client is told.
+    Empty(Rules),
     /// The service itself was removed meanwhile.
     Gone,
 }
 
-/// The next backend in turn. A service that shrinks meanwhile may have lost the slot that the turn names, or the
-/// backend in it; then the same turn is taken among what is left.
+/// The backend for a new connection: the one that the client had, where the service's rules and its backends allow, or
+/// else the scheduler's.
 #[inline(always)]
-fn choose(tables: &impl Tables, frontend: &ServiceKey, found: Service) -> Choice {
-    let Some(turn) = tables.take_turn(found.id) else { return Choice::Gone };
+pub fn choose(tables: &impl Tables, asker: &impl Asker, frontend: &ServiceKey, found: Service) -> Choice {
+    let rules = found.rules;
+    if !rules.has(Rules::AFFINITY) {
+        return schedule(tables, asker, frontend, found);
+    }
+    let key = AffinityKey { group: rules.affinity_group, client: asker.client() };
+    let now = tables.now();
+    if let Some((id, backend)) = had(tables, &key, found, now) {
+        remember(tables, &key, backend, now);
+        return Choice::Backend(id, backend);
+    }
+    let choice = schedule(tables, asker, frontend, found);
+    if let Choice::Backend(_, backend) = choice {
+        remember(tables, &key, backend, now);
+    }
+    choice
+}
+
+/// The backend that all nodes with equal endpoints give to a flow with this hash; `None` for a service that is not
+/// scheduled so, or has no backend.
+#[inline(always)]
+pub fn consistent(tables: &impl Tables, service: ServiceId, flow_hash: u32) -> Option<(BackendId, Backend)> {
+    let id = tables.maglev(service, flow_hash)?;
+    Some((id, own(tables, service, id)?))
+}
+
+/// The backend that a client had, while it is remembered and one of this service's.
+#[inline(always)]
+fn had(tables: &impl Tables, key: &AffinityKey, service: Service, now: u64) -> Option<(BackendId, Backend)> {
+    let Affinity { address, port, seen, .. } = tables.affinity(key)?;
+    if now.saturating_sub(seen) >= u64::from(service.rules.affinity_timeout) * NANOSECONDS {
+        return None;
+    }
+    let id = tables.member(&MemberKey { service: service.id, address, port, reserved: 0 })?;
+    let backend = own(tables, service.id, id)?;
+    if backend.address == address && backend.port == port { Some((id, backend)) } else { None }
+}
+
+#[inline(always)]
+fn remember(tables: &impl Tables, key: &AffinityKey, backend: Backend, seen: u64) {
+    let Backend { address, port, .. } = backend;
+    tables.remember_affinity(key, Affinity { address, port, reserved: [0; 3], seen });
+}
+
+const NANOSECONDS: u64 = 1_000_000_000;
+
+/// The backend that is due. A service that shrinks meanwhile may have lost the slot that a turn names, or the backend in
+/// it; then the same turn is taken among what is left.
+#[inline(always)]
+fn schedule(tables: &impl Tables, asker: &impl Asker, frontend: &ServiceKey, found: Service) -> Choice {
+    if found.rules.scheduler == Scheduler::MAGLEV
+        && let Some(hash) = asker.flow_hash()
+        && let Some((id, backend)) = consistent(tables, found.id, hash)
+    {
+        return Choice::Backend(id, backend);
+    }
+    let turn = if found.rules.scheduler == Scheduler::RANDOM {
+        u64::from(tables.random())
+    } else {
+        match tables.take_turn(found.id) {
+            Some(turn) => turn,
+            None => return Choice::Gone,
+        }
+    };
     let mut service = found;
     let mut attempt = 0;
     while attempt < ATTEMPTS {
         if service.slots == 0 {
-            return Choice::Empty;
+            return Choice::Empty(service.rules);
         }
         let slot = slot_of(turn, service.slots);
         if let Some(id) = tables.slot(&SlotKey { service: service.id, slot })
-            && let Some(backend) = member(tables, service.id, id)
+            && let Some(backend) = own(tables, service.id, id)
         {
             return Choice::Backend(id, backend);
         }
@@ -114,7 +207,13 @@ fn choose(tables: &impl Tables, frontend: &ServiceKey, found: Service) -> Choice
         }
         attempt += 1;
     }
-    Choice::Empty
+    Choice::Empty(service.rules)
+}
+
+/// What the client of a service without backends is told.
+#[inline(always)]
+const fn unanswered(rules: Rules) -> Verdict {
+    if rules.has(Rules::DROP_WHEN_EMPTY) { Verdict::Drop } else { Verdict::Refuse }
 }
 
 /// The slot that a turn falls on.
@@ -126,7 +225,7 @@ const fn slot_of(turn: u64, slots: u32) -> u32 {
 
 /// A backend that still is one of this service's.
 #[inline(always)]
-fn member(tables: &impl Tables, service: ServiceId, id: BackendId) -> Option<Backend> {
+fn own(tables: &impl Tables, service: ServiceId, id: BackendId) -> Option<Backend> {
     let backend = tables.backend(id)?;
     if backend.service.0 == service.0 { Some(backend) } else { None }
 }

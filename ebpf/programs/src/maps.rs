@@ -1,10 +1,13 @@
 //! The kernel's tables. Names, kinds and capacities are those of `ebpf_abi`.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{HashMap, LruHashMap};
+use aya_ebpf::maps::lpm_trie::Key;
+use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap};
 use ebpf_abi::{
-    Backend, BackendId, Flow, FlowKey, Origin, OriginKey, Service, ServiceId, ServiceKey, SlotKey, Turn,
+    Affinity, AffinityKey, Backend, BackendId, Flow, FlowKey, MaglevTable, MemberKey, Origin, OriginKey,
+    Service, ServiceId, ServiceKey, SlotKey, SourceRange, Turn,
 };
 
 use crate::Tables;
@@ -20,8 +23,20 @@ static SLOTS: HashMap<SlotKey, BackendId> =
 static BACKENDS: HashMap<BackendId, Backend> =
     HashMap::with_max_entries(ebpf_abi::BACKENDS.capacity, BPF_F_NO_PREALLOC);
 #[map]
+static MEMBERS: HashMap<MemberKey, BackendId> =
+    HashMap::with_max_entries(ebpf_abi::MEMBERS.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static MAGLEV: HashMap<ServiceId, MaglevTable> =
+    HashMap::with_max_entries(ebpf_abi::MAGLEV.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static SOURCE_RANGES: LpmTrie<SourceRange, u32> =
+    LpmTrie::with_max_entries(ebpf_abi::SOURCE_RANGES.capacity, BPF_F_NO_PREALLOC);
+#[map]
 static TURNS: HashMap<ServiceId, Turn> =
     HashMap::with_max_entries(ebpf_abi::TURNS.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static AFFINITY: LruHashMap<AffinityKey, Affinity> =
+    LruHashMap::with_max_entries(ebpf_abi::AFFINITY.capacity, 0);
 #[map]
 static FLOWS: LruHashMap<FlowKey, Flow> = LruHashMap::with_max_entries(ebpf_abi::FLOWS.capacity, 0);
 #[map]
@@ -35,7 +50,8 @@ impl Tables for Maps {
     #[inline(always)]
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         // A service that grows or shrinks meanwhile is still the same.
-        agreed(|| SERVICES.get_ptr(key), whole, |first, second| first.id == second.id)
+        let same = |first: &Service, second: &Service| first.id == second.id && first.rules == second.rules;
+        agreed(|| SERVICES.get_ptr(key), whole, same)
     }
 
     #[inline(always)]
@@ -50,8 +66,30 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn member(&self, key: &MemberKey) -> Option<BackendId> {
+        // Checked against the backend's own service and address.
+        MEMBERS.get_ptr(key).map(copy)
+    }
+
+    #[inline(always)]
+    fn maglev(&self, service: ServiceId, hash: u32) -> Option<BackendId> {
+        MAGLEV.get_ptr(service).map(|table| entry(table, MaglevTable::position(hash)))
+    }
+
+    #[inline(always)]
     fn take_turn(&self, service: ServiceId) -> Option<u64> {
         TURNS.get_ptr_mut(service).map(increment)
+    }
+
+    #[inline(always)]
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        // Whatever it is, it is used only if it is a backend of the service.
+        AFFINITY.get_ptr(key).map(copy)
+    }
+
+    #[inline(always)]
+    fn remember_affinity(&self, key: &AffinityKey, affinity: Affinity) {
+        remembered(AFFINITY.insert(key, affinity, 0));
     }
 
     #[inline(always)]
@@ -73,6 +111,28 @@ impl Tables for Maps {
     #[inline(always)]
     fn remember_origin(&self, key: &OriginKey, origin: Origin) {
         remembered(ORIGINS.insert(key, origin, 0));
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
+    fn random(&self) -> u32 {
+        // SAFETY: the helper takes nothing and cannot fail.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
+    fn now(&self) -> u64 {
+        // SAFETY: the helper takes nothing and cannot fail.
+        unsafe { bpf_ktime_get_boot_ns() }
+    }
+}
+
+impl Maps {
+    /// Whether a service with [`ebpf_abi::Rules::SOURCE_RANGES`] may be used by a client.
+    #[inline(always)]
+    pub fn admits(&self, source: SourceRange) -> bool {
+        SOURCE_RANGES.get(Key::new(SourceRange::BITS, source)).is_some()
     }
 }
 
@@ -101,13 +161,25 @@ fn copy<V: Copy>(value: *const V) -> V {
     unsafe { core::ptr::read_volatile(value) }
 }
 
-/// Reads a service in one access, so that its identifier and its number of slots are of the same entry.
+/// Reads a service's identifier and its number of slots in one access, so that they are of the same entry.
 #[inline(always)]
 #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
-#[expect(clippy::cast_ptr_alignment, reason = "the kernel aligns values of maps to 8 bytes")]
 fn whole(service: *const Service) -> Service {
-    // SAFETY: as in `copy`; the kernel aligns values of maps to 8 bytes, and a `Service` is two words without padding.
-    unsafe { core::mem::transmute::<u64, Service>(service.cast::<u64>().read_volatile()) }
+    let words = service.cast::<u64>();
+    // SAFETY: as in `copy`; the kernel aligns values of maps to 8 bytes, and a `Service` is six words without padding,
+    // the first two of which are the identifier and the number of slots.
+    unsafe {
+        let words = [words.read_volatile(), words.add(1).read_volatile(), words.add(2).read_volatile()];
+        core::mem::transmute::<[u64; 3], Service>(words)
+    }
+}
+
+/// Reads one entry of a table.
+#[inline(always)]
+#[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+fn entry(table: *const MaglevTable, position: u32) -> BackendId {
+    // SAFETY: as in `copy`; a position is less than the table's length.
+    unsafe { table.cast::<BackendId>().add(position as usize).read_volatile() }
 }
 
 /// Counts one and returns the count before, as one step for all processors.

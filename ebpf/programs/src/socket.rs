@@ -4,18 +4,21 @@ use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
 use aya_ebpf::programs::SockAddrContext;
-use ebpf_abi::{Address, Backend, Origin, OriginKey, Port, ServiceKey};
+use ebpf_abi::{Address, Audience, Backend, Client, Origin, OriginKey, Port, ServiceKey};
 
 use crate::Tables;
-use crate::forwarding::{self, Verdict};
+use crate::forwarding::{self, Asker, Socket, Verdict};
 
 /// The kernel carries on with the call.
 const PROCEED: i32 = 1;
 /// The call fails with what `bpf_set_retval` said.
 const FAIL: i32 = 0;
+/// What an application is told where nobody listens.
 const ECONNREFUSED: i32 = 111;
+/// What it is told in the end where nobody answers; here it is told at once, and spared the wait.
+const ETIMEDOUT: i32 = 110;
 
 /// Which of its two address fields a hook has. An IPv6 socket that talks IPv4 shows IPv4-mapped addresses, so both are
 /// one [`Address`] to us.
@@ -37,14 +40,14 @@ pub enum V6 {}
 /// `connect`: the destination becomes the next backend.
 #[inline(always)]
 pub fn connect<F: Family>(tables: &impl Tables, context: &SockAddrContext) -> i32 {
-    let verdict = forwarding::connect(tables, || cookie(context), &destination::<F>(context));
+    let verdict = forwarding::connect(tables, &Calling(context), &destination::<F>(context));
     carry_out::<F>(context, verdict)
 }
 
 /// `sendmsg` and `sendto` with an address: the destination becomes the exchange's backend.
 #[inline(always)]
 pub fn send<F: Family>(tables: &impl Tables, context: &SockAddrContext) -> i32 {
-    let verdict = forwarding::send(tables, || cookie(context), &destination::<F>(context));
+    let verdict = forwarding::send(tables, &Calling(context), &destination::<F>(context));
     carry_out::<F>(context, verdict)
 }
 
@@ -71,16 +74,46 @@ fn carry_out<F: Family>(context: &SockAddrContext, verdict: Verdict) -> i32 {
                 set_port(context, port);
                 PROCEED
             } else {
-                refuse()
+                fail(ECONNREFUSED)
             }
         }
-        Verdict::Refuse => refuse(),
+        Verdict::Refuse => fail(ECONNREFUSED),
+        Verdict::Drop => fail(ETIMEDOUT),
     }
 }
 
 #[inline(always)]
 fn destination<F: Family>(context: &SockAddrContext) -> ServiceKey {
-    ServiceKey { address: F::address(context), port: port(context), protocol: protocol(context) }
+    ServiceKey {
+        address: F::address(context),
+        port: port(context),
+        protocol: protocol(context),
+        audience: Audience::EVERYONE,
+    }
+}
+
+/// The socket that makes the call.
+struct Calling<'context>(&'context SockAddrContext);
+
+impl Asker for Calling<'_> {
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
+    fn client(&self) -> Client {
+        // SAFETY: the helper takes the context the kernel passed.
+        Client::from_namespace(unsafe { bpf_get_netns_cookie(self.0.as_ptr()) })
+    }
+
+    #[inline(always)]
+    fn flow_hash(&self) -> Option<u32> {
+        None
+    }
+}
+
+impl Socket for Calling<'_> {
+    #[inline(always)]
+    fn cookie(&self) -> u64 {
+        cookie(self.0)
+    }
 }
 
 impl Family for V4 {
@@ -136,10 +169,10 @@ fn set_port(context: &SockAddrContext, port: Port) {
 #[inline(always)]
 #[expect(
     clippy::cast_possible_truncation,
-    reason = "protocol numbers have 16 bits in the kernel's own socket"
+    reason = "the one longer number, 262 for Multipath TCP, has TCP's low half: it reaches TCP services"
 )]
-fn protocol(context: &SockAddrContext) -> u16 {
-    word(context, offset_of!(bpf_sock_addr, protocol)) as u16
+fn protocol(context: &SockAddrContext) -> u8 {
+    word(context, offset_of!(bpf_sock_addr, protocol)) as u8
 }
 
 /// Reads a word of the context.
@@ -167,11 +200,11 @@ fn cookie(context: &SockAddrContext) -> u64 {
     unsafe { bpf_get_socket_cookie(context.as_ptr()) }
 }
 
-/// Makes the call fail at once with ECONNREFUSED instead of the hook's own EPERM.
+/// Makes the call fail at once with this error instead of the hook's own EPERM.
 #[inline(always)]
 #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
-fn refuse() -> i32 {
+fn fail(error: i32) -> i32 {
     // SAFETY: the helper takes a negative error number. It fails for numbers that are none only.
-    unsafe { bpf_set_retval(-ECONNREFUSED) };
+    unsafe { bpf_set_retval(-error) };
     FAIL
 }

@@ -1,7 +1,7 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
-use ebpf_abi::{Address, Port};
+use ebpf_abi::{Address, Audience, Masquerade, Port};
 
 use super::*;
 
@@ -11,7 +11,11 @@ struct Values {
     service: RefCell<Option<Service>>,
     slots: RefCell<BTreeMap<SlotKey, BackendId>>,
     backends: RefCell<BTreeMap<BackendId, Backend>>,
+    maglev: RefCell<Option<BackendId>>,
     turn: RefCell<u64>,
+    random: Cell<u32>,
+    now: Cell<u64>,
+    affinities: RefCell<BTreeMap<AffinityKey, Affinity>>,
     flows: RefCell<Vec<(FlowKey, Flow)>>,
     origins: RefCell<Vec<(OriginKey, Origin)>>,
     remembered: RefCell<u32>,
@@ -19,12 +23,42 @@ struct Values {
 
 const SERVICE: ServiceId = ServiceId(7);
 const COOKIE: u64 = 99;
+const GROUP: u64 = 5;
+/// Seconds.
+const TIMEOUT: u32 = 10;
+
+/// A socket of a client, or a packet from one.
+#[derive(Clone, Copy)]
+struct Somebody {
+    cookie: u64,
+    client: Client,
+    flow_hash: Option<u32>,
+}
+
+const CLIENT: Somebody = Somebody { cookie: COOKIE, client: Client::from_namespace(1), flow_hash: None };
+
+impl Asker for Somebody {
+    fn client(&self) -> Client {
+        self.client
+    }
+
+    fn flow_hash(&self) -> Option<u32> {
+        self.flow_hash
+    }
+}
+
+impl Socket for Somebody {
+    fn cookie(&self) -> u64 {
+        self.cookie
+    }
+}
 
 impl Values {
     /// A service with backends numbered from 1, in slots from 0.
     fn with_backends(count: u8) -> Self {
         let values = Self::default();
-        *values.service.borrow_mut() = Some(Service { id: SERVICE, slots: count.into() });
+        *values.service.borrow_mut() =
+            Some(Service { id: SERVICE, slots: count.into(), rules: Rules::default() });
         for slot in 0..count {
             let id = BackendId(u32::from(slot) + 1);
             values.slots.borrow_mut().insert(SlotKey { service: SERVICE, slot: slot.into() }, id);
@@ -34,11 +68,23 @@ impl Values {
     }
 
     fn connect(&self) -> Verdict {
-        connect(self, || COOKIE, &frontend())
+        self.connect_of(&CLIENT)
+    }
+
+    fn connect_of(&self, socket: &Somebody) -> Verdict {
+        connect(self, socket, &frontend())
     }
 
     fn send(&self) -> Verdict {
-        send(self, || COOKIE, &frontend())
+        send(self, &CLIENT, &frontend())
+    }
+
+    fn rule(&self, rules: Rules) {
+        self.service.borrow_mut().as_mut().unwrap().rules = rules;
+    }
+
+    fn pass(&self, seconds: u64) {
+        self.now.set(self.now.get() + seconds * NANOSECONDS);
     }
 
     /// Takes the last slot away, backend and all, as the dataplane does.
@@ -64,11 +110,32 @@ impl Tables for Values {
         self.backends.borrow().get(&id).copied()
     }
 
+    fn member(&self, key: &MemberKey) -> Option<BackendId> {
+        let backends = self.backends.borrow();
+        let is_meant = |backend: &Backend| {
+            (backend.service, backend.address, backend.port) == (key.service, key.address, key.port)
+        };
+        backends.iter().find(|(_, backend)| is_meant(backend)).map(|(id, _)| *id)
+    }
+
+    fn maglev(&self, service: ServiceId, hash: u32) -> Option<BackendId> {
+        assert_eq!((service, hash), (SERVICE, 77));
+        *self.maglev.borrow()
+    }
+
     fn take_turn(&self, service: ServiceId) -> Option<u64> {
         assert_eq!(service, SERVICE);
         let mut turn = self.turn.borrow_mut();
         *turn += 1;
         Some(*turn - 1)
+    }
+
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.affinities.borrow().get(key).copied()
+    }
+
+    fn remember_affinity(&self, key: &AffinityKey, affinity: Affinity) {
+        self.affinities.borrow_mut().insert(*key, affinity);
     }
 
     fn flow(&self, key: &FlowKey) -> Option<Flow> {
@@ -87,6 +154,14 @@ impl Tables for Values {
         *self.remembered.borrow_mut() += 1;
         self.origins.borrow_mut().push((*key, origin));
     }
+
+    fn random(&self) -> u32 {
+        self.random.get()
+    }
+
+    fn now(&self) -> u64 {
+        self.now.get()
+    }
 }
 
 #[test]
@@ -101,8 +176,76 @@ fn connections_take_turns() {
 fn what_is_no_service_passes_and_what_has_no_backend_is_refused() {
     let values = Values::with_backends(0);
     assert_eq!((values.connect(), values.send()), (Verdict::Refuse, Verdict::Refuse));
+    values.rule(Rules { flags: Rules::DROP_WHEN_EMPTY, ..Rules::default() });
+    assert_eq!((values.connect(), values.send()), (Verdict::Drop, Verdict::Drop));
     *values.service.borrow_mut() = None;
     assert_eq!((values.connect(), values.send()), (Verdict::Pass, Verdict::Pass));
+}
+
+#[test]
+fn a_client_comes_back_to_its_backend_until_it_stays_away_or_the_backend_goes() {
+    let values = Values::with_backends(3);
+    values.rule(AFFINITY);
+    let other = Somebody { client: Client::from_namespace(2), ..CLIENT };
+    let [first, second, third] = [1, 2, 3].map(|last| Verdict::Forward(backend(last)));
+    assert_eq!([values.connect(), values.connect(), values.connect_of(&other)], [first, first, second]);
+    // Every connection starts the time anew.
+    for _ in 0..3 {
+        values.pass(9);
+        assert_eq!(values.connect(), first);
+    }
+    values.pass(10);
+    assert_eq!([values.connect(), values.connect()], [third; 2], "forgotten after ten seconds");
+    values.shrink();
+    assert_eq!([values.connect(), values.connect()], [second; 2], "and gone with the backend");
+}
+
+#[test]
+fn affinity_is_shared_by_a_group_and_by_nobody_else() {
+    let values = Values::with_backends(3);
+    values.rule(AFFINITY);
+    let met = values.connect();
+    let other_group = Rules { affinity_group: GROUP + 1, ..AFFINITY };
+    values.rule(other_group);
+    assert_ne!(values.connect(), met);
+    values.rule(AFFINITY);
+    assert_eq!(values.connect(), met);
+    // Another frontend of the group: the same endpoints, as backends of its own.
+    for (id, last) in [(11, 1), (12, 2)] {
+        let twin = Backend { service: ServiceId(8), ..backend(last) };
+        values.backends.borrow_mut().insert(BackendId(id), twin);
+    }
+    *values.service.borrow_mut() = Some(Service { id: ServiceId(8), slots: 2, rules: AFFINITY });
+    let Verdict::Forward(found) = values.connect() else { panic!("it has backends") };
+    assert_eq!((found.address, found.service), (backend(1).address, ServiceId(8)));
+}
+
+#[test]
+fn chance_decides_where_it_is_asked() {
+    let values = Values::with_backends(3);
+    values.rule(Rules { scheduler: Scheduler::RANDOM, ..Rules::default() });
+    for (random, last) in [(5, 3), (5, 3), (9, 1), (u32::MAX, 1)] {
+        values.random.set(random);
+        assert_eq!(values.connect(), Verdict::Forward(backend(last)));
+    }
+    assert_eq!(*values.turn.borrow(), 0, "and takes no turns");
+}
+
+#[test]
+fn the_table_decides_for_a_flow_that_other_nodes_may_see() {
+    let values = Values::with_backends(3);
+    values.rule(Rules { scheduler: Scheduler::MAGLEV, ..Rules::default() });
+    let packet = Somebody { flow_hash: Some(77), ..CLIENT };
+    for last in [3, 2] {
+        *values.maglev.borrow_mut() = Some(BackendId(last.into()));
+        assert_eq!(values.connect_of(&packet), Verdict::Forward(backend(last)));
+        assert_eq!(consistent(&values, SERVICE, 77), Some((BackendId(last.into()), backend(last))));
+    }
+    // A socket of this node, and a table that is a moment behind.
+    assert_eq!(values.connect(), Verdict::Forward(backend(1)));
+    *values.maglev.borrow_mut() = Some(BackendId(9));
+    assert_eq!(values.connect_of(&packet), Verdict::Forward(backend(2)));
+    assert_eq!(consistent(&values, SERVICE, 77), None);
 }
 
 #[test]
@@ -111,7 +254,10 @@ fn an_exchange_stays_with_its_backend_until_that_is_gone() {
     let stays = Verdict::Forward(backend(1));
     assert_eq!([values.send(), values.send(), values.send()], [stays; 3]);
     // Another socket gets the next.
-    assert_eq!(send(&values, || COOKIE + 1, &frontend()), Verdict::Forward(backend(2)));
+    assert_eq!(
+        send(&values, &Somebody { cookie: COOKIE + 1, ..CLIENT }, &frontend()),
+        Verdict::Forward(backend(2))
+    );
     values.backends.borrow_mut().remove(&BackendId(1));
     values.slots.borrow_mut().insert(SlotKey { service: SERVICE, slot: 0 }, BackendId(3));
     values.service.borrow_mut().as_mut().unwrap().slots = 2;
@@ -136,13 +282,15 @@ fn a_turn_beyond_a_shrunken_service_is_taken_among_what_is_left() {
     *values.turn.borrow_mut() = 2;
     let found = values.service(&frontend()).unwrap();
     values.shrink();
-    let Choice::Backend(_, met) = choose(&values, &frontend(), found) else { panic!("there are two left") };
+    let Choice::Backend(_, met) = choose(&values, &CLIENT, &frontend(), found) else {
+        panic!("there are two left")
+    };
     assert_eq!(met, backend(1), "turn 2 of two");
     values.shrink();
     values.shrink();
-    assert!(matches!(choose(&values, &frontend(), found), Choice::Empty));
+    assert!(matches!(choose(&values, &CLIENT, &frontend(), found), Choice::Empty(_)));
     *values.service.borrow_mut() = None;
-    assert!(matches!(choose(&values, &frontend(), found), Choice::Gone));
+    assert!(matches!(choose(&values, &CLIENT, &frontend(), found), Choice::Gone));
 }
 
 #[test]
@@ -176,8 +324,22 @@ fn turns_wrap_with_the_slots_and_not_with_32_bits() {
     assert_eq!(slot_of(u64::MAX, u32::MAX), 0);
 }
 
+const AFFINITY: Rules = Rules {
+    affinity_group: GROUP,
+    affinity_timeout: TIMEOUT,
+    scheduler: Scheduler::ROUND_ROBIN,
+    masquerade: Masquerade::NEVER,
+    flags: Rules::AFFINITY,
+    reserved: 0,
+};
+
 fn frontend() -> ServiceKey {
-    ServiceKey { address: address([10, 254, 0, 1]), port: Port::from_number(443), protocol: 6 }
+    ServiceKey {
+        address: address([10, 254, 0, 1]),
+        port: Port::from_number(443),
+        protocol: 6,
+        audience: Audience::EVERYONE,
+    }
 }
 
 fn flow_key() -> FlowKey {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use ebpf_abi::{Address, ServiceId, ServiceKey};
+use ebpf_abi::{Address, Audience, ServiceId, ServiceKey};
 use plan::{Backend, Frontend, Port, Protocol};
 
 /// Under which key a frontend is found.
@@ -11,6 +11,7 @@ pub(super) fn service_key(frontend: Frontend) -> ServiceKey {
         address: address(frontend.address()),
         port: port(frontend.port()),
         protocol: protocol_number(frontend.protocol()),
+        audience: Audience::EVERYONE,
     }
 }
 
@@ -41,11 +42,11 @@ pub(super) fn plan_backend(entry: &ebpf_abi::Backend) -> Option<Backend> {
 }
 
 // Protocol numbers of IANA, as the kernel's sockets name them.
-const TCP: u16 = 6;
-const UDP: u16 = 17;
-const SCTP: u16 = 132;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
 
-const fn protocol_number(protocol: Protocol) -> u16 {
+const fn protocol_number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => TCP,
         Protocol::Udp => UDP,
@@ -94,6 +95,7 @@ mod tests {
             address: address(IpAddr::from([10, 0, 0, 1])),
             port: ebpf_abi::Port::from_number(80),
             protocol: TCP,
+            audience: Audience::EVERYONE,
         };
         assert!(frontend(&key).is_some());
         assert_eq!(frontend(&ServiceKey { protocol: 1, ..key }), None);

@@ -115,8 +115,9 @@ fn program<'object>(
 }
 
 fn program_error(action: &'static str, program: &'static str, source: ProgramError) -> Error {
-    let system = if let ProgramError::LoadError { io_error, .. } = &source {
-        Some(io_error)
+    let system = if let ProgramError::LoadError { io_error, verifier_log } = &source {
+        // The verifier refuses programs with the same numbers, but not without a word.
+        Some(io_error).filter(|_| verifier_log.to_string().is_empty())
     } else if let ProgramError::SyscallError(error) = &source {
         Some(&error.io_error)
     } else {

@@ -195,7 +195,7 @@ impl Entry {
     /// Makes the service `slots` wide.
     pub(super) fn resize(&self, frontend: Frontend, slots: u32) -> Write {
         let key: ServiceKey = encode::service_key(frontend);
-        Write::PutService(key, Service { id: self.id, slots })
+        Write::PutService(key, Service { id: self.id, slots, rules: ebpf_abi::Rules::default() })
     }
 
     fn remove(&mut self, backend: Backend) {

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 
 use ebpf_abi::{
-    Backend, BackendId, Flow, FlowKey, NO_SERVICE, Origin, OriginKey, Service, ServiceId, ServiceKey,
-    SlotKey, Turn,
+    Affinity, AffinityKey, Backend, BackendId, Client, Flow, FlowKey, MemberKey, NO_SERVICE, Origin,
+    OriginKey, Service, ServiceId, ServiceKey, SlotKey, Turn,
 };
 use ebpf_programs::Tables;
-use ebpf_programs::forwarding::{Verdict, connect};
+use ebpf_programs::forwarding::{Asker, Socket, Verdict, connect};
 use plan::{Change, Frontend, Port, Protocol};
 use proptest::prelude::*;
 
@@ -57,12 +57,12 @@ impl Kernel {
 
     /// What a socket meets that connects to `frontend`: a backend, `None` if it is refused.
     pub(super) fn connect(&self, frontend: Frontend) -> Option<plan::Backend> {
-        match connect(self, || 1, &encode::service_key(frontend)) {
+        match connect(self, &Somebody, &encode::service_key(frontend)) {
             Verdict::Forward(backend) => {
                 assert_eq!(Some(backend.service), self.service_id(frontend), "a backend of another service");
                 Some(encode::plan_backend(&backend).expect("a backend that could be written"))
             }
-            Verdict::Refuse => None,
+            Verdict::Refuse | Verdict::Drop => None,
             Verdict::Pass => panic!("{frontend} is not known"),
         }
     }
@@ -95,6 +95,25 @@ impl Kernel {
     }
 }
 
+/// Any socket.
+struct Somebody;
+
+impl Asker for Somebody {
+    fn client(&self) -> Client {
+        Client::from_namespace(1)
+    }
+
+    fn flow_hash(&self) -> Option<u32> {
+        None
+    }
+}
+
+impl Socket for Somebody {
+    fn cookie(&self) -> u64 {
+        1
+    }
+}
+
 impl Tables for Kernel {
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         self.pause();
@@ -111,6 +130,14 @@ impl Tables for Kernel {
         self.found.borrow().backends.get(&id).copied()
     }
 
+    fn member(&self, _: &MemberKey) -> Option<BackendId> {
+        None
+    }
+
+    fn maglev(&self, _: ServiceId, _: u32) -> Option<BackendId> {
+        None
+    }
+
     fn take_turn(&self, service: ServiceId) -> Option<u64> {
         self.pause();
         let mut found = self.found.borrow_mut();
@@ -118,6 +145,12 @@ impl Tables for Kernel {
         turn.0 += 1;
         Some(turn.0 - 1)
     }
+
+    fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
+        None
+    }
+
+    fn remember_affinity(&self, _: &AffinityKey, _: Affinity) {}
 
     fn flow(&self, _: &FlowKey) -> Option<Flow> {
         None
@@ -130,6 +163,14 @@ impl Tables for Kernel {
     }
 
     fn remember_origin(&self, _: &OriginKey, _: Origin) {}
+
+    fn random(&self) -> u32 {
+        0
+    }
+
+    fn now(&self) -> u64 {
+        0
+    }
 }
 
 /// Steps between two services and five backends, so that they meet often.

@@ -47,8 +47,12 @@ fn what_nobody_wrote_is_removed() {
         address: ebpf_abi::Address::from_octets([7; 16]),
         port: ebpf_abi::Port::from_number(0),
         protocol: 6,
+        audience: ebpf_abi::Audience::EVERYONE,
     };
-    kernel.write(Write::PutService(stranger, Service { id: ServiceId(9), slots: 3 }));
+    kernel.write(Write::PutService(
+        stranger,
+        Service { id: ServiceId(9), slots: 3, rules: ebpf_abi::Rules::default() },
+    ));
     kernel.write(Write::PutSlot(SlotKey { service: ServiceId(9), slot: 0 }, BackendId(4)));
     kernel.write(Write::PutTurn(ServiceId(9)));
     let (mirror, repairs) = repair(&kernel.found());
