@@ -22,6 +22,7 @@ packages=(
   "keepalived:the VRRP peer that fairway-lb must agree with"
   "etcd-server:the store behind a real kube-apiserver"
   "zstd:unpacks a stored kube-apiserver"
+  "haproxy:tells tests what it understands of the PROXY protocol; a rival of fairway-lb in the benchmark"
   "procps:sysctl, for namespaces whose neighbour entries must not age"
   "gcc:links, and compiles the cryptography of rustls"
 )
@@ -44,7 +45,6 @@ toolchain=(
 
 # What `make bench` measures beside fairway-lb.
 rivals=(
-  "haproxy:a rival of fairway-lb in the benchmark"
   "nginx-light:a rival of fairway-lb in the benchmark"
   "libnginx-mod-stream:lets nginx balance TCP"
 )

@@ -2,6 +2,7 @@
 //!
 //! Defaults are in [`defaults`]; `tests/fixtures/fairway-lb.yaml` shows and explains every field.
 
+mod backends;
 mod check;
 mod tls;
 mod virtual_router;
@@ -36,6 +37,10 @@ pub mod defaults {
     /// `virtualRouter.advertInterval`: a dead master is replaced after three of these and a little more. RFC 9568's
     /// default of one second would cost clients three.
     pub const ADVERT_INTERVAL: Duration = Duration::from_millis(100);
+    /// `frontend.slowStart`: none.
+    pub const SLOW_START: Duration = Duration::ZERO;
+    /// `backends[].weight`: all alike.
+    pub const WEIGHT: u16 = 1;
     /// `frontend.connectTimeout`: many round trips within a data centre, yet well below a retransmitted SYN (1 s).
     pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
     /// `frontend.peerTimeout`: see [`Frontend::peer_timeout`](super::Frontend::peer_timeout).
@@ -78,7 +83,7 @@ pub struct Frontend {
     /// none twice.
     pub listen: Vec<SocketAddr>,
     /// How a backend is chosen.
-    pub balance: Policy,
+    pub balance: Balance,
     /// How long a backend may take to accept a connection before another one is tried.
     pub connect_timeout: Duration,
     /// How long a client or backend may acknowledge nothing, or keep its receive window shut, before its connection is
@@ -114,14 +119,26 @@ impl fmt::Display for CongestionControl {
 
 /// How a backend is chosen for a new connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// Each in turn.
-    RoundRobin,
-    /// The one with the fewest connections; each in turn among equals.
-    LeastConnections,
+pub struct Balance {
+    /// The rule.
+    pub policy: Policy,
+    /// How long the weight of a backend that takes connections again grows from a tenth to the whole. Zero is at once.
+    /// It neither concerns backends that are new, so that a restart changes nothing, nor [`Policy::SourceHash`].
+    pub slow_start: Duration,
 }
 
-/// The backends: at least one; no name or address twice.
+/// The rule by which a backend is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Each in turn, as often as its weight says.
+    RoundRobin,
+    /// The one with the fewest connections in relation to its weight; in turn among equals.
+    LeastConnections,
+    /// The same one for the same client address, on every node that sees the same backends up.
+    SourceHash,
+}
+
+/// The backends: at least one, and at least one with a weight; no name or address twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backends(Vec<Backend>);
 
@@ -141,8 +158,19 @@ impl Backends {
         let backend = |(name, address): (&str, &str)| Backend {
             name: BackendName(name.to_owned()),
             address: address.parse().unwrap(),
+            weight: defaults::WEIGHT,
+            backup: false,
+            max_connections: None,
+            send_proxy: false,
         };
         Self(list.map(backend).collect())
+    }
+
+    /// The same with one of them changed.
+    #[cfg(test)]
+    pub(crate) fn with(mut self, position: usize, change: impl FnOnce(&mut Backend)) -> Self {
+        change(&mut self.0[position]);
+        self
     }
 }
 
@@ -161,6 +189,15 @@ pub struct Backend {
     pub name: BackendName,
     /// Where it listens.
     pub address: SocketAddr,
+    /// Its share of new connections in relation to the weights of others, 0 to 256. With 0 it takes none, keeps those it
+    /// has, and is checked like any other.
+    pub weight: u16,
+    /// Whether it takes connections only where no other backend is left that would.
+    pub backup: bool,
+    /// How many connections it has at most by way of this node, those being established included.
+    pub max_connections: Option<NonZeroU32>,
+    /// Whether it is told who the client is, by the PROXY protocol version 2.
+    pub send_proxy: bool,
 }
 
 /// 1 to 63 ASCII letters, digits, `-`, `_` and `.`: fit for a log line and a metric label.

@@ -28,6 +28,7 @@ mod netlink;
 mod packet_socket;
 pub mod pool;
 pub mod probe;
+mod proxy_protocol;
 pub mod relay;
 pub mod router;
 mod virtual_address;
@@ -50,7 +51,7 @@ use tokio::task::JoinSet;
 pub use arguments::{Arguments, Task};
 pub use error::Error;
 
-use config::Config;
+use config::{Backend, Config};
 use health::Thresholds;
 use metrics::Metrics;
 use pool::Pool;
@@ -139,7 +140,8 @@ fn start_probes(config: &Config, metrics: &Metrics, tasks: &mut JoinSet<Infallib
     let thresholds = Thresholds { rise: health_check.rise, fall: health_check.fall };
     let pool = Pool::new(backends, frontend.balance, thresholds, metrics);
     for member in pool.members() {
-        let probe = Probe::new(member.backend.address, health_check, tls);
+        let Backend { address, send_proxy, .. } = member.backend;
+        let probe = Probe::new(address, health_check, tls).sending_proxy(send_proxy);
         tasks.spawn(probe::watch(probe, Arc::clone(&pool), member));
     }
     pool

@@ -7,13 +7,13 @@ use prometheus::{
 
 use crate::config::BackendName;
 use crate::health::{ConnectFailure, ProbeResult};
+use crate::pool::Refusal;
 
 /// The metrics of one front door.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     families: Families,
-    /// Connections reset because no backend would take them.
-    pub refused: IntCounter,
+    refused: [IntCounter; Refusal::ALL.len()],
     /// Bytes carried from clients to backends.
     pub bytes_to_backends: IntCounter,
     /// Bytes carried from backends to clients.
@@ -55,14 +55,18 @@ impl Metrics {
         let build = gauges(registry, "build_info", "1, with the version as a label.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let refused = "Connections reset because no backend would take them.";
-        let refused = IntCounter::new(name("connections_refused_total"), refused)?;
-        registry.register(Box::new(refused.clone()))?;
+        let refused = counters(registry, "connections_refused_total", refused, &["reason"])?;
         Ok(Self {
             families,
-            refused,
+            refused: Refusal::ALL.map(|reason| refused.with_label_values(&[reason.label()])),
             bytes_to_backends: bytes.with_label_values(&["to_backend"]),
             bytes_to_clients: bytes.with_label_values(&["to_client"]),
         })
+    }
+
+    /// Connections reset because no backend would take them.
+    pub fn refused(&self, reason: Refusal) -> &IntCounter {
+        &self.refused[reason as usize]
     }
 
     /// The metrics of a backend, at zero unless there was one of this name before.

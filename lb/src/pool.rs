@@ -7,16 +7,20 @@
 //! that was taken out is remembered until its last connection has ended, beside one of the same name that may have taken
 //! its place.
 
+mod balance;
+
 use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use crate::config::{Backend, BackendName, Backends, Policy};
+use crate::config::{Backend, BackendName, Backends, Balance, Policy};
 use crate::health::{Event, Health, Status, Thresholds};
 use crate::metrics::{BackendMetrics, Metrics};
-use crate::relay::balance::{Candidate, pick};
+use balance::{Candidate, HashTable, fewest_connections, in_turn, share};
 
 /// The backends of one front door, as everybody who serves it sees them.
 #[derive(Debug)]
@@ -47,12 +51,15 @@ impl Member {
 
 #[derive(Debug)]
 struct State {
-    policy: Policy,
+    balance: Balance,
     thresholds: Thresholds,
-    turn: usize,
+    /// Who was chosen last, by position.
+    last: usize,
     next_id: usize,
     /// Those configured, in their order, and after them those taken out that still have connections.
     entries: Vec<Entry>,
+    /// Who has which client, by position among those configured.
+    table: HashTable,
     /// Who takes no new connections because an operator says so; kept by name, whatever is configured.
     drained: BTreeSet<BackendName>,
 }
@@ -64,16 +71,54 @@ struct Entry {
     active: usize,
     /// Taken out of the configuration.
     leaving: bool,
+    /// See [`Candidate::credit`].
+    credit: i64,
+    /// Since when it takes connections again, where it had stopped to.
+    risen: Option<Instant>,
+}
+
+/// Why there is no backend for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// None is up, or could be connected to.
+    Down,
+    /// Those that are up have as many connections as they may have.
+    Full,
+}
+
+impl Refusal {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Down, Self::Full];
+
+    /// The word for it in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Full => "full",
+        }
+    }
 }
 
 impl Pool {
     /// Starts with every backend unknown.
-    pub fn new(backends: &Backends, policy: Policy, thresholds: Thresholds, metrics: &Metrics) -> Arc<Self> {
-        let state =
-            State { policy, thresholds, turn: 0, next_id: 0, entries: Vec::new(), drained: BTreeSet::new() };
+    pub fn new(
+        backends: &Backends,
+        balance: Balance,
+        thresholds: Thresholds,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let state = State {
+            balance,
+            thresholds,
+            last: usize::MAX,
+            next_id: 0,
+            entries: Vec::new(),
+            table: HashTable::default(),
+            drained: BTreeSet::new(),
+        };
         let (state, settled) = (Mutex::new(state), watch::Sender::new(false));
         let pool = Self { metrics: metrics.clone(), state, settled };
-        pool.reconfigure(backends, policy, thresholds);
+        pool.reconfigure(backends, balance, thresholds);
         Arc::new(pool)
     }
 
@@ -82,10 +127,15 @@ impl Pool {
     /// Who was there before, by name and address, keeps health and connections. Who is new takes connections once a
     /// probe has found it ready. Who is no longer there takes none, and is forgotten, metrics included, when its last one
     /// ends.
-    pub fn reconfigure(&self, backends: &Backends, policy: Policy, thresholds: Thresholds) {
+    pub fn reconfigure(&self, backends: &Backends, balance: Balance, thresholds: Thresholds) {
+        let table = match balance.policy {
+            Policy::SourceHash => HashTable::new(backends),
+            Policy::RoundRobin | Policy::LeastConnections => HashTable::default(),
+        };
         let mut state = self.state();
-        state.policy = policy;
+        state.balance = balance;
         state.thresholds = thresholds;
+        state.table = table;
         let mut former = std::mem::take(&mut state.entries);
         for backend in backends.iter() {
             let known = former.iter().position(|entry| entry.is_for(backend));
@@ -96,7 +146,7 @@ impl Pool {
             state.entries.push(entry);
         }
         state.entries.extend(former.into_iter().map(Entry::leaving));
-        state.publish();
+        state.takers_changed();
         self.forget_the_gone(&mut state);
     }
 
@@ -117,23 +167,16 @@ impl Pool {
         self.state().entry(id).map(|entry| entry.health.status())
     }
 
-    /// A backend for a new connection, other than those `tried` already; `None` if no other one is up.
-    pub fn lease(self: &Arc<Self>, tried: &[usize]) -> Option<Lease> {
+    /// A backend for a new connection of `client`, other than those `tried` already.
+    pub fn lease(self: &Arc<Self>, tried: &[usize], client: IpAddr) -> Result<Lease, Refusal> {
         let mut state = self.state();
-        let candidates = state
-            .entries
-            .iter()
-            .enumerate()
-            .filter(|(_, entry)| state.takes_connections(entry) && !tried.contains(&entry.member.id));
-        let candidates = candidates.map(|(backend, entry)| Candidate { backend, active: entry.active });
-        let chosen = pick(state.policy, candidates, state.turn)?;
-        state.turn = state.turn.wrapping_add(1);
+        let chosen = state.choose(tried, client, Instant::now())?;
         let entry = &mut state.entries[chosen];
         entry.active += 1;
         let member = Arc::clone(&entry.member);
         drop(state);
         member.metrics.active.inc();
-        Some(Lease { pool: Arc::clone(self), member })
+        Ok(Lease { pool: Arc::clone(self), member })
     }
 
     /// Takes in what was learned of a backend; `reason` is what an operator is told if that changes its status. Returns
@@ -146,8 +189,9 @@ impl Pool {
         entry.health = entry.health.after(event, thresholds);
         let after = entry.health.status();
         let member = Arc::clone(&entry.member);
-        if before != after {
-            state.publish();
+        if (before == Status::Up) != (after == Status::Up) {
+            entry.risen = (before != Status::Unknown).then(Instant::now);
+            state.takers_changed();
         }
         let settled = state.settled();
         drop(state);
@@ -175,7 +219,12 @@ impl Pool {
             (_, false) => state.drained.remove(name),
             (false, true) => return false,
         };
-        state.publish();
+        if changed {
+            let back =
+                state.entries.iter_mut().filter(|entry| !drained && entry.member.backend.name == *name);
+            back.for_each(|entry| entry.risen = Some(Instant::now()));
+        }
+        state.takers_changed();
         drop(state);
         if changed {
             tracing::info!(backend = %name, drained, "backend drained or undrained by the operator");
@@ -209,17 +258,49 @@ impl Pool {
 }
 
 impl State {
+    /// A backup that is up is not enough while another backend may turn out to be.
     fn settled(&self) -> bool {
-        let is = |status| move |entry: &Entry| entry.health.status() == status;
-        self.entries.iter().any(is(Status::Up)) || !self.entries.iter().any(is(Status::Unknown))
+        let serves = |entry: &Entry| self.takes_connections(entry) && !entry.member.backend.backup;
+        let is_known = |entry: &Entry| entry.health.status() != Status::Unknown;
+        self.entries.iter().any(serves) || self.entries.iter().all(is_known)
+    }
+
+    /// The position of the backend for a new connection.
+    fn choose(&mut self, tried: &[usize], client: IpAddr, now: Instant) -> Result<usize, Refusal> {
+        let willing = |entry: &Entry| self.takes_connections(entry) && !tried.contains(&entry.member.id);
+        let backup = !self.entries.iter().any(|entry| willing(entry) && !entry.member.backend.backup);
+        let (mut refusal, mut candidates) = (Refusal::Down, Vec::new());
+        let asked = |entry: &Entry| willing(entry) && entry.member.backend.backup == backup;
+        for (position, entry) in self.entries.iter().enumerate().filter(|(_, entry)| asked(entry)) {
+            if entry.is_full() {
+                refusal = Refusal::Full;
+            } else {
+                candidates.push(entry.candidate(position, self.balance, now));
+            }
+        }
+        let chosen = match self.balance.policy {
+            Policy::RoundRobin => in_turn(&mut candidates, self.last),
+            Policy::LeastConnections => fewest_connections(&mut candidates, self.last),
+            Policy::SourceHash => self.table.choose(&candidates, client),
+        };
+        for Candidate { backend, credit, .. } in candidates {
+            self.entries[backend].credit = credit;
+        }
+        self.last = chosen.ok_or(refusal)?;
+        Ok(self.last)
     }
 
     fn takes_connections(&self, entry: &Entry) -> bool {
-        entry.is_up() && !self.drained.contains(&entry.member.backend.name)
+        let Backend { name, weight, .. } = &entry.member.backend;
+        entry.is_up() && *weight > 0 && !self.drained.contains(name)
     }
 
-    /// Shows who takes connections. One that was taken out may share its name with one that does.
-    fn publish(&self) {
+    /// Shows who takes connections, and lets turns begin anew. One that was taken out may share its name with one that
+    /// takes connections.
+    fn takers_changed(&mut self) {
+        for entry in &mut self.entries {
+            entry.credit = 0;
+        }
         let (up, others): (Vec<_>, Vec<_>) =
             self.entries.iter().partition(|entry| self.takes_connections(entry));
         for (value, entries) in [(0, others), (1, up)] {
@@ -246,7 +327,7 @@ impl State {
 
 impl Entry {
     fn new(member: Arc<Member>) -> Self {
-        Self { member, health: Health::default(), active: 0, leaving: false }
+        Self { member, health: Health::default(), active: 0, leaving: false, credit: 0, risen: None }
     }
 
     fn is_for(&self, backend: &Backend) -> bool {
@@ -255,6 +336,17 @@ impl Entry {
 
     fn is_up(&self) -> bool {
         self.health.status() == Status::Up && !self.leaving
+    }
+
+    fn is_full(&self) -> bool {
+        let most = self.member.backend.max_connections;
+        most.is_some_and(|most| usize::try_from(most.get()).is_ok_and(|most| self.active >= most))
+    }
+
+    fn candidate(&self, position: usize, balance: Balance, now: Instant) -> Candidate {
+        let risen = self.risen.map(|risen| now.saturating_duration_since(risen));
+        let share = share(self.member.backend.weight, risen, balance.slow_start);
+        Candidate { backend: position, active: self.active, share, credit: self.credit }
     }
 
     /// The same backend under its present configuration. One that comes back was not probed in the meantime.
@@ -302,195 +394,4 @@ impl Drop for Lease {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroU32;
-    use std::thread;
-
-    use prometheus::Registry;
-
-    use super::*;
-
-    fn pool(policy: Policy, events: &[Option<Event>]) -> Arc<Pool> {
-        let backends = Backends::numbered(events.len());
-        let metrics = Metrics::register(&Registry::new()).unwrap();
-        let thresholds = Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN };
-        let pool = Pool::new(&backends, policy, thresholds, &metrics);
-        for (backend, event) in events.iter().enumerate() {
-            if let Some(event) = event {
-                pool.observe(backend, *event, &"test");
-            }
-        }
-        pool
-    }
-
-    fn chosen(lease: Option<Lease>) -> Option<usize> {
-        lease.map(|lease| lease.member().id)
-    }
-
-    const UP: Option<Event> = Some(Event::ProbeOk);
-
-    #[test]
-    fn round_robin_is_exact_across_threads() {
-        let pool = pool(Policy::RoundRobin, &[UP, UP, UP]);
-        let work = || (0..1000).map_while(|_| chosen(pool.lease(&[]))).collect::<Vec<_>>();
-        let chosen: Vec<usize> = thread::scope(|scope| {
-            let threads: Vec<_> = (0..3).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-        });
-        for backend in 0..3 {
-            assert_eq!(chosen.iter().filter(|one| **one == backend).count(), 1000, "backend {backend}");
-        }
-    }
-
-    #[test]
-    fn least_connections_counts_leases_and_forgets_them_when_they_end() {
-        let pool = pool(Policy::LeastConnections, &[UP, UP]);
-        let held: Vec<Lease> = (0..10).filter_map(|_| pool.lease(&[])).collect();
-        let active = || pool.members().iter().map(|member| member.metrics.active.get()).collect::<Vec<_>>();
-        assert_eq!(active(), [5, 5]);
-        drop(held);
-        assert_eq!(active(), [0, 0]);
-        let first = pool.lease(&[]).unwrap();
-        assert_ne!(chosen(pool.lease(&[])), Some(first.member().id));
-    }
-
-    #[test]
-    fn only_backends_that_are_up_and_untried_are_leased() {
-        let unready = Some(Event::ProbeUnready);
-        let down = Some(Event::ProbeFailed);
-        let pool = pool(Policy::RoundRobin, &[None, unready, down, UP, UP]);
-        assert!((0..10).all(|_| matches!(chosen(pool.lease(&[])), Some(3 | 4))));
-        assert_eq!(chosen(pool.lease(&[3])), Some(4));
-        assert_eq!(chosen(pool.lease(&[3, 4])), None);
-    }
-
-    /// `name=address` each.
-    fn backends(list: &[&str]) -> Backends {
-        Backends::listed(list.iter().map(|entry| entry.split_once('=').unwrap()))
-    }
-
-    fn reconfigure(pool: &Pool, list: &[&str]) {
-        let thresholds = Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN };
-        pool.reconfigure(&backends(list), Policy::LeastConnections, thresholds);
-    }
-
-    /// The numbers of those who take connections.
-    fn takers(pool: &Arc<Pool>) -> BTreeSet<usize> {
-        let leases: Vec<Lease> = (0..20).filter_map(|_| pool.lease(&[])).collect();
-        leases.iter().map(|lease| lease.member().id).collect()
-    }
-
-    #[test]
-    fn who_stays_keeps_health_and_connections_and_who_is_new_is_probed_first() {
-        let pool = pool(Policy::LeastConnections, &[UP, UP]);
-        let held: Vec<Lease> = (0..4).filter_map(|_| pool.lease(&[])).collect();
-        reconfigure(&pool, &["m3=172.16.60.3:6443", "m2=172.16.60.2:6443"]);
-        assert_eq!(takers(&pool), [1].into());
-        assert_eq!(pool.members().iter().map(|member| member.id).collect::<Vec<_>>(), [2, 1]);
-        assert_eq!(pool.members()[1].metrics.active.get(), 2, "its connections are still counted");
-        pool.observe(2, Event::ProbeOk, &"test");
-        // Two connections of the second are older than these.
-        let next: Vec<usize> =
-            (0..2).filter_map(|_| pool.lease(&[])).map(|lease| lease.member().id).collect();
-        assert_eq!(next, [2, 2]);
-        drop(held);
-    }
-
-    #[test]
-    fn who_is_taken_out_is_forgotten_with_its_last_connection() {
-        let pool = pool(Policy::RoundRobin, &[UP, UP]);
-        let lease = (0..2).filter_map(|_| pool.lease(&[])).find(|lease| lease.member().id == 0);
-        reconfigure(&pool, &["m2=172.16.60.2:6443"]);
-        assert_eq!((takers(&pool), pool.status(0)), ([1].into(), Some(Status::Up)));
-        drop(lease);
-        assert_eq!((pool.status(0), pool.status(1)), (None, Some(Status::Up)));
-        // It is another one that comes under the old name.
-        reconfigure(&pool, &["m1=172.16.60.1:6443", "m2=172.16.60.2:6443"]);
-        assert_eq!((takers(&pool), pool.status(2)), ([1].into(), Some(Status::Unknown)));
-    }
-
-    #[test]
-    fn who_comes_back_before_it_is_forgotten_is_probed_again_and_keeps_its_connections() {
-        let pool = pool(Policy::LeastConnections, &[UP]);
-        let held = pool.lease(&[]);
-        reconfigure(&pool, &["m2=172.16.60.2:6443"]);
-        reconfigure(&pool, &["m1=172.16.60.1:6443"]);
-        assert_eq!((takers(&pool), pool.status(0)), ([].into(), Some(Status::Unknown)));
-        pool.observe(0, Event::ProbeOk, &"test");
-        assert_eq!((takers(&pool), pool.members()[0].metrics.active.get()), ([0].into(), 1));
-        drop(held);
-    }
-
-    #[test]
-    fn a_name_shows_the_backend_that_has_it_now() {
-        let registry = Registry::new();
-        let metrics = Metrics::register(&registry).unwrap();
-        let thresholds = Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN };
-        let pool = Pool::new(&backends(&["m1=172.16.60.1:6443"]), Policy::RoundRobin, thresholds, &metrics);
-        let up = || {
-            let families = registry.gather();
-            let family = families.iter().find(|family| family.name() == "fairway_lb_backend_up");
-            family.map(|family| {
-                family.get_metric().iter().map(|it| it.get_gauge().get_value()).collect::<Vec<_>>()
-            })
-        };
-        pool.observe(0, Event::ProbeOk, &"test");
-        let held = pool.lease(&[]);
-        assert_eq!(up(), Some(vec![1.0]));
-        reconfigure(&pool, &["m1=172.16.60.9:6443"]);
-        assert_eq!(up(), Some(vec![0.0]), "the new one is not probed yet");
-        pool.observe(1, Event::ProbeOk, &"test");
-        pool.observe(0, Event::ProbeFailed, &"test");
-        assert_eq!(up(), Some(vec![1.0]));
-        drop(held);
-        assert_eq!(up(), Some(vec![1.0]), "the former one is forgotten, its successor is not");
-        reconfigure(&pool, &["m2=172.16.60.9:6443"]);
-        assert_eq!(up(), Some(vec![0.0]), "one that had no connections is forgotten at once");
-    }
-
-    #[test]
-    fn who_is_drained_by_the_operator_takes_nothing_until_the_word_is_taken_back() {
-        let pool = pool(Policy::RoundRobin, &[UP, UP]);
-        let name = |text: &str| BackendName::new(text.to_owned()).unwrap();
-        assert!(!pool.drain(&name("m3"), true), "there is no such backend");
-        assert!(pool.drain(&name("m1"), true));
-        assert_eq!((takers(&pool), pool.members()[0].metrics.up.get()), ([1].into(), 0));
-        // Neither its health nor a reload changes that.
-        pool.observe(0, Event::ProbeFailed, &"test");
-        pool.observe(0, Event::ProbeOk, &"test");
-        reconfigure(&pool, &["m2=172.16.60.2:6443"]);
-        reconfigure(&pool, &["m1=172.16.60.1:6443", "m2=172.16.60.2:6443"]);
-        pool.observe(2, Event::ProbeOk, &"test");
-        assert_eq!(takers(&pool), [1].into());
-        assert!(pool.drain(&name("m1"), false));
-        assert_eq!((takers(&pool), pool.members()[0].metrics.up.get()), ([1, 2].into(), 1));
-    }
-
-    #[tokio::test]
-    async fn settled_waits_for_one_up_or_all_known() {
-        let down = Some(Event::ProbeFailed);
-        let cases: [(&[Option<Event>], bool); 5] = [
-            (&[None, None], false),
-            (&[down, None], false),
-            (&[None, UP], true),
-            (&[down, down], true),
-            (&[Some(Event::ProbeUnready), down], true),
-        ];
-        for (events, expected) in cases {
-            let pool = pool(Policy::RoundRobin, events);
-            let settled = tokio::select! {
-                biased;
-                () = pool.settled() => true,
-                () = std::future::ready(()) => false,
-            };
-            assert_eq!(settled, expected, "{events:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn a_failed_connect_wants_a_probe_even_if_nobody_waits_yet() {
-        let pool = pool(Policy::RoundRobin, &[UP]);
-        pool.observe(0, Event::ConnectFailed, &"refused");
-        pool.members()[0].probe_wanted().await;
-    }
-}
+mod tests;

@@ -17,6 +17,7 @@ use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -25,6 +26,7 @@ use tokio_rustls::client::TlsStream;
 use crate::config::{HealthCheck, Tls};
 use crate::health::ProbeResult;
 use crate::pool::{Member, Pool};
+use crate::proxy_protocol;
 
 /// Why a backend is not known to be ready.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +71,7 @@ pub struct Probe {
     check: HealthCheck,
     connector: TlsConnector,
     server_name: ServerName<'static>,
+    send_proxy: bool,
 }
 
 impl Probe {
@@ -79,7 +82,14 @@ impl Probe {
             check: check.clone(),
             connector: TlsConnector::from(Arc::clone(&tls.client)),
             server_name: tls.server_name(address),
+            send_proxy: false,
         }
+    }
+
+    /// The same, of a backend that expects every connection to begin with the PROXY protocol or not.
+    #[must_use]
+    pub fn sending_proxy(self, send_proxy: bool) -> Self {
+        Self { send_proxy, ..self }
     }
 
     /// Asks once. It ends within the configured timeout, however slowly the answer drips. Cancelling it is harmless.
@@ -89,7 +99,10 @@ impl Probe {
     }
 
     async fn exchange(&self) -> Result<(), ProbeError> {
-        let stream = TcpStream::connect(self.address).await.map_err(ProbeError::Connect)?;
+        let mut stream = TcpStream::connect(self.address).await.map_err(ProbeError::Connect)?;
+        if self.send_proxy {
+            stream.write_all(&proxy_protocol::LOCAL).await.map_err(ProbeError::Connect)?;
+        }
         let connecting = self.connector.connect(self.server_name.clone(), stream);
         let status = request(connecting.await.map_err(ProbeError::Handshake)?, self.request()).await?;
         if status == StatusCode::OK { Ok(()) } else { Err(ProbeError::Status(status)) }

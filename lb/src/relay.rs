@@ -9,7 +9,7 @@
 //! ```
 //!
 //! * It listens on every node, whatever its VRRP role (`IP_FREEBIND`): a fail-over moves an address and nothing else.
-//! * With no backend up a client is reset at once, never held. A backend that answers "not ready" is no stopgap: an
+//! * With no backend up, or all of them full, a client is reset at once, never held. A backend that answers "not ready" is no stopgap: an
 //!   apiserver that has not loaded its authorisation rules yet refuses requests with 403, which clients believe, while
 //!   a reset makes them try again. Backends whose first probe is still on its way do not arise: the relay accepts only
 //!   when [`Pool::settled`] says so, and until then clients wait in the kernel's queue, no longer than one probe may
@@ -17,7 +17,6 @@
 //! * Clients that fit into no file descriptor wait in the kernel's queue too: [`connection_limit`] keeps descriptors
 //!   back for probes, pipes and the admin server.
 
-pub mod balance;
 mod connect;
 mod connection;
 mod gait;

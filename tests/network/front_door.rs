@@ -69,7 +69,7 @@ fn it_tells_how_it_is_until_it_ends_when_asked() -> Result<()> {
     for line in [
         "fairway_lb_backend_up{backend=\"m1\"} 1",
         "fairway_lb_connections_total{backend=\"m1\"} 5",
-        "fairway_lb_connections_refused_total 0",
+        "fairway_lb_connections_refused_total{reason=\"down\"} 0",
         "fairway_lb_vrrp_state 2",
         "fairway_lb_vrrp_transitions_total{to=\"master\"} 1",
     ] {

@@ -1,6 +1,5 @@
 //! From the text to a [`Config`], with every problem at once.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -12,10 +11,11 @@ use daemon::document::{Document, Section};
 use daemon::problems::Problems;
 use hyper::http::uri::PathAndQuery;
 
+use super::backends::backends;
 use super::tls::{ReadFile, tls};
 use super::virtual_router::virtual_router;
 use super::{
-    Backend, BackendName, Backends, Config, CongestionControl, Frontend, HealthCheck, Policy, Tls, defaults,
+    Backend, Backends, Balance, Config, CongestionControl, Frontend, HealthCheck, Policy, Tls, defaults,
 };
 use crate::router::RouterConfig;
 
@@ -23,12 +23,12 @@ use crate::router::RouterConfig;
 const API_VERSION: &str = "fairway.dev/v1alpha1";
 /// What `kind` must say.
 const KIND: &str = "FrontDoor";
-/// A front door serves one control plane. The bound keeps every choice and every metric small.
-const MOST_BACKENDS: usize = 64;
 /// Each is a listener for every thread of the relay.
 const MOST_ADDRESSES: usize = 16;
 /// No timer is finer than the kernel's tick; none is so long that it means "never".
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
+/// As [`INTERVALS`], or not at all.
+const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 /// The kernel counts keep-alive in whole seconds, and `peerTimeout` holds several of its probes.
 const PEER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(4)..=Duration::from_hours(24);
 
@@ -75,7 +75,7 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
     })
 }
 
-const ADDRESS_AND_PORT: &str = "an IP address and port such as 172.16.60.241:6443";
+pub(super) const ADDRESS_AND_PORT: &str = "an IP address and port such as 172.16.60.241:6443";
 
 fn must_be(root: &mut Section<'_>, field: &str, expected: &str) {
     let found = root.text(field);
@@ -88,8 +88,7 @@ fn must_be(root: &mut Section<'_>, field: &str, expected: &str) {
 
 fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
     let listen = listen(section);
-    let policies = [("round-robin", Policy::RoundRobin), ("least-connections", Policy::LeastConnections)];
-    let balance = section.choice("balance", &policies).unwrap_or(Policy::RoundRobin);
+    let balance = balance(section);
     let connect_timeout = duration(section, "connectTimeout", INTERVALS, defaults::CONNECT_TIMEOUT);
     let peer_timeout = duration(section, "peerTimeout", PEER_TIMEOUTS, defaults::PEER_TIMEOUT);
     let congestion_control = section.text("congestionControl").and_then(|name| {
@@ -114,43 +113,18 @@ fn listen(section: &mut Section<'_>) -> Option<Vec<SocketAddr>> {
     Some(list)
 }
 
-/// The backends that are valid alone, each with its position in the document.
-fn backends(root: &mut Section<'_>) -> Vec<(Backend, usize)> {
-    let list = root.sections("backends", backend);
-    let Some(list) = root.require("backends", list) else { return Vec::new() };
-    if !(1..=MOST_BACKENDS).contains(&list.len()) {
-        root.problem("backends", format!("must list 1 to {MOST_BACKENDS} backends, found {}", list.len()));
+fn balance(section: &mut Section<'_>) -> Balance {
+    let policies = [
+        ("round-robin", Policy::RoundRobin),
+        ("least-connections", Policy::LeastConnections),
+        ("source-hash", Policy::SourceHash),
+    ];
+    let policy = section.choice("balance", &policies).unwrap_or(Policy::RoundRobin);
+    let slow_start = duration(section, "slowStart", SLOW_STARTS, defaults::SLOW_START);
+    if policy == Policy::SourceHash && !slow_start.is_zero() {
+        section.problem("slowStart", "has no effect with balance: source-hash, which knows no degrees");
     }
-    let (mut names, mut addresses) = (BTreeMap::new(), BTreeMap::new());
-    let mut valid = Vec::new();
-    for (position, backend) in list.into_iter().enumerate() {
-        let Some(backend) = backend else { continue };
-        if let Some(first) = names.insert(backend.name.clone(), position) {
-            let what = format!("{} is already the name of backends[{first}]", backend.name);
-            root.problem(&format!("backends[{position}].name"), what);
-        }
-        if let Some(first) = addresses.insert(backend.address, position) {
-            let what = format!("{} is already the address of backends[{first}]", backend.address);
-            root.problem(&format!("backends[{position}].address"), what);
-        }
-        valid.push((backend, position));
-    }
-    valid
-}
-
-fn backend(section: &mut Section<'_>) -> Option<Backend> {
-    let name = section.text("name");
-    let name = section.require("name", name).and_then(|name| {
-        let what = format!("must be 1 to 63 letters, digits, '-', '_' or '.', found {name:?}");
-        noted(section, "name", BackendName::new(name), what)
-    });
-    let address: Option<SocketAddr> = section.parsed("address", ADDRESS_AND_PORT);
-    let address = section.require("address", address).and_then(|address| {
-        let reachable = address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast();
-        let what = format!("must be an address and port that can be connected to, found {address}");
-        noted(section, "address", reachable.then_some(address), what)
-    });
-    Some(Backend { name: name?, address: address? })
+    Balance { policy, slow_start }
 }
 
 fn health_check(section: &mut Section<'_>, read_file: ReadFile<'_>) -> (Option<HealthCheck>, Option<Tls>) {

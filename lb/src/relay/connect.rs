@@ -1,22 +1,57 @@
 //! One attempt to reach a backend.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 
 use nix::libc;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::socket;
-use crate::config::Frontend;
+use crate::config::{Backend, Frontend};
 use crate::health::ConnectFailure;
+use crate::proxy_protocol;
 
-/// Connects to `backend` within the frontend's connect timeout. Cancelling it closes the attempt.
-pub(super) async fn connect(backend: SocketAddr, frontend: &Frontend) -> Result<TcpStream, ConnectFailure> {
-    let socket = socket::outgoing(backend, frontend).map_err(|error| failure(&error))?;
-    match tokio::time::timeout(frontend.connect_timeout, socket.connect(backend)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(failure(&error)),
+/// A client that was accepted.
+#[derive(Clone, Copy)]
+pub(super) struct Client<'a> {
+    /// Its connection.
+    pub(super) stream: &'a TcpStream,
+    /// Where it comes from.
+    pub(super) address: SocketAddr,
+}
+
+/// Connects to `backend` within the frontend's connect timeout, and tells it who the client is where it wants to know.
+/// Cancelling it closes the attempt.
+pub(super) async fn connect(
+    backend: &Backend,
+    client: Client<'_>,
+    frontend: &Frontend,
+) -> Result<TcpStream, ConnectFailure> {
+    let attempt = async {
+        let stream = socket::outgoing(backend.address, frontend)?.connect(backend.address).await?;
+        if backend.send_proxy {
+            introduce(client, &stream)?;
+        }
+        Ok(stream)
+    };
+    match tokio::time::timeout(frontend.connect_timeout, attempt).await {
+        Ok(connected) => connected.map_err(|error| failure(&error)),
         Err(_elapsed) => Err(ConnectFailure::TimedOut),
+    }
+}
+
+/// Sends the header of the PROXY protocol: together with the client's first bytes where these are there already, or else
+/// at once, for a server that speaks first must not wait.
+fn introduce(client: Client<'_>, backend: &TcpStream) -> io::Result<()> {
+    let header = proxy_protocol::header(client.address, client.stream.local_addr()?);
+    let spoke = matches!(SockRef::from(client.stream).peek(&mut [MaybeUninit::uninit()]), Ok(1..));
+    let flags = if spoke { libc::MSG_MORE } else { 0 };
+    // The buffer of a new connection is empty: it takes all of a header.
+    match SockRef::from(backend).send_with_flags(&header, flags)? {
+        sent if sent == header.len() => Ok(()),
+        _ => Err(io::ErrorKind::WriteZero.into()),
     }
 }
 

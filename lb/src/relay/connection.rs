@@ -1,23 +1,27 @@
 //! One client, from accept to end.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
 use super::Shared;
-use super::connect::connect;
+use super::connect::{Client, connect};
 use super::pump::pump;
 use super::socket::reset_on_close;
 use crate::health::Event;
-use crate::pool::Lease;
+use crate::pool::{Lease, Refusal};
 
-/// Finds a backend for `client` and carries bytes until both have ended. What ends badly on one side, ends badly on
-/// the other: a reset is passed on as a reset. Cancelling it closes both sides.
-pub(super) async fn serve(client: TcpStream, shared: &Shared) {
-    let Some((backend, _lease)) = establish(shared).await else {
-        shared.metrics.refused.inc();
-        reset_on_close(&client);
-        return;
+/// Finds a backend for `client`, who comes from `address`, and carries bytes until both have ended. What ends badly on
+/// one side, ends badly on the other: a reset is passed on as a reset. Cancelling it closes both sides.
+pub(super) async fn serve(client: TcpStream, address: SocketAddr, shared: &Shared) {
+    let (backend, _lease) = match establish(Client { stream: &client, address }, shared).await {
+        Ok(established) => established,
+        Err(refusal) => {
+            shared.metrics.refused(refusal).inc();
+            reset_on_close(&client);
+            return;
+        }
     };
     let carried =
         pump(&client, &backend, &shared.metrics.bytes_to_backends, &shared.metrics.bytes_to_clients);
@@ -29,15 +33,16 @@ pub(super) async fn serve(client: TcpStream, shared: &Shared) {
 }
 
 /// Tries backends, each at most once, until one accepts.
-async fn establish(shared: &Shared) -> Option<(TcpStream, Lease)> {
+async fn establish(client: Client<'_>, shared: &Shared) -> Result<(TcpStream, Lease), Refusal> {
     let (pool, frontend) = (&shared.pool, shared.frontend());
     let mut tried = Vec::new();
-    while let Some(lease) = pool.lease(&tried) {
+    loop {
+        let lease = pool.lease(&tried, client.address.ip())?;
         let member = Arc::clone(lease.member());
-        match connect(member.backend.address, &frontend).await {
+        match connect(&member.backend, client, &frontend).await {
             Ok(stream) => {
                 member.metrics.connections.inc();
-                return Some((stream, lease));
+                return Ok((stream, lease));
             }
             Err(failure) => {
                 member.metrics.connect_failures(failure).inc();
@@ -52,5 +57,4 @@ async fn establish(shared: &Shared) -> Option<(TcpStream, Lease)> {
             }
         }
     }
-    None
 }

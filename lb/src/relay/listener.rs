@@ -1,6 +1,7 @@
 //! Accepts clients, as many as there are descriptors for.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -26,31 +27,31 @@ pub(super) async fn accept(
         tokio::select! {
             // An error means that nobody is left who could stop us otherwise.
             _ = stopped.wait_for(|stopped| *stopped) => break,
-            (client, permit) = next => serve(client, permit, &shared),
+            (client, address, permit) = next => serve(client, address, permit, &shared),
         }
     }
     // The runtime looks for clients that it has not seen yet.
     tokio::task::yield_now().await;
     while let Ok(permit) = Arc::clone(&shared.free).try_acquire_owned()
-        && let Some(client) = waiting(&listener).await
+        && let Some((client, address)) = waiting(&listener).await
     {
-        serve(client, permit, &shared);
+        serve(client, address, permit, &shared);
     }
 }
 
-/// A client that waits already.
-async fn waiting(listener: &TcpListener) -> Option<TcpStream> {
+/// A client that waits already, and where it comes from.
+async fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     tokio::select! {
         biased;
-        accepted = listener.accept() => accepted.ok().map(|(client, _)| client),
+        accepted = listener.accept() => accepted.ok(),
         () = std::future::ready(()) => None,
     }
 }
 
-fn serve(client: TcpStream, permit: OwnedSemaphorePermit, shared: &Arc<Shared>) {
+fn serve(client: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit, shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
-        connection::serve(client, &shared).await;
+        connection::serve(client, address, &shared).await;
         drop(permit);
     });
 }
@@ -60,11 +61,11 @@ async fn next(
     listener: &TcpListener,
     free: &Arc<Semaphore>,
     complaint: &mut Complaint,
-) -> (TcpStream, OwnedSemaphorePermit) {
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
     let permit = permit(free, complaint).await;
     loop {
         match listener.accept().await {
-            Ok((client, _)) => return (client, permit),
+            Ok((client, address)) => return (client, address, permit),
             Err(error) if concerns_one_client(&error) => {}
             Err(error) => {
                 complaint.say(|| tracing::warn!(%error, "clients not accepted"));

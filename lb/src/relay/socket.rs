@@ -85,14 +85,14 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
     use super::*;
-    use crate::config::Policy;
+    use crate::config::{Balance, Policy};
 
     const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
     fn frontend() -> Frontend {
         Frontend {
             listen: vec![ANY_PORT],
-            balance: Policy::RoundRobin,
+            balance: Balance { policy: Policy::RoundRobin, slow_start: Duration::ZERO },
             connect_timeout: Duration::from_secs(1),
             peer_timeout: Duration::from_secs(16),
             congestion_control: None,

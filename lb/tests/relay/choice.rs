@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use lb::health::ConnectFailure;
 use lb::health::Status;
+use lb::pool::Refusal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 
 use crate::lab::{Lab, Settings, hanging, named, refusing, until, within};
 
@@ -81,7 +83,7 @@ async fn a_refused_connect_is_tried_elsewhere_and_told_to_health() {
     }
     assert_eq!(lab.pool.status(0), Some(Status::Down));
     assert_eq!(lab.pool.members()[0].metrics.connect_failures(ConnectFailure::Refused).get(), 2, "fall is 2");
-    assert_eq!(lab.metrics.refused.get(), 0);
+    assert_eq!(lab.metrics.refused(Refusal::Down).get(), 0);
     lab.stop().await;
 }
 
@@ -113,7 +115,7 @@ async fn without_a_backend_a_client_is_reset_at_once() {
         let client = async { tokio::net::TcpStream::connect(lab.address).await?.read_u8().await };
         let error = within("reset", client).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-        assert_eq!(lab.metrics.refused.get(), refused);
+        assert_eq!(lab.metrics.refused(Refusal::Down).get(), refused);
     }
     lab.stop().await;
 }
@@ -129,7 +131,7 @@ async fn draining_keeps_old_connections_and_sends_new_ones_elsewhere() {
     }
     old.write_all(b"x").await.unwrap();
     assert_eq!(within("echo", old.read_u8()).await.unwrap(), b'x');
-    assert_eq!(lab.metrics.refused.get(), 0);
+    assert_eq!(lab.metrics.refused(Refusal::Down).get(), 0);
     lab.stop().await;
 }
 
@@ -144,6 +146,86 @@ async fn clients_beyond_the_limit_wait_until_others_leave() {
     assert!(early.is_err(), "the third is served beside two others: {early:?}");
     drop(first);
     assert_eq!(within("greeting", third.read_u8()).await.unwrap(), b'a');
+    lab.stop().await;
+}
+
+/// Who serves clients, as many as are asked for, each of whom leaves at once.
+async fn served(lab: &Lab, clients: usize) -> BTreeMap<char, usize> {
+    let mut served = BTreeMap::new();
+    for _ in 0..clients {
+        *served.entry(lab.greeted().await.1).or_insert(0) += 1;
+    }
+    served
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn turns_go_by_weight() {
+    let backends = [named('a').await, named('b').await, named('c').await];
+    let settings = Settings { backends: &["weight: 3", "weight: 0", ""], ..Settings::default() };
+    let lab = Lab::start_with(&backends, &settings);
+    assert_eq!(served(&lab, 40).await, BTreeMap::from([('a', 30), ('c', 10)]));
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_meets_the_same_backend_until_that_one_goes() {
+    let backends = [named('a').await, named('b').await, named('c').await];
+    let settings = Settings { frontend: "balance: source-hash", ..Settings::default() };
+    let lab = Lab::start_with(&backends, &settings);
+    let client = |last: u8| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        async {
+            let mut stream = within("connect", socket.connect(lab.address)).await.unwrap();
+            char::from(within("greeting", stream.read_u8()).await.unwrap())
+        }
+    };
+    let mut met = BTreeMap::new();
+    for last in 2..32 {
+        met.insert(last, client(last).await);
+        assert_eq!(client(last).await, met[&last]);
+    }
+    for name in ['a', 'b', 'c'] {
+        let clients = met.values().filter(|met| **met == name).count();
+        assert!((3..=20).contains(&clients), "{clients} clients of 30 meet {name}");
+    }
+    lab.make_unready(0);
+    for (last, before) in met {
+        let after = client(last).await;
+        assert!(after != 'a' && (before == 'a' || after == before), "{before} {after}");
+    }
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_serves_clients_for_whom_nobody_else_is_left() {
+    let (_socket, dead) = refusing();
+    let backends = [named('a').await, dead, named('c').await];
+    let settings = Settings { backends: &["backup: true"], ..Settings::default() };
+    let lab = Lab::start_with(&backends, &settings);
+    assert_eq!(served(&lab, 10).await, BTreeMap::from([('c', 10)]));
+    lab.make_unready(2);
+    assert_eq!(served(&lab, 10).await, BTreeMap::from([('a', 10)]));
+    assert_eq!(lab.metrics.refused(Refusal::Down).get(), 0);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_their_limits_clients_go_elsewhere_and_then_are_reset() {
+    let backends = [named('a').await, named('b').await];
+    let limits = Settings { backends: &["maxConnections: 1", "maxConnections: 3"], ..Settings::default() };
+    let lab = Lab::start_with(&backends, &limits);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(lab.greeted().await);
+    }
+    assert_eq!((lab.active(0), lab.active(1)), (1, 3));
+    let client = async { tokio::net::TcpStream::connect(lab.address).await?.read_u8().await };
+    assert_eq!(within("reset", client).await.unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(lab.metrics.refused(Refusal::Full).get(), 1);
+    held.retain(|(_, name)| *name == 'b');
+    until("the relay has seen it go", || lab.active(0) == 0).await;
+    assert_eq!(lab.greeted().await.1, 'a');
     lab.stop().await;
 }
 

@@ -51,13 +51,15 @@ pub(crate) struct Settings<'a> {
     pub(crate) listen: &'a str,
     /// The lines of the section `frontend`, besides `listen`.
     pub(crate) frontend: &'a str,
+    /// Further fields of each backend, in order, as `weight: 3`.
+    pub(crate) backends: &'a [&'a str],
     pub(crate) threads: usize,
     pub(crate) limit: usize,
 }
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:0", frontend: "", threads: 2, limit: 1000 }
+        Self { listen: "127.0.0.1:0", frontend: "", backends: &[], threads: 2, limit: 1000 }
     }
 }
 
@@ -112,10 +114,11 @@ impl Lab {
 }
 
 pub(crate) fn configuration(backends: &[SocketAddr], settings: &Settings<'_>) -> Config {
-    let Settings { listen, frontend, .. } = settings;
+    let Settings { listen, frontend, backends: fields, .. } = settings;
     let mut list = String::new();
     for (position, address) in backends.iter().enumerate() {
-        writeln!(list, "  - {{name: b{position}, address: '{address}'}}").unwrap();
+        let fields = fields.get(position).unwrap_or(&"");
+        writeln!(list, "  - {{name: b{position}, address: '{address}', {fields}}}").unwrap();
     }
     let text = format!(
         "apiVersion: fairway.dev/v1alpha1\nkind: FrontDoor\n\

@@ -9,6 +9,7 @@ mod choice;
 mod lab;
 mod probe;
 mod process;
+mod proxy_protocol;
 mod pump;
 mod tls;
 mod vanish;

@@ -159,7 +159,7 @@ async fn it_serves_until_told_to_stop() {
     server.behave(UNREADY);
     running.until_metric("fairway_lb_backend_up{backend=\"m1\"} 0").await;
     assert!(client.ask().await.is_err(), "a client reached a backend that is not ready");
-    running.until_metric("fairway_lb_connections_refused_total 1").await;
+    running.until_metric("fairway_lb_connections_refused_total{reason=\"down\"} 1").await;
     assert_eq!(running.get("/healthz").await.0, 200, "the front door is well, whatever its backends are");
     assert_eq!(running.terminate().await, Some(0));
 }

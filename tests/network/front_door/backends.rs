@@ -99,7 +99,7 @@ fn without_an_apiserver_a_client_is_reset() -> Result<()> {
         until("it is out", || Ok(!whole.front_doors[0].uses(master)?))?;
     }
     assert_eq!(fate(&whole.site)?, Some(ErrorKind::ConnectionReset));
-    assert_eq!(whole.front_doors[0].metric("connections_refused_total")?, 2);
+    assert_eq!(whole.front_doors[0].metric("connections_refused_total{reason=\"down\"}")?, 2);
     assert_eq!(whole.site.link.holders()?, [0], "to move the address would not help");
     Ok(())
 }

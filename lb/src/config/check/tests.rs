@@ -230,6 +230,46 @@ fn the_frontend_may_have_an_address_of_each_family() {
 }
 
 #[test]
+fn backends_may_differ() {
+    let fields = "weight: 256, backup: true, maxConnections: 1000000, sendProxy: true";
+    let text = shortest().replace(
+        "  - name: m1\n    address: 172.16.60.241:6443",
+        &format!("  - {{name: m1, address: 172.16.60.241:6443, {fields}}}"),
+    );
+    let backends = Files::new().parse(&text).unwrap().backends;
+    let told: Vec<_> =
+        backends.iter().map(|it| (it.weight, it.backup, it.max_connections, it.send_proxy)).collect();
+    let plain = (1, false, None, false);
+    assert_eq!(told, [(256, true, NonZeroU32::new(1_000_000), true), plain, plain]);
+}
+
+#[test]
+fn somebody_must_have_a_weight() {
+    let text = shortest().replace(":6443\n", ":6443\n    weight: 0\n");
+    assert_eq!(problems(&text), "backends: all have weight 0: nobody would take connections");
+}
+
+#[test]
+fn weights_grow_where_they_count() {
+    let parse = |fields: &str| {
+        let text = shortest()
+            .replace("  listen: 172.16.60.250:8443", &format!("  listen: 172.16.60.250:8443\n  {fields}"));
+        Files::new().parse(&text).map(|config| config.frontend.balance)
+    };
+    for (name, policy) in
+        [("round-robin", Policy::RoundRobin), ("least-connections", Policy::LeastConnections)]
+    {
+        let expected = Balance { policy, slow_start: Duration::from_mins(1) };
+        assert_eq!(parse(&format!("balance: {name}\n  slowStart: 1m")).unwrap(), expected);
+    }
+    let nonsense = parse("balance: source-hash\n  slowStart: 1m").unwrap_err().to_string();
+    assert_eq!(
+        nonsense,
+        "frontend.slowStart: has no effect with balance: source-hash, which knows no degrees"
+    );
+}
+
+#[test]
 fn a_client_certificate_is_used() {
     let identity = "certificateFile: /client.crt\n    keyFile: /client.key";
     let config = Files::new().parse(&with("# serverName: kubernetes", identity)).unwrap();
@@ -429,7 +469,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "balance: round-robin",
         "balance: random",
-        "frontend.balance: must be one of round-robin, least-connections, found \"random\"",
+        "frontend.balance: must be one of round-robin, least-connections, source-hash, found \"random\"",
     ),
     (
         "connectTimeout: 250ms",
@@ -503,5 +543,15 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "admin.listen: 172.16.60.250:8443 is also where the frontend listens",
     ),
     ("admin:", "administration: {}\nadmin:", "administration: unknown field"),
-    ("name: m1", "name: m1\n    weight: 3", "backends[0].weight: unknown field"),
+    ("name: m1", "name: m1\n    wait: 3", "backends[0].wait: unknown field"),
+    ("weight: 1", "weight: 257", "backends[0].weight: must be from 0 to 256, found 257"),
+    ("weight: 1", "weight: -1", "backends[0].weight: must be from 0 to 256, found -1"),
+    ("backup: false", "backup: 1", "backends[0].backup: must be true or false, found 1"),
+    ("sendProxy: false", "sendProxy: v2", "backends[0].sendProxy: must be true or false, found \"v2\""),
+    (
+        "# maxConnections: 5000",
+        "maxConnections: 0",
+        "backends[0].maxConnections: must be from 1 to 1000000, found 0",
+    ),
+    ("slowStart: 0s", "slowStart: 2h", "frontend.slowStart: must be from 0ns to 3600s, found 7200s"),
 ];
