@@ -62,8 +62,9 @@ pub mod defaults {
 /// Everything one front door needs to know.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// This node's part in holding the virtual addresses; without it only the relay runs.
-    pub virtual_router: Option<RouterConfig>,
+    /// This node's parts in holding the virtual addresses, of which no two are of the same interface, router identifier
+    /// and family; without any only the relay runs.
+    pub virtual_routers: Vec<RouterConfig>,
     /// Where clients knock.
     pub frontend: Frontend,
     /// Who answers them.

@@ -2,7 +2,7 @@
 //! relay that spreads connections over the apiservers that are ready.
 //!
 //! ```text
-//!   main thread: one single-threaded runtime         relay threads, one per core          virtual router's thread
+//!   main thread: one single-threaded runtime         relay threads, one per core          a thread per virtual router
 //!
 //!     admin server: /metrics, /healthz                 accept, connect, pump                 adverts, timer, link
 //!     one probe task per backend ---+                     ^        |                              |
@@ -57,7 +57,7 @@ use metrics::Metrics;
 use pool::Pool;
 use probe::Probe;
 use relay::{Relay, Running};
-use router::{Router, RouterMetrics};
+use router::{Beginning, Prepared, Router, RouterMetrics};
 
 /// Does what the command line asks for; returns when it is done, which for serving is when SIGTERM or SIGINT arrives.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -104,7 +104,7 @@ async fn serve(config: Config) -> Result<(), Error> {
         asked = &mut stop => return asked.map_err(|source| Error::Signals { source }),
         () = pool.settled() => {}
     }
-    front_door.open(relay.start(&pool, &metrics, limit)?, config, router_metrics)?;
+    front_door.open(relay.start(&pool, &metrics, limit)?, config, &router_metrics)?;
     tracing::info!("front door open");
     let ended = tokio::select! {
         asked = stop => asked.map_err(|source| Error::Signals { source }),
@@ -155,24 +155,25 @@ struct FrontDoor {
 
 struct Parts {
     relay: Running,
-    router: Option<Router>,
+    routers: Vec<Router>,
 }
 
 impl FrontDoor {
-    /// The virtual router comes last: an address is claimed only where clients are served.
-    fn open(&self, relay: Running, config: Config, metrics: RouterMetrics) -> Result<(), Error> {
-        let router = config.virtual_router.map(|config| Router::start(config, metrics)).transpose()?;
-        *self.parts() = Some(Parts { relay, router });
+    /// The virtual routers come last: an address is claimed only where clients are served.
+    fn open(&self, relay: Running, config: Config, metrics: &RouterMetrics) -> Result<(), Error> {
+        let prepare = |config| Router::prepare(config, metrics);
+        let prepared: Vec<_> = config.virtual_routers.into_iter().map(prepare).collect::<Result<_, _>>()?;
+        let start = |prepared: Prepared| prepared.start(Beginning::Afresh);
+        let routers = prepared.into_iter().map(start).collect::<Result<_, _>>()?;
+        *self.parts() = Some(Parts { relay, routers });
         Ok(())
     }
 
     /// The address goes first, so that clients meet the next master and no closed port.
     fn close(&self) {
         let parts = self.parts().take();
-        if let Some(Parts { relay, router }) = parts {
-            if let Some(router) = router {
-                router.stop();
-            }
+        if let Some(Parts { relay, routers }) = parts {
+            Router::stop_all(routers);
             relay.stop();
         }
     }
@@ -181,12 +182,12 @@ impl FrontDoor {
     async fn ended(&self) -> &'static str {
         loop {
             tokio::time::sleep(SUPERVISION_INTERVAL).await;
-            if let Some(Parts { relay, router }) = &*self.parts() {
+            if let Some(Parts { relay, routers }) = &*self.parts() {
                 if !relay.is_running() {
                     return "the relay";
                 }
-                if router.as_ref().is_some_and(|router| !router.is_running()) {
-                    return "the virtual router";
+                if !routers.iter().all(Router::is_running) {
+                    return "a virtual router";
                 }
             }
         }
@@ -197,8 +198,8 @@ impl FrontDoor {
         match &*self.parts() {
             None => unwell("not open yet, or closed\n"),
             Some(Parts { relay, .. }) if !relay.accepts() => unwell("the relay does not accept\n"),
-            Some(Parts { router: Some(router), .. }) if !router.is_running() => {
-                unwell("the virtual router does not run\n")
+            Some(Parts { routers, .. }) if !routers.iter().all(Router::is_running) => {
+                unwell("a virtual router does not run\n")
             }
             Some(_) => Answer::text(StatusCode::OK, "ok\n"),
         }

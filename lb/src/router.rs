@@ -1,6 +1,7 @@
-//! The virtual router of this node: a thin shell round [`vrrp::step`].
+//! The virtual routers of this node: a thin shell round [`vrrp::step`].
 //!
-//! It has an operating system thread of its own, so that neither the relay's load nor a slow scrape delays an advert:
+//! Each has an operating system thread of its own, so that neither the relay's load nor a slow scrape delays an advert, nor
+//! the addresses of one router those of another:
 //!
 //! ```text
 //!   advert socket ---\                                      /--> advert socket
@@ -54,6 +55,13 @@ pub struct RouterConfig {
     pub audience: Audience,
     /// What the master holds.
     pub addresses: RouterAddresses,
+}
+
+impl RouterConfig {
+    /// What logs and metrics call it, as no two of a link can be the same: `eth0-51-ipv4`.
+    pub fn instance(&self) -> String {
+        format!("{}-{}-{}", self.interface, self.router_id, self.addresses.family())
+    }
 }
 
 /// The virtual addresses with the length of the network each is put on the interface with.
@@ -176,18 +184,19 @@ impl Router {
     ///
     /// Needs `CAP_NET_RAW`, and `CAP_NET_ADMIN` to start. An interface that is down is no error, nor
     /// one that has no link-local IPv6 address yet: the router waits for it.
-    pub fn prepare(config: RouterConfig, metrics: RouterMetrics) -> Result<Prepared, RouterError> {
+    pub fn prepare(config: RouterConfig, metrics: &RouterMetrics) -> Result<Prepared, RouterError> {
         let thread_error = |source| RouterError::Thread { source };
         let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| thread_error(errno.into()))?;
         let orders = Arc::new(Orders { list: Mutex::default(), wake });
         let status = Arc::new(SharedStatus::new(config.priority, now()));
+        let metrics = metrics.of(&config);
         let worker = Worker::prepare(config, metrics, Arc::clone(&orders), Arc::clone(&status))?;
         Ok(Prepared { worker, router: Self { orders, status, thread: None } })
     }
 
     /// [Prepares](Self::prepare) a router and starts it afresh.
-    pub fn start(config: RouterConfig, metrics: RouterMetrics) -> Result<Self, RouterError> {
+    pub fn start(config: RouterConfig, metrics: &RouterMetrics) -> Result<Self, RouterError> {
         Self::prepare(config, metrics)?.start(Beginning::Afresh)
     }
 
@@ -215,6 +224,15 @@ impl Router {
     /// Ends the router: returns when the virtual addresses are off and, if we were master, the farewell has been sent.
     pub fn stop(mut self) {
         self.end(Order::Stop);
+    }
+
+    /// Stops several at the same time.
+    pub fn stop_all(routers: Vec<Self>) {
+        for router in &routers {
+            router.orders.give(Order::Stop);
+        }
+        // Dropping them waits for each.
+        drop(routers);
     }
 
     /// Ends the router without a word, addresses left as they are, and returns the role it had: a successor on this node
@@ -273,5 +291,29 @@ impl Orders {
     fn take(&self) -> nix::Result<Vec<Order>> {
         self.wake.read()?;
         Ok(std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use vrrp::{AdvertInterval, Checksum, Peers};
+
+    use super::*;
+
+    /// A router of one address on `eth0`.
+    pub(super) fn config(virtual_address: &str, peers: &[&str]) -> RouterConfig {
+        let peers = peers.iter().map(|peer| peer.parse().unwrap()).collect();
+        RouterConfig {
+            interface: "eth0".to_owned(),
+            router_id: RouterId::new(51).unwrap(),
+            priority: Priority::new(100).unwrap(),
+            version: Version::Three {
+                interval: AdvertInterval::ONE_SECOND,
+                checksum: Checksum::PseudoHeader,
+            },
+            preempt: Preempt::Never,
+            audience: Peers::new(peers).map_or(Audience::Group, Audience::Peers),
+            addresses: RouterAddresses::new(vec![virtual_address.parse().unwrap()]).unwrap(),
+        }
     }
 }

@@ -70,8 +70,8 @@ fn it_tells_how_it_is_until_it_ends_when_asked() -> Result<()> {
         "fairway_lb_backend_up{backend=\"m1\"} 1",
         "fairway_lb_connections_total{backend=\"m1\"} 5",
         "fairway_lb_connections_refused_total{reason=\"down\"} 0",
-        "fairway_lb_vrrp_state 2",
-        "fairway_lb_vrrp_transitions_total{to=\"master\"} 1",
+        "fairway_lb_vrrp_state{instance=\"eth0-51-ipv4\"} 2",
+        "fairway_lb_vrrp_transitions_total{instance=\"eth0-51-ipv4\",to=\"master\"} 1",
     ] {
         assert!(metrics.lines().any(|found| found == line), "there is no {line} in {metrics}");
     }

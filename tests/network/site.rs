@@ -137,7 +137,7 @@ impl Site {
         let mut process =
             Program::ours("fairway-lb")?.arguments(["--config", &file]).inside(namespace).spawn()?;
         process.wait_for_log("front door open", LIMIT)?;
-        Ok(FrontDoor { process, namespace: namespace.clone() })
+        Ok(FrontDoor { process, namespace: namespace.clone(), instance: format!("{INTERFACE}-51-ipv4") })
     }
 
     /// The file of a front door. Its health checks have no time to lose, and its adverts some: a busy machine must not
@@ -239,6 +239,8 @@ impl Apiserver {
 pub(crate) struct FrontDoor {
     pub(crate) process: Process,
     namespace: Namespace,
+    /// What its metrics call its virtual router.
+    instance: String,
 }
 
 impl FrontDoor {
@@ -249,7 +251,14 @@ impl FrontDoor {
     }
 
     /// The value of a series that holds whole numbers, labels included, without the common prefix: `backend_up{backend="m1"}`.
+    /// Those of the virtual router, of which it has one, without the label that names it.
     pub(crate) fn metric(&self, series: &str) -> Result<u64> {
+        let series =
+            match series.strip_prefix("vrrp_").map(|rest| rest.split_once('{').unwrap_or((rest, "}"))) {
+                None => series.to_owned(),
+                Some((name, "}")) => format!("vrrp_{name}{{instance=\"{}\"}}", self.instance),
+                Some((name, labels)) => format!("vrrp_{name}{{instance=\"{}\",{labels}", self.instance),
+            };
         let answer = self.ask("/metrics")?;
         let value = admin::value(&answer, &format!("fairway_lb_{series}"));
         value.ok_or_else(|| Error::Object { reason: format!("there is no {series} in {answer}") })

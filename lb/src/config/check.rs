@@ -13,7 +13,7 @@ use hyper::http::uri::PathAndQuery;
 
 use super::backends::backends;
 use super::tls::{ReadFile, tls};
-use super::virtual_router::virtual_router;
+use super::virtual_router::virtual_routers;
 use super::{
     Backend, Backends, Balance, Config, CongestionControl, Frontend, HealthCheck, Policy, Tls, defaults,
 };
@@ -53,7 +53,7 @@ pub fn parse(text: &str, read_file: ReadFile<'_>) -> Result<Config, Problems> {
 fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
     must_be(root, "apiVersion", API_VERSION);
     must_be(root, "kind", KIND);
-    let virtual_router = root.section("virtualRouter", virtual_router).flatten();
+    let virtual_routers = virtual_routers(root);
     let frontend = root.section("frontend", frontend);
     let frontend = root.require("frontend", frontend).flatten();
     let backends = backends(root);
@@ -62,11 +62,11 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
     let admin = root.section("admin", |section| section.parsed("listen", ADDRESS_AND_PORT)).flatten();
     let admin = admin.unwrap_or(defaults::ADMIN);
     if let Some(frontend) = &frontend {
-        refuse_collisions(root, &frontend.listen, admin, virtual_router.as_ref(), &backends);
+        refuse_collisions(root, &frontend.listen, admin, &virtual_routers, &backends);
     }
     let (health_check, tls) = checked?;
     Some(Config {
-        virtual_router,
+        virtual_routers,
         frontend: frontend?,
         backends: Backends(backends.into_iter().map(|(backend, _)| backend).collect()),
         health_check: health_check?,
@@ -145,23 +145,24 @@ fn refuse_collisions(
     root: &mut Section<'_>,
     listen: &[SocketAddr],
     admin: SocketAddr,
-    virtual_router: Option<&RouterConfig>,
+    virtual_routers: &[RouterConfig],
     backends: &[(Backend, usize)],
 ) {
-    if listen.iter().any(|address| address.port() == 0) && virtual_router.is_some() {
+    if listen.iter().any(|address| address.port() == 0) && !virtual_routers.is_empty() {
         root.problem("frontend.listen", "must name a port: clients of a virtual address could not know it");
     }
     let is_frontend = |other| listen.iter().any(|&address| overlap(address, other));
     if is_frontend(admin) {
         root.problem("admin.listen", format!("{admin} is also where the frontend listens"));
     }
-    let virtual_addresses = virtual_router.map_or(&[][..], |router| router.addresses.networks());
+    let networks = || virtual_routers.iter().flat_map(|router| router.addresses.networks());
+    let is_virtual = |address| networks().any(|network| network.addr() == address);
     for (backend, position) in backends {
         let field = format!("backends[{position}].address");
         if is_frontend(backend.address) {
             let what = format!("{} is where the frontend listens: connections would loop", backend.address);
             root.problem(&field, what);
-        } else if virtual_addresses.iter().any(|network| network.addr() == backend.address.ip()) {
+        } else if is_virtual(backend.address.ip()) {
             let what = format!("{} is a virtual address: it moves, a backend does not", backend.address.ip());
             root.problem(&field, what);
         }

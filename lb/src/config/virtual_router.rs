@@ -1,4 +1,4 @@
-//! From the `virtualRouter` section to a [`RouterConfig`].
+//! From the `virtualRouter` section, or the list `virtualRouters` of several, to [`RouterConfig`]s.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -21,7 +21,56 @@ const MOST_PEERS: usize = 32;
 /// Longer than any node takes to be ready. Who wants to wait for longer wants no preemption.
 const PREEMPT_DELAYS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 
-pub(super) fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> {
+/// A front door has one address, or a few for several networks and families. Each router has a thread.
+const MOST_ROUTERS: usize = 16;
+
+/// Either is given, or none.
+pub(super) fn virtual_routers(root: &mut Section<'_>) -> Vec<RouterConfig> {
+    if root.has("virtualRouter") && root.has("virtualRouters") {
+        root.problem("virtualRouters", "cannot be given beside virtualRouter: list that one here, too");
+    }
+    let only = root.section("virtualRouter", virtual_router);
+    let Some(list) = root.sections("virtualRouters", virtual_router) else {
+        return only.flatten().into_iter().collect();
+    };
+    if !(1..=MOST_ROUTERS).contains(&list.len()) {
+        let what = format!("must list 1 to {MOST_ROUTERS} virtual routers, found {}", list.len());
+        root.problem("virtualRouters", what);
+    }
+    let mut valid: Vec<(usize, RouterConfig)> = Vec::new();
+    for (position, router) in list.into_iter().enumerate() {
+        let Some(router) = router else { continue };
+        for (earlier, other) in &valid {
+            refuse_twin(root, (position, &router), (*earlier, other));
+        }
+        valid.push((position, router));
+    }
+    valid.into_iter().map(|(_, router)| router).collect()
+}
+
+/// Two routers of one link are told apart by identifier and family, and a link-local address is another one on each link.
+fn refuse_twin(
+    root: &mut Section<'_>,
+    (position, router): (usize, &RouterConfig),
+    (earlier, other): (usize, &RouterConfig),
+) {
+    let earlier = format!("virtualRouters[{earlier}]");
+    if router.instance() == other.instance() {
+        let field = format!("virtualRouters[{position}].routerId");
+        let what = format!("{} is already that of {earlier} on {}", router.router_id, router.interface);
+        root.problem(&field, what);
+    }
+    let same_link = router.interface == other.interface;
+    for address in router.addresses.networks().iter().map(IpNet::addr) {
+        let shared = other.addresses.networks().iter().any(|network| network.addr() == address);
+        if shared && (same_link || !is_link_local(address)) {
+            let field = format!("virtualRouters[{position}].addresses");
+            root.problem(&field, format!("{address} is already one of {earlier}"));
+        }
+    }
+}
+
+fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> {
     let interface = section.text("interface");
     let interface = section.require("interface", interface).and_then(|name| {
         let what = format!("must be the name of an interface, found {name:?}");
@@ -185,10 +234,9 @@ fn virtual_addresses(section: &mut Section<'_>, list: Vec<IpNet>) -> Option<Rout
             section.problem(&field, format!("{address} cannot be a virtual address"));
         }
         if let Some(first) = first.filter(|&first| Family::of(first) != Family::of(address)) {
-            let (ours, theirs) = (name(Family::of(address)), name(Family::of(first)));
-            let what = format!(
-                "{address} is an {ours} address and {first} an {theirs} one: a virtual router has one family; list another in `virtualRouters`"
-            );
+            let family = name(Family::of(first));
+            let what =
+                format!("{address} is not an {family} address, as the first one is: it takes another router");
             section.problem(&field, what);
         } else if is_link_local(address) && !first.is_some_and(is_link_local) {
             section.problem(&field, format!("{address} must come first, as a link-local address"));

@@ -127,28 +127,8 @@ pub(super) fn settings(config: &RouterConfig, local: IpAddr) -> Result<Settings,
 
 #[cfg(test)]
 mod tests {
-    use ipnet::IpNet;
-    use vrrp::{AdvertInterval, Checksum, Preempt, Priority, RouterId, Version};
-
     use super::*;
-    use crate::router::RouterAddresses;
-
-    fn config(virtual_address: &str, peers: &[&str]) -> RouterConfig {
-        let peers = peers.iter().map(|peer| peer.parse().unwrap()).collect();
-        let network: IpNet = virtual_address.parse().unwrap();
-        RouterConfig {
-            interface: "eth0".to_owned(),
-            router_id: RouterId::new(51).unwrap(),
-            priority: Priority::new(100).unwrap(),
-            version: Version::Three {
-                interval: AdvertInterval::ONE_SECOND,
-                checksum: Checksum::PseudoHeader,
-            },
-            preempt: Preempt::Never,
-            audience: Peers::new(peers).map_or(Audience::Group, Audience::Peers),
-            addresses: RouterAddresses::new(vec![network]).unwrap(),
-        }
-    }
+    use crate::router::tests::config;
 
     /// `+` after an address: secondary or temporary; `?`: not usable yet.
     fn observed(text: &str) -> Observed {

@@ -15,8 +15,9 @@ use vrrp::{Action, Event, Family, Priority, Received, Rejected, Role, State, enc
 use super::attachment::{Attachment, settings};
 use super::complaints::Complaints;
 use super::interface::{Interface, Monitor};
+use super::metrics::InstanceMetrics;
 use super::status::SharedStatus;
-use super::{Beginning, Order, Orders, RouterConfig, RouterError, RouterMetrics};
+use super::{Beginning, Order, Orders, RouterConfig, RouterError};
 use crate::announcement;
 use crate::netlink::Netlink;
 use crate::virtual_address::{self, Observed};
@@ -24,7 +25,7 @@ use crate::virtual_address::{self, Observed};
 /// Everything the thread owns.
 pub(super) struct Worker {
     config: RouterConfig,
-    metrics: RouterMetrics,
+    metrics: InstanceMetrics,
     orders: Arc<Orders>,
     status: Arc<SharedStatus>,
     netlink: Netlink,
@@ -50,7 +51,7 @@ impl Worker {
     /// Does all that can fail for reasons of configuration, and changes nothing.
     pub(super) fn prepare(
         config: RouterConfig,
-        metrics: RouterMetrics,
+        metrics: InstanceMetrics,
         orders: Arc<Orders>,
         status: Arc<SharedStatus>,
     ) -> Result<Self, RouterError> {
@@ -79,7 +80,7 @@ impl Worker {
         }
         if !interface.up {
             self.attachment = None;
-            warn!(interface = self.config.interface, "link is down: the virtual router waits for it");
+            warn!(instance = self.metrics.instance, "link is down: the virtual router waits for it");
             return Ok(());
         }
         if self.attachment.is_none() {
@@ -110,14 +111,14 @@ impl Worker {
                     let lost =
                         self.attachment.is_some() && self.look_at_link().is_ok() && self.attachment.is_none();
                     if !lost {
-                        error!(error = %daemon::exit::chain(&cause), "virtual router ends");
+                        error!(instance = self.metrics.instance, error = %daemon::exit::chain(&cause), "virtual router ends");
                         break;
                     }
                 }
             }
         }
         if let Err(cause) = self.handle(Event::Stop, now()) {
-            error!(error = %daemon::exit::chain(&cause), "virtual router did not end cleanly");
+            error!(instance = self.metrics.instance, error = %daemon::exit::chain(&cause), "virtual router did not end cleanly");
         }
     }
 
@@ -166,7 +167,7 @@ impl Worker {
                 self.handle(Event::Change, now())
             }
             Err(cause) => {
-                warn!(error = %daemon::exit::chain(&cause), "virtual router goes on with its former settings");
+                warn!(instance = self.metrics.instance, error = %daemon::exit::chain(&cause), "virtual router goes on with its former settings");
                 Ok(())
             }
         }
@@ -220,8 +221,7 @@ impl Worker {
         self.metrics.rejected(rejected);
         let ours = rejected != Rejected::RouterId;
         if ours && self.complaints.worth_a_line(sender, rejected.label(), now) {
-            let router_id = self.config.router_id.number();
-            warn!(%sender, router_id, reason = %rejected, "advert rejected");
+            warn!(instance = self.metrics.instance, %sender, reason = %rejected, "advert rejected");
         }
     }
 
@@ -251,7 +251,7 @@ impl Worker {
             // The next change of a link or an address is the next attempt.
             Err(cause) => {
                 if self.complaints.worth_a_line(NOBODY, "attach", now()) {
-                    warn!(error = %daemon::exit::chain(&cause), "virtual router waits for its interface");
+                    warn!(instance = self.metrics.instance, error = %daemon::exit::chain(&cause), "virtual router waits for its interface");
                 }
                 Ok(())
             }
@@ -297,9 +297,8 @@ impl Worker {
         let after = self.state.role();
         if before != after {
             self.metrics.changed(after);
-            let (interface, router_id) = (&self.config.interface, self.config.router_id.number());
             let reason = reason(event);
-            info!(router_id, interface, from = %before, to = %after, reason, "role changed");
+            info!(instance = self.metrics.instance, from = %before, to = %after, reason, "role changed");
             self.status.changed(after, reason, now);
         }
         outcome
@@ -320,7 +319,7 @@ impl Worker {
             Action::Release => {
                 // Not the end: a farewell that comes after it still brings somebody who does hold the addresses.
                 if let Err(cause) = self.release(attachment.index) {
-                    error!(error = %daemon::exit::chain(&cause), "virtual address left behind");
+                    error!(instance = self.metrics.instance, error = %daemon::exit::chain(&cause), "virtual address left behind");
                 }
                 Ok(())
             }
@@ -335,7 +334,7 @@ impl Worker {
                 Ok(()) => self.metrics.sent(),
                 Err(error) => {
                     if self.complaints.worth_a_line(to, "send", now) {
-                        warn!(interface = self.config.interface, %to, %error, "advert not sent");
+                        warn!(instance = self.metrics.instance, %to, %error, "advert not sent");
                     }
                 }
             }
@@ -349,7 +348,7 @@ impl Worker {
             if let Err(error) = frames.try_for_each(|frame| attachment.announcer.send(&frame))
                 && self.complaints.worth_a_line(NOBODY, "announce", now)
             {
-                warn!(interface = self.config.interface, %address, %error, "announcement not sent");
+                warn!(instance = self.metrics.instance, %address, %error, "announcement not sent");
             }
         }
     }
@@ -369,7 +368,7 @@ impl Worker {
         if self.state.role() == Role::Master && self.claim(index)? {
             self.announce(now());
             if self.complaints.worth_a_line(NOBODY, "restore", now()) {
-                warn!(interface = self.config.interface, "virtual address had been removed: put back");
+                warn!(instance = self.metrics.instance, "virtual address had been removed: put back");
             }
         }
         Ok(())

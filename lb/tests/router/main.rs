@@ -40,7 +40,7 @@ fn config(priority: u8, preempt: bool) -> RouterConfig {
 
 fn start(lab: &Lab, config: RouterConfig) -> Result<Router, RouterError> {
     let metrics = RouterMetrics::register(&Registry::new()).unwrap();
-    lab.ours.run(|| Router::start(config, metrics))
+    lab.ours.run(|| Router::start(config, &metrics))
 }
 
 /// The same virtual router as seen by the other host.
@@ -203,7 +203,7 @@ fn a_successor_takes_the_place_of_a_master_without_the_link_noticing() {
     await_that("we are master", || first.role() == Role::Master && lab.ours.holds_virtual_address());
     let listener = lab.listener();
     let metrics = RouterMetrics::register(&Registry::new()).unwrap();
-    let prepared = lab.ours.run(|| Router::prepare(config(100, false), metrics)).unwrap();
+    let prepared = lab.ours.run(|| Router::prepare(config(100, false), &metrics)).unwrap();
     assert!(lab.ours.holds_virtual_address(), "to prepare changes nothing");
     let role = first.hand_over();
     assert_eq!(role, Role::Master);
@@ -312,7 +312,7 @@ fn it_names_the_capability_that_is_missing() {
 fn without_a_capability_it_does_not_start() {
     let capability = std::env::var("LACKS").unwrap();
     let metrics = RouterMetrics::register(&Registry::new()).unwrap();
-    match Router::start(config(100, false), metrics) {
+    match Router::start(config(100, false), &metrics) {
         Err(RouterError::Permission { capability: missing, .. }) => assert_eq!(missing, capability),
         outcome => panic!("{outcome:?}"),
     }

@@ -65,7 +65,8 @@ impl Master {
         };
         let value = |name: &str| admin::value::<f64>(&metrics, name);
         let is_up = |name: &str| value(&format!("fairway_lb_backend_up{{backend=\"{name}\"}}")) == Some(1.0);
-        let has_role = value("fairway_lb_vrrp_state").is_some_and(|state| state > 0.0);
+        let has_role = value(&format!("fairway_lb_vrrp_state{{instance=\"{INTERFACE}-51-ipv4\"}}"))
+            .is_some_and(|state| state > 0.0);
         Ok(has_role && MASTERS.iter().all(|master| is_up(master)))
     }
 

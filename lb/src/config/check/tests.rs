@@ -55,7 +55,7 @@ fn the_example_shows_the_defaults() {
     let shown = Files::new().parse(EXAMPLE).unwrap();
     let implied = Files::new().parse(&shortest).unwrap();
     assert!(EXAMPLE.lines().count() > shortest.lines().count() + 10, "{shortest}");
-    assert_eq!(shown.virtual_router, implied.virtual_router);
+    assert_eq!(shown.virtual_routers, implied.virtual_routers);
     assert_eq!(shown.frontend, implied.frontend);
     assert_eq!(shown.backends, implied.backends);
     assert_eq!(shown.health_check, implied.health_check);
@@ -73,7 +73,7 @@ fn the_readme_shows_a_configuration_that_is_accepted() {
 #[test]
 fn the_example_is_read_as_written() {
     let config = Files::new().parse(EXAMPLE).unwrap();
-    let router = config.virtual_router.unwrap();
+    let router = &config.virtual_routers[0];
     assert_eq!((router.interface.as_str(), router.router_id.number()), ("eth0", 51));
     assert_eq!((router.priority.number(), router.preempt), (100, Preempt::Never));
     assert_eq!(router.version.interval(), Duration::from_millis(100));
@@ -94,14 +94,14 @@ fn preemption_may_have_patience() {
         ("preempt: true\n  preemptDelay: 90s", Preempt::After(Duration::from_secs(90))),
     ] {
         let text = shortest().replace("interface: eth0", &format!("interface: eth0\n  {written}"));
-        let router = Files::new().parse(&text).unwrap().virtual_router.unwrap();
+        let router = Files::new().parse(&text).unwrap().virtual_routers.remove(0);
         assert_eq!(router.preempt, expected, "{written}");
     }
 }
 
 #[test]
 fn peers_replace_the_group() {
-    let audience = |text: &str| Files::new().parse(text).unwrap().virtual_router.unwrap().audience;
+    let audience = |text: &str| Files::new().parse(text).unwrap().virtual_routers.remove(0).audience;
     assert_eq!(audience(EXAMPLE), Audience::Group);
     let peers = [241, 242, 243].map(|host| IpAddr::from([172, 16, 60, host]));
     assert_eq!(audience(&with(PEERS, &PEERS[2..])), Audience::Peers(Peers::new(peers.into()).unwrap()));
@@ -111,7 +111,7 @@ fn peers_replace_the_group() {
 fn version_2_has_its_own_defaults_and_a_password() {
     let parse = |fields: &str| {
         let text = shortest().replace("interface: eth0", &format!("interface: eth0\n  version: 2{fields}"));
-        Files::new().parse(&text).map(|config| config.virtual_router.unwrap().version)
+        Files::new().parse(&text).map(|mut config| config.virtual_routers.remove(0).version)
     };
     let seconds = |count| WholeSeconds::new(Duration::from_secs(count)).unwrap();
     let cases = [
@@ -162,7 +162,7 @@ fn over_ipv6(fields: &str) -> String {
 #[test]
 fn a_virtual_router_may_be_of_ipv6() {
     for fields in ["", "checksum: pseudo-header", "peers: [fe80::1, fe80::2]", "peers: [fd00::1, fd00::2]"] {
-        let router = Files::new().parse(&over_ipv6(fields)).unwrap().virtual_router.unwrap();
+        let router = Files::new().parse(&over_ipv6(fields)).unwrap().virtual_routers.remove(0);
         assert_eq!(router.addresses.family(), vrrp::Family::Ipv6, "{fields}");
     }
 }
@@ -197,12 +197,63 @@ fn what_ipv6_does_not_know_is_refused() {
     }
 }
 
+/// The example with these virtual routers.
+fn with_routers(routers: &[&str]) -> String {
+    let start = EXAMPLE.find("virtualRouter:").unwrap();
+    let end = EXAMPLE.find("# Where clients knock").unwrap();
+    let list = routers.iter().map(|router| format!("{{{router}}}")).collect::<Vec<_>>().join(", ");
+    format!("{}virtualRouters: [{list}]\n{}", &EXAMPLE[..start], &EXAMPLE[end..])
+}
+
+#[test]
+fn there_may_be_several_virtual_routers() {
+    let text = with_routers(&[
+        "interface: eth0, routerId: 51, addresses: [172.16.60.250/32, 172.16.60.251/32]",
+        "interface: eth0, routerId: 51, addresses: [fe80::fa/64, fd00::fa/128]",
+        "interface: eth1, routerId: 51, addresses: [fe80::fa/64], priority: 200",
+        "interface: eth0, routerId: 52, addresses: [172.16.60.252/32], version: 2",
+    ]);
+    let routers = Files::new().parse(&text).unwrap().virtual_routers;
+    let instances: Vec<String> = routers.iter().map(RouterConfig::instance).collect();
+    assert_eq!(instances, ["eth0-51-ipv4", "eth0-51-ipv6", "eth1-51-ipv6", "eth0-52-ipv4"]);
+    assert_eq!(routers[2].priority.number(), 200);
+}
+
+#[test]
+fn virtual_routers_that_cannot_be_told_apart_are_refused() {
+    let one = "interface: eth0, routerId: 51, addresses: [172.16.60.250/32]";
+    let twin = "interface: eth0, routerId: 51, addresses: [172.16.60.251/32]";
+    let thief = "interface: eth1, routerId: 52, addresses: [172.16.60.250/24]";
+    assert_eq!(
+        problems(&with_routers(&[one, twin, thief])),
+        "virtualRouters[1].routerId: 51 is already that of virtualRouters[0] on eth0\n\
+         virtualRouters[2].addresses: 172.16.60.250 is already one of virtualRouters[0]"
+    );
+    let ipv6 = "interface: eth0, routerId: 51, addresses: [fe80::fa/64]";
+    let thief = "interface: eth0, routerId: 52, addresses: [fe80::fa/64]";
+    assert_eq!(
+        problems(&with_routers(&[one, ipv6, thief])),
+        "virtualRouters[2].addresses: fe80::fa is already one of virtualRouters[1]"
+    );
+    assert_eq!(
+        problems(&with_routers(&["interface: eth0", one])),
+        "virtualRouters[0].routerId: is required\nvirtualRouters[0].addresses: is required"
+    );
+    assert_eq!(problems(&with_routers(&[])), "virtualRouters: must list 1 to 16 virtual routers, found 0");
+    let text = with_routers(&[one])
+        + "\nvirtualRouter: {interface: eth0, routerId: 52, addresses: [172.16.60.251/32]}\n";
+    assert_eq!(
+        problems(&text),
+        "virtualRouters: cannot be given beside virtualRouter: list that one here, too"
+    );
+}
+
 #[test]
 fn without_a_virtual_router_only_the_relay_runs() {
     let start = EXAMPLE.find("virtualRouter:").unwrap();
     let end = EXAMPLE.find("frontend:").unwrap();
     let text = [&EXAMPLE[..start], &EXAMPLE[end..]].concat();
-    assert_eq!(Files::new().parse(&text).unwrap().virtual_router, None);
+    assert_eq!(Files::new().parse(&text).unwrap().virtual_routers, []);
 }
 
 #[test]
@@ -425,8 +476,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "    - 172.16.60.250/32",
         "    - 172.16.60.250/32\n    - fd00::fa/128",
-        "virtualRouter.addresses[1]: fd00::fa is an IPv6 address and 172.16.60.250 an IPv4 one: a virtual router has one \
-         family; list another in `virtualRouters`",
+        "virtualRouter.addresses[1]: fd00::fa is not an IPv4 address, as the first one is: it takes another router",
     ),
     (
         "    - 172.16.60.250/32",
