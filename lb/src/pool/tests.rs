@@ -254,16 +254,30 @@ fn who_comes_back_starts_slowly_and_who_is_new_does_not() {
         assert_eq!(taken(), 110, "{policy:?}: nobody else is there");
         pool.observe(1, Event::ProbeOk, &"test");
         assert_eq!(taken(), 55, "{policy:?}: both have come back");
-        let name = pool.members()[1].backend.name.clone();
         reconfigure(&pool, &["m1=172.16.60.1:6443", "m2=172.16.60.2:6443"]);
         assert_eq!(taken(), 55, "{policy:?}: without slow start");
-        pool.reconfigure(&Backends::numbered(2), Balance { policy, slow_start }, THRESHOLDS);
-        pool.drain(&name, true);
-        pool.drain(&name, false);
-        pool.observe(0, Event::ProbeFailed, &"test");
-        pool.observe(0, Event::ProbeOk, &"test");
-        assert_eq!(taken(), 55, "{policy:?}: an operator's word counts too");
     }
+}
+
+#[test]
+fn who_is_drained_no_longer_starts_slowly_too() {
+    let slow_start = Duration::from_hours(1);
+    let pool = all_up(&Backends::numbered(2), Balance { policy: Policy::RoundRobin, slow_start });
+    let name = pool.members()[1].backend.name.clone();
+    pool.drain(&name, true);
+    pool.drain(&name, false);
+    assert_eq!((0..110).filter(|_| chosen(lease(&pool, &[])) == Some(1)).count(), 10);
+}
+
+#[test]
+fn turns_begin_anew_when_others_have_left() {
+    let pool = all_up(&Backends::numbered(8), balance(Policy::RoundRobin));
+    assert_eq!(chosen(lease(&pool, &[])), Some(0), "it now owes a turn to each of seven");
+    (2..8).for_each(|backend| {
+        pool.observe(backend, Event::ProbeFailed, &"test");
+    });
+    let taken: Vec<_> = (0..4).filter_map(|_| chosen(lease(&pool, &[]))).collect();
+    assert_eq!(taken, [1, 0, 1, 0]);
 }
 
 #[tokio::test]
