@@ -11,5 +11,7 @@ mod probe;
 mod process;
 mod proxy_protocol;
 mod pump;
+mod shortage;
 mod tls;
+mod untouched;
 mod vanish;

@@ -19,26 +19,26 @@ use crate::lab::within;
 use crate::tls::{Authority, Behaviour, READY, Server, UNREADY};
 
 /// A directory with a certificate authority and a configuration for one backend.
-struct Place {
+pub(crate) struct Place {
     directory: TempDir,
-    authority: Authority,
+    pub(crate) authority: Authority,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let directory = TempDir::with_prefix("fw-").unwrap();
         let authority = Authority::new();
         fs::write(directory.path().join("ca.crt"), authority.pem()).unwrap();
         Self { directory, authority }
     }
 
-    fn configure(&self, backend: SocketAddr) -> PathBuf {
+    pub(crate) fn configure(&self, backend: SocketAddr, interval: &str) -> PathBuf {
         let file = self.directory.path().join("fairway-lb.yaml");
         let authority = self.directory.path().join("ca.crt");
         let text = format!(
             "apiVersion: fairway.dev/v1alpha1\nkind: FrontDoor\nfrontend: {{listen: '127.0.0.1:0'}}\n\
              backends: [{{name: m1, address: '{backend}'}}]\n\
-             healthCheck: {{interval: 20ms, timeout: 1m, tls: {{caFile: {}}}}}\nadmin: {{listen: '127.0.0.1:0'}}\n",
+             healthCheck: {{interval: {interval}, timeout: 1m, tls: {{caFile: {}}}}}\nadmin: {{listen: '127.0.0.1:0'}}\n",
             authority.display()
         );
         fs::write(&file, text).unwrap();
@@ -46,8 +46,10 @@ impl Place {
     }
 }
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_fairway-lb");
+
 fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fairway-lb"));
+    let mut command = Command::new(PROGRAM);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }
@@ -57,15 +59,27 @@ async fn check(file: &Path) -> Output {
 }
 
 /// A running `fairway-lb` and where it listens.
-struct Running {
-    child: Child,
-    frontend: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) frontend: SocketAddr,
     admin: SocketAddr,
 }
 
 impl Running {
     async fn start(config: &Path) -> Self {
-        let mut child = program().arg("--config").arg(config).args(["--log-format", "json"]).spawn().unwrap();
+        Self::run(program(), config).await
+    }
+
+    /// With no more than so many file descriptors, and no right to raise the limit.
+    pub(crate) async fn start_within(descriptors: u32, config: &Path) -> Self {
+        let mut shell = Command::new("prlimit");
+        shell.arg(format!("--nofile={descriptors}:{descriptors}")).arg(PROGRAM);
+        Self::run(shell, config).await
+    }
+
+    async fn run(mut command: Command, config: &Path) -> Self {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.arg("--config").arg(config).args(["--log-format", "json"]).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let line = within("first log line", lines.next_line()).await.unwrap().expect("a log line");
         // Somebody has to read the rest.
@@ -73,7 +87,7 @@ impl Running {
         Self { child, frontend: address_in(&line, "frontend"), admin: address_in(&line, "admin") }
     }
 
-    async fn get(&self, path: &str) -> (u16, String) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, String) {
         let mut stream = within("connect to admin", TcpStream::connect(self.admin)).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: admin\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -83,17 +97,24 @@ impl Running {
         (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
     }
 
-    async fn until_healthz(&self, status: u16) {
+    pub(crate) async fn until_healthz(&self, status: u16) {
         within("healthz", async { while self.get("/healthz").await.0 != status {} }).await;
     }
 
-    async fn until_metric(&self, line: &str) {
+    pub(crate) async fn until_metric(&self, line: &str) {
         within(line, async { while !self.get("/metrics").await.1.lines().any(|found| found == line) {} })
             .await;
     }
 
+    /// The value of a series that holds whole numbers, labels included, without the common prefix.
+    pub(crate) async fn metric(&self, series: &str) -> u64 {
+        let text = self.get("/metrics").await.1;
+        let value = text.lines().find_map(|line| line.strip_prefix(&format!("fairway_lb_{series} ")));
+        value.unwrap_or_else(|| panic!("{series} in {text}")).parse().unwrap()
+    }
+
     /// The exit code after SIGTERM.
-    async fn terminate(mut self) -> Option<i32> {
+    pub(crate) async fn terminate(mut self) -> Option<i32> {
         let pid = i32::try_from(self.child.id().unwrap()).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
         within("exit", self.child.wait()).await.unwrap().code()
@@ -110,7 +131,7 @@ fn address_in(line: &str, field: &str) -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_says_ok_or_every_problem() {
     let place = Place::new();
-    let file = place.configure("127.0.0.1:6443".parse().unwrap());
+    let file = place.configure("127.0.0.1:6443".parse().unwrap(), "20ms");
     let good = check(&file).await;
     assert_eq!(good.status.code(), Some(0));
     assert_eq!(String::from_utf8(good.stdout).unwrap(), format!("{}: ok\n", file.display()));
@@ -129,7 +150,7 @@ async fn check_says_ok_or_every_problem() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_congestion_control_that_the_kernel_does_not_offer_ends_the_start() {
     let place = Place::new();
-    let file = place.configure("127.0.0.1:6443".parse().unwrap());
+    let file = place.configure("127.0.0.1:6443".parse().unwrap(), "20ms");
     let text = fs::read_to_string(&file).unwrap();
     let named = text.replacen("frontend: {", "frontend: {congestionControl: nonesuch, ", 1);
     fs::write(&file, named).unwrap();
@@ -145,7 +166,7 @@ async fn a_congestion_control_that_the_kernel_does_not_offer_ends_the_start() {
 async fn it_serves_until_told_to_stop() {
     let place = Place::new();
     let server = Server::start(&place.authority.sign("127.0.0.1"), None, READY).await;
-    let file = place.configure(server.address);
+    let file = place.configure(server.address, "20ms");
     let running = Running::start(&file).await;
     running.until_healthz(200).await;
 
@@ -168,7 +189,7 @@ async fn it_serves_until_told_to_stop() {
 async fn it_accepts_nobody_before_the_first_probe_has_ended() {
     let place = Place::new();
     let server = Server::start(&place.authority.sign("127.0.0.1"), None, Behaviour::Silence).await;
-    let running = Running::start(&place.configure(server.address)).await;
+    let running = Running::start(&place.configure(server.address, "20ms")).await;
     within("first probe", async {
         while server.connections() == 0 {
             tokio::task::yield_now().await;
@@ -185,7 +206,7 @@ async fn it_accepts_nobody_before_the_first_probe_has_ended() {
 async fn the_published_metrics_are_there_before_anything_happens() {
     let place = Place::new();
     let server = Server::start(&place.authority.sign("127.0.0.1"), None, Behaviour::Silence).await;
-    let running = Running::start(&place.configure(server.address)).await;
+    let running = Running::start(&place.configure(server.address, "20ms")).await;
     let (_, body) = running.get("/metrics").await;
     let families: BTreeSet<&str> = body
         .lines()
