@@ -20,9 +20,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use plan::{
-    Audience, Backend, Change, Frontend, Masquerade, Observed, Protocol, Scheduler, Service, WhenEmpty,
-};
+use plan::{Backend, Change, Frontend, Observed, Protocol, Scheduler, Service};
 
 pub use self::load::Program;
 use self::maps::Maps;
@@ -106,7 +104,7 @@ impl Ebpf {
     fn reread(&mut self) -> Result<(), Error> {
         let (mirror, writes) = repair::repair(&self.maps.read()?);
         self.stale = true;
-        for write in writes {
+        for write in &writes {
             self.maps.write(write)?;
         }
         self.mirror = mirror;
@@ -120,7 +118,7 @@ impl Ebpf {
         }
         let writes = self.mirror.writes(change).ok_or(Error::Identifiers)?;
         for (done, write) in writes.iter().enumerate() {
-            if let Err(error) = self.maps.write(*write) {
+            if let Err(error) = self.maps.write(write) {
                 match change {
                     Change::AddService { .. } | Change::AddBackend { .. } => self.take_back(&writes[..done]),
                     // Half of it is done: the next reading of the maps completes it or lets it be.
@@ -141,31 +139,25 @@ impl Ebpf {
     /// Undoes the first writes of an addition of which a later one failed, so that the mirror stays right and others can
     /// be added at no cost. What cannot be undone is left to the next reading of the maps.
     fn take_back(&mut self, done: &[Write]) {
-        for undo in done.iter().rev().filter_map(|write| write.taken_back()) {
-            self.stale |= self.maps.write(undo).is_err();
+        for write in done.iter().rev() {
+            self.stale |= match write.taken_back() {
+                Some(undo) => self.maps.write(&undo).is_err(),
+                // Identifiers that nobody uses do no harm.
+                None => !matches!(write, Write::Reserve(_)),
+            };
         }
     }
 }
 
 impl Dataplane for Ebpf {
-    /// TCP and UDP, within one address family: an IPv4 socket has no room for an IPv6 address. In turn, for everyone, and
-    /// refused without backends.
+    /// TCP and UDP, within one address family: an IPv4 socket has no room for an IPv6 address.
     fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
         match frontend.protocol() {
             Protocol::Tcp | Protocol::Udp => {}
             protocol @ Protocol::Sctp => return Err(Unsupported::Protocol { frontend, protocol }),
         }
-        let Service { rules, .. } = service;
-        let beyond = [
-            ("what comes from outside", frontend.audience() == Audience::Outside),
-            ("silence", rules.when_empty == WhenEmpty::Drop),
-            ("another scheduler than round-robin", rules.scheduler != Scheduler::RoundRobin),
-            ("session affinity", rules.affinity.is_some()),
-            ("masquerading", rules.masquerade != Masquerade::Never),
-            ("a restriction of sources", rules.source_ranges.is_some()),
-        ];
-        if let Some((rule, _)) = beyond.into_iter().find(|(_, asked)| *asked) {
-            return Err(Unsupported::Rule { frontend, rule });
+        if service.rules.scheduler == Scheduler::LeastConnections {
+            return Err(Unsupported::Rule { frontend, rule: "the scheduler least-connections" });
         }
         let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
         match service.backends.iter().find(foreign) {

@@ -1,12 +1,18 @@
 //! The maps the dataplane writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::sync::Arc;
 
+use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError};
 use bytemuck::{AnyBitPattern, NoUninit};
-use ebpf_abi::{Backend, BackendId, NO_SERVICE, Service, ServiceId, ServiceKey, SlotKey, Table, Turn};
+use ebpf_abi::{
+    Backend, BackendId, MaglevTable, MemberKey, NO_SERVICE, Service, ServiceId, ServiceKey, SlotKey,
+    SourceRange, Table, Turn,
+};
 
+use super::encode::SourceNetwork;
 use super::pod::Plain;
 use super::repair::Found;
 use super::write::Write;
@@ -18,6 +24,9 @@ pub(super) struct Maps {
     services: Map<ServiceKey, Service>,
     slots: Map<SlotKey, BackendId>,
     backends: Map<BackendId, Backend>,
+    members: Map<MemberKey, BackendId>,
+    maglev: Map<ServiceId, MaglevTable>,
+    networks: Networks,
     turns: Map<ServiceId, Turn>,
 }
 
@@ -28,6 +37,9 @@ impl Maps {
             services: Map::take(object, ebpf_abi::SERVICES)?,
             slots: Map::take(object, ebpf_abi::SLOTS)?,
             backends: Map::take(object, ebpf_abi::BACKENDS)?,
+            members: Map::take(object, ebpf_abi::MEMBERS)?,
+            maglev: Map::take(object, ebpf_abi::MAGLEV)?,
+            networks: Networks::take(object, ebpf_abi::SOURCE_RANGES)?,
             turns: Map::take(object, ebpf_abi::TURNS)?,
         })
     }
@@ -38,13 +50,16 @@ impl Maps {
             services: self.services.entries()?,
             slots: self.slots.entries()?,
             backends: self.backends.entries()?,
+            members: self.members.entries()?,
+            maglev: self.maglev.entries()?.into_iter().map(|(id, table)| (id, Arc::new(table))).collect(),
+            networks: self.networks.entries()?,
             turns: self.turns.entries()?,
         })
     }
 
     /// Carries out one write.
-    pub(super) fn write(&mut self, write: Write) -> Result<(), Error> {
-        match write {
+    pub(super) fn write(&mut self, write: &Write) -> Result<(), Error> {
+        match *write {
             Write::Reserve(first_free) => self.turns.put(NO_SERVICE, Turn(first_free.into())),
             Write::PutTurn(id) => self.turns.put(id, Turn::default()),
             Write::DropTurn(id) => self.turns.drop(id),
@@ -54,16 +69,28 @@ impl Maps {
             Write::DropBackend(id) => self.backends.drop(id),
             Write::PutSlot(key, id) => self.slots.put(key, id),
             Write::DropSlot(key) => self.slots.drop(key),
+            Write::PutMember(key, id) => self.members.put(key, id),
+            Write::DropMember(key) => self.members.drop(key),
+            Write::PutMaglev(id, ref table) => self.maglev.put(id, **table),
+            Write::DropMaglev(id) => self.maglev.drop(id),
+            Write::PutSourceNetwork(network) => self.networks.put(network),
+            Write::DropSourceNetwork(network) => self.networks.drop(network),
         }
     }
 }
 
-/// One map, with its name for errors.
-#[derive(Debug)]
-struct Map<K, V> {
+/// What an error says of a map.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
     name: &'static str,
     /// As found: state that an earlier process pinned keeps the capacity it was made with.
     capacity: u32,
+}
+
+/// One map.
+#[derive(Debug)]
+struct Map<K, V> {
+    limits: Limits,
     entries: HashMap<MapData, Plain<K>, Plain<V>>,
 }
 
@@ -73,46 +100,95 @@ where
     V: NoUninit + AnyBitPattern,
 {
     fn take(object: &mut aya::Ebpf, table: Table) -> Result<Self, Error> {
-        let name = table.name;
-        let open = |source| Error::Map { action: "open", map: name, source };
-        let map =
-            object.take_map(name).ok_or_else(|| open(MapError::InvalidName { name: name.to_owned() }))?;
-        let aya::maps::Map::HashMap(data) = map else {
-            return Err(open(MapError::InvalidMapType { map_type: 0 }));
-        };
-        let capacity = data.info().map_err(open)?.max_entries();
-        let entries = HashMap::try_from(aya::maps::Map::HashMap(data)).map_err(open)?;
-        Ok(Self { name, capacity, entries })
+        let (map, limits) = take(object, table)?;
+        let entries = HashMap::try_from(map).map_err(|source| limits.error("open", source))?;
+        Ok(Self { limits, entries })
     }
 
     fn entries(&self) -> Result<BTreeMap<K, V>, Error> {
         let entries = self.entries.iter().map(|entry| entry.map(|(key, value)| (key.0, value.0)));
-        entries.collect::<Result<_, _>>().map_err(|source| self.error("read", source))
+        entries.collect::<Result<_, _>>().map_err(|source| self.limits.error("read", source))
     }
 
     fn put(&mut self, key: K, value: V) -> Result<(), Error> {
-        self.entries.insert(Plain(key), Plain(value), 0).map_err(|source| self.error("write", source))
+        self.entries.insert(Plain(key), Plain(value), 0).map_err(|source| self.limits.error("write", source))
     }
 
     /// Success where there is no such entry.
     fn drop(&mut self, key: K) -> Result<(), Error> {
-        match self.entries.remove(&Plain(key)) {
-            Ok(()) => Ok(()),
-            Err(source)
-                if system_error(&source).is_some_and(|error| error.kind() == io::ErrorKind::NotFound) =>
-            {
-                Ok(())
-            }
-            Err(source) => Err(self.error("write", source)),
-        }
+        self.limits.dropped(self.entries.remove(&Plain(key)))
+    }
+}
+
+/// The networks from which services may be used.
+#[derive(Debug)]
+struct Networks {
+    limits: Limits,
+    entries: LpmTrie<MapData, Plain<SourceRange>, u32>,
+}
+
+impl Networks {
+    fn take(object: &mut aya::Ebpf, table: Table) -> Result<Self, Error> {
+        let (map, limits) = take(object, table)?;
+        let entries = LpmTrie::try_from(map).map_err(|source| limits.error("open", source))?;
+        Ok(Self { limits, entries })
     }
 
-    fn error(&self, action: &'static str, source: MapError) -> Error {
-        if system_error(&source).is_some_and(|error| error.kind() == io::ErrorKind::ArgumentListTooLong) {
-            // What E2BIG means for a map.
-            return Error::Full { map: self.name, capacity: self.capacity };
+    fn entries(&self) -> Result<BTreeSet<SourceNetwork>, Error> {
+        let entries = self
+            .entries
+            .keys()
+            .map(|key| key.map(|key| SourceNetwork { range: key.data().0, prefix: key.prefix_len() }));
+        entries.collect::<Result<_, _>>().map_err(|source| self.limits.error("read", source))
+    }
+
+    fn put(&mut self, SourceNetwork { range, prefix }: SourceNetwork) -> Result<(), Error> {
+        let key = Key::new(prefix, Plain(range));
+        self.entries.insert(&key, 1, 0).map_err(|source| self.limits.error("write", source))
+    }
+
+    /// Success where there is no such entry.
+    fn drop(&mut self, SourceNetwork { range, prefix }: SourceNetwork) -> Result<(), Error> {
+        self.limits.dropped(self.entries.remove(&Key::new(prefix, Plain(range))))
+    }
+}
+
+fn take(object: &mut aya::Ebpf, table: Table) -> Result<(aya::maps::Map, Limits), Error> {
+    let name = table.name;
+    let open = |source| Error::Map { action: "open", map: name, source };
+    let map = object.take_map(name).ok_or_else(|| open(MapError::InvalidName { name: name.to_owned() }))?;
+    let data = if let aya::maps::Map::HashMap(data) = &map {
+        data
+    } else if let aya::maps::Map::LpmTrie(data) = &map {
+        data
+    } else {
+        return Err(open(MapError::InvalidMapType { map_type: 0 }));
+    };
+    let capacity = data.info().map_err(open)?.max_entries();
+    Ok((map, Limits { name, capacity }))
+}
+
+impl Limits {
+    fn error(self, action: &'static str, source: MapError) -> Error {
+        let Self { name: map, capacity } = self;
+        // What E2BIG means for a hash, and ENOSPC for a trie.
+        if system_error(&source).is_some_and(|error| {
+            matches!(error.kind(), io::ErrorKind::ArgumentListTooLong | io::ErrorKind::StorageFull)
+        }) {
+            return Error::Full { map, capacity };
         }
-        Error::Map { action, map: self.name, source }
+        Error::Map { action, map, source }
+    }
+
+    fn dropped(self, outcome: Result<(), MapError>) -> Result<(), Error> {
+        match outcome {
+            Err(source)
+                if system_error(&source).is_none_or(|error| error.kind() != io::ErrorKind::NotFound) =>
+            {
+                Err(self.error("write", source))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 }
 

@@ -1,15 +1,16 @@
 //! A kernel in memory that runs the programs' own decisions, for tests of what is written when.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Client, Flow, FlowKey, MemberKey, NO_SERVICE, Origin,
-    OriginKey, Service, ServiceId, ServiceKey, SlotKey, Turn,
+    Affinity, AffinityKey, Backend, BackendId, Client, Flow, FlowKey, MaglevTable, MemberKey, Origin,
+    OriginKey, Service, ServiceId, ServiceKey, SlotKey,
 };
 use ebpf_programs::Tables;
 use ebpf_programs::forwarding::{Asker, Socket, Verdict, connect};
-use plan::{Change, Frontend, Port, Protocol};
+use plan::{AffinityGroup, Change, Frontend, Port, Protocol, Rules, Scheduler};
 use proptest::prelude::*;
 
 use super::encode;
@@ -21,8 +22,10 @@ use super::write::Write;
 pub(super) struct Kernel {
     found: RefCell<Found>,
     pending: RefCell<VecDeque<Write>>,
+    affinities: RefCell<BTreeMap<AffinityKey, Affinity>>,
     /// How many of the pending writes happen before each look-up to come.
     pauses: RefCell<VecDeque<usize>>,
+    count: Cell<u32>,
 }
 
 impl Kernel {
@@ -35,18 +38,7 @@ impl Kernel {
     }
 
     pub(super) fn write(&self, write: Write) {
-        let mut found = self.found.borrow_mut();
-        match write {
-            Write::Reserve(first_free) => drop(found.turns.insert(NO_SERVICE, Turn(first_free.into()))),
-            Write::PutTurn(id) => drop(found.turns.insert(id, Turn::default())),
-            Write::DropTurn(id) => drop(found.turns.remove(&id)),
-            Write::PutService(key, service) => drop(found.services.insert(key, service)),
-            Write::DropService(key) => drop(found.services.remove(&key)),
-            Write::PutBackend(id, backend) => drop(found.backends.insert(id, backend)),
-            Write::DropBackend(id) => drop(found.backends.remove(&id)),
-            Write::PutSlot(key, id) => drop(found.slots.insert(key, id)),
-            Write::DropSlot(key) => drop(found.slots.remove(&key)),
-        }
+        self.found.borrow_mut().carry_out(write);
     }
 
     pub(super) fn write_all(&self, writes: impl IntoIterator<Item = Write>) {
@@ -55,9 +47,11 @@ impl Kernel {
         }
     }
 
-    /// What a socket meets that connects to `frontend`: a backend, `None` if it is refused.
+    /// What somebody meets who connects to `frontend`, from a socket of the node or by a packet that other nodes may see: a
+    /// backend, `None` if there is none.
     pub(super) fn connect(&self, frontend: Frontend) -> Option<plan::Backend> {
-        match connect(self, &Somebody, &encode::service_key(frontend)) {
+        let somebody = Somebody { flow_hash: Some(self.random()).filter(|hash| hash % 2 == 0) };
+        match connect(self, &somebody, &encode::service_key(frontend)) {
             Verdict::Forward(backend) => {
                 assert_eq!(Some(backend.service), self.service_id(frontend), "a backend of another service");
                 Some(encode::plan_backend(&backend).expect("a backend that could be written"))
@@ -74,7 +68,7 @@ impl Kernel {
         pauses: &[usize],
         frontend: Frontend,
     ) -> Option<plan::Backend> {
-        *self.pending.borrow_mut() = writes.iter().copied().collect();
+        *self.pending.borrow_mut() = writes.iter().cloned().collect();
         *self.pauses.borrow_mut() = pauses.iter().copied().collect();
         let met = self.connect(frontend);
         let rest = std::mem::take(&mut *self.pending.borrow_mut());
@@ -95,8 +89,10 @@ impl Kernel {
     }
 }
 
-/// Any socket.
-struct Somebody;
+/// One client.
+struct Somebody {
+    flow_hash: Option<u32>,
+}
 
 impl Asker for Somebody {
     fn client(&self) -> Client {
@@ -104,7 +100,7 @@ impl Asker for Somebody {
     }
 
     fn flow_hash(&self) -> Option<u32> {
-        None
+        self.flow_hash
     }
 }
 
@@ -130,12 +126,15 @@ impl Tables for Kernel {
         self.found.borrow().backends.get(&id).copied()
     }
 
-    fn member(&self, _: &MemberKey) -> Option<BackendId> {
-        None
+    fn member(&self, key: &MemberKey) -> Option<BackendId> {
+        self.pause();
+        self.found.borrow().members.get(key).copied()
     }
 
-    fn maglev(&self, _: ServiceId, _: u32) -> Option<BackendId> {
-        None
+    fn maglev(&self, service: ServiceId, hash: u32) -> Option<BackendId> {
+        self.pause();
+        let found = self.found.borrow();
+        Some(found.maglev.get(&service)?.0[MaglevTable::position(hash) as usize])
     }
 
     fn take_turn(&self, service: ServiceId) -> Option<u64> {
@@ -146,11 +145,13 @@ impl Tables for Kernel {
         Some(turn.0 - 1)
     }
 
-    fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
-        None
+    fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
+        self.affinities.borrow().get(key).copied()
     }
 
-    fn remember_affinity(&self, _: &AffinityKey, _: Affinity) {}
+    fn remember_affinity(&self, key: &AffinityKey, affinity: Affinity) {
+        self.affinities.borrow_mut().insert(*key, affinity);
+    }
 
     fn flow(&self, _: &FlowKey) -> Option<Flow> {
         None
@@ -164,8 +165,11 @@ impl Tables for Kernel {
 
     fn remember_origin(&self, _: &OriginKey, _: Origin) {}
 
+    /// Every hash comes in its turn.
     fn random(&self) -> u32 {
-        0
+        let count = self.count.get();
+        self.count.set(count + 1);
+        count.wrapping_mul(0x9e37_79b9)
     }
 
     fn now(&self) -> u64 {
@@ -173,13 +177,15 @@ impl Tables for Kernel {
     }
 }
 
-/// Steps between two services and five backends, so that they meet often.
+/// Steps between a few services and five backends, so that they meet often.
 pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
     let backend = || (0..5_u8).prop_map(|last| plan::Backend::new([10, 244, 0, last].into(), port(8443)));
+    let backends = proptest::collection::btree_set(backend(), 0..3);
     let change = prop_oneof![
-        1 => (frontend(), proptest::collection::btree_set(backend(), 0..3)).prop_map(|(frontend, backends)| {
-            Change::AddService { frontend, service: backends.into_iter().collect() }
+        1 => (frontend(), rules(), backends).prop_map(|(frontend, rules, backends)| {
+            Change::AddService { frontend, service: plan::Service { rules, backends } }
         }),
+        2 => (frontend(), rules()).prop_map(|(frontend, rules)| Change::SetRules { frontend, rules }),
         6 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::AddBackend { frontend, backend }),
         4 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::RemoveBackend { frontend, backend }),
         1 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::DrainBackend { frontend, backend }),
@@ -189,7 +195,27 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
 }
 
 fn frontend() -> impl Strategy<Value = Frontend> {
-    (0..2_u8).prop_map(|last| Frontend::new([10, 254, 0, last].into(), port(443), Protocol::Tcp))
+    prop_oneof![
+        Just(Frontend::new([10, 254, 0, 0].into(), port(443), Protocol::Tcp)),
+        Just(Frontend::new([10, 254, 0, 0].into(), port(443), Protocol::Udp)),
+    ]
+}
+
+/// Those that need more than the service itself.
+fn rules() -> impl Strategy<Value = Rules> {
+    let scheduler =
+        proptest::sample::select(vec![Scheduler::RoundRobin, Scheduler::Random, Scheduler::Maglev]);
+    let affinity = plan::Affinity { group: AffinityGroup(1), timeout: Duration::from_secs(10) };
+    let networks = ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"].map(|text| text.parse().expect("a network"));
+    let ranges = proptest::collection::btree_set(proptest::sample::select(networks.to_vec()), 0..3);
+    (scheduler, any::<bool>(), proptest::option::of(ranges)).prop_map(
+        move |(scheduler, sticky, source_ranges)| Rules {
+            scheduler,
+            affinity: sticky.then_some(affinity),
+            source_ranges,
+            ..Rules::default()
+        },
+    )
 }
 
 fn port(number: u16) -> Port {

@@ -74,7 +74,9 @@ proptest! {
                     Write::PutTurn(id) => Some(id.0),
                     Write::PutBackend(id, _) => Some(id.0),
                     Write::Reserve(_) | Write::DropTurn(_) | Write::PutService(..) | Write::DropService(_)
-                    | Write::DropBackend(_) | Write::PutSlot(..) | Write::DropSlot(_) => None,
+                    | Write::DropBackend(_) | Write::PutSlot(..) | Write::DropSlot(_) | Write::PutMember(..)
+                    | Write::DropMember(_) | Write::PutMaglev(..) | Write::DropMaglev(_)
+                    | Write::PutSourceNetwork(_) | Write::DropSourceNetwork(_) => None,
                 };
                 prop_assert!(id.is_none_or(|id| id != 0 && given.insert(id)), "{id:?} again");
                 kernel.write(write);
