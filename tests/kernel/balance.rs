@@ -155,7 +155,7 @@ fn no_connection_fails_while_backends_come_and_go() {
 }
 
 /// The peer that a connected IPv4 datagram socket has for the kernel, whatever the application is shown.
-fn peer_in_the_kernel(socket: &UdpSocket) -> SocketAddr {
+pub(crate) fn peer_in_the_kernel(socket: &UdpSocket) -> SocketAddr {
     let port = format!(":{:04X}", socket.local_addr().unwrap().port());
     let table = std::fs::read_to_string("/proc/thread-self/net/udp").unwrap();
     let line =

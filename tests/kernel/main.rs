@@ -11,4 +11,5 @@ mod lifecycle;
 mod node;
 mod reach;
 mod refusal;
+mod rules;
 mod server;

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dataplane::{Capacity, Dataplane, Ebpf, Settings};
-use plan::{Backend, Change, Frontend, Port, Protocol};
+use plan::{Backend, Change, Frontend, Port, Protocol, Rules, Service};
 use tests::{BpfFs, Cgroup, Namespace};
 
 /// One process, one control group: one node at a time.
@@ -124,8 +124,13 @@ fn address_and_port(address: SocketAddr) -> (IpAddr, Port) {
 
 /// Adds `frontend` with these backends.
 pub(crate) fn serve(ebpf: &mut Ebpf, frontend: Frontend, backends: &[SocketAddr]) {
-    let service = backends.iter().map(|address| backend(*address)).collect();
-    apply(ebpf, &[Change::AddService { frontend, service }]);
+    serve_by(ebpf, frontend, Rules::default(), backends);
+}
+
+/// Adds `frontend` with these rules and backends.
+pub(crate) fn serve_by(ebpf: &mut Ebpf, frontend: Frontend, rules: Rules, backends: &[SocketAddr]) {
+    let backends = backends.iter().copied().map(backend).collect();
+    apply(ebpf, &[Change::AddService { frontend, service: Service { rules, backends } }]);
 }
 
 /// Applies changes that must succeed.

@@ -8,7 +8,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::statfs::{BPF_FS_MAGIC, SYSFS_MAGIC, statfs};
 use nix::unistd::{Uid, setresuid};
-use plan::{Frontend, Port, Protocol, Service};
+use plan::{Frontend, Port, Protocol, Rules, Scheduler, Service};
 
 use crate::node::{Node, another_process, backend, frontend, told};
 
@@ -81,6 +81,14 @@ fn what_cannot_be_served_is_named() {
     for (frontend, service, expected) in [
         (frontend("tcp 10.254.0.1:80"), backends("127.0.0.2:80"), None),
         (frontend("udp [fd00:254::1]:80"), backends("[fd00::1]:80"), None),
+        (
+            frontend("tcp 10.254.0.1:80"),
+            Service {
+                rules: Rules { scheduler: Scheduler::LeastConnections, ..Rules::default() },
+                ..backends("127.0.0.2:80")
+            },
+            Some("TCP 10.254.0.1:80: the scheduler least-connections is not served"),
+        ),
         (sctp, Service::default(), Some("SCTP 10.254.0.1:80: SCTP is not served")),
         (
             frontend("tcp 10.254.0.1:80"),
