@@ -4,6 +4,7 @@
 
 mod backends;
 mod check;
+mod health_check;
 mod tls;
 mod virtual_router;
 
@@ -11,16 +12,13 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::Deref;
-use std::sync::Arc;
 use std::time::Duration;
-
-use hyper::http::uri::PathAndQuery;
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
 
 use crate::router::RouterConfig;
 
 pub use check::{parse, read};
+pub use health_check::{Check, ExpectedStatus, HealthCheck, HttpCheck};
+pub use tls::{Mistakes, Reload, Tls};
 
 /// The values of fields that are not given.
 pub mod defaults {
@@ -47,14 +45,24 @@ pub mod defaults {
     pub const PEER_TIMEOUT: Duration = Duration::from_mins(2);
     /// `healthCheck.path`: fails as soon as an apiserver begins to stop, while `/livez` does not.
     pub const PATH: &str = "/readyz";
-    /// `healthCheck.interval`.
-    pub const INTERVAL: Duration = Duration::from_millis(500);
-    /// `healthCheck.timeout`.
-    pub const TIMEOUT: Duration = Duration::from_secs(1);
+    /// `healthCheck.livePath`: fails where an apiserver can only be restarted.
+    pub const LIVE_PATH: &str = "/livez";
+    /// `healthCheck.expectStatus`.
+    pub const EXPECT_STATUS: u16 = 200;
+    /// `healthCheck.interval`: a backend that hangs is out within a second, at the latest after this, a tenth of it, and
+    /// [`FALL`] times [`TIMEOUT`].
+    pub const INTERVAL: Duration = Duration::from_millis(250);
+    /// `healthCheck.fastInterval`, as a part of `healthCheck.interval`.
+    pub const FAST_INTERVAL_DIVISOR: u32 = 5;
+    /// `healthCheck.timeout`: many times what an apiserver needs. One that takes longer twice in a row gets no new
+    /// connections for a while, which costs little; its old ones have until [`KILL`].
+    pub const TIMEOUT: Duration = Duration::from_millis(300);
     /// `healthCheck.rise`.
     pub const RISE: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
     /// `healthCheck.fall`.
     pub const FALL: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
+    /// `healthCheck.kill`: about three seconds of silence. Clients would need 45 to notice (client-go's HTTP/2 pings).
+    pub const KILL: u32 = 10;
     /// `admin.listen`: this node only, because nothing here asks who is asking.
     pub const ADMIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8405));
 }
@@ -71,8 +79,6 @@ pub struct Config {
     pub backends: Backends,
     /// How it is found out who can answer.
     pub health_check: HealthCheck,
-    /// How health checks authenticate both sides.
-    pub tls: Tls,
     /// Where `/metrics` and `/healthz` are served.
     pub admin: SocketAddr,
 }
@@ -226,35 +232,4 @@ impl fmt::Display for BackendName {
 fn is_plain(name: &str, longest: usize) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     (1..=longest).contains(&name.len()) && name.bytes().all(allowed)
-}
-
-/// How it is found out whether a backend can answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// What is asked for; 200 means ready.
-    pub path: PathAndQuery,
-    /// Time from the start of one probe to the start of the next. A probe that takes longer is followed at once.
-    pub interval: Duration,
-    /// How long a probe may take altogether, from the first SYN to the last byte of the answer.
-    pub timeout: Duration,
-    /// How many probes in a row must succeed before a backend takes connections again.
-    pub rise: NonZeroU32,
-    /// How many probes or connects in a row must fail before a backend takes no more connections.
-    pub fall: NonZeroU32,
-}
-
-/// How health checks authenticate both sides.
-#[derive(Clone, Debug)]
-pub struct Tls {
-    /// Who is trusted and, where one is configured, our certificate.
-    pub client: Arc<ClientConfig>,
-    /// The name that certificates must hold, where it is not the backend's address.
-    server_name: Option<ServerName<'static>>,
-}
-
-impl Tls {
-    /// The name that the certificate of a backend at `address` must hold.
-    pub fn server_name(&self, address: SocketAddr) -> ServerName<'static> {
-        self.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()))
-    }
 }

@@ -136,12 +136,13 @@ async fn admin_forever(admin: Admin) -> Infallible {
 }
 
 fn start_probes(config: &Config, metrics: &Metrics, tasks: &mut JoinSet<Infallible>) -> Arc<Pool> {
-    let Config { backends, frontend, health_check, tls, .. } = config;
-    let thresholds = Thresholds { rise: health_check.rise, fall: health_check.fall };
-    let pool = Pool::new(backends, frontend.balance, thresholds, metrics);
+    let Config { backends, frontend, health_check, .. } = config;
+    let pool = Pool::new(backends, frontend.balance, Thresholds::from(health_check), metrics);
+    let overdue = Arc::clone(&pool);
+    tasks.spawn(async move { overdue.end_overdue().await });
     for member in pool.members() {
         let Backend { address, send_proxy, .. } = member.backend;
-        let probe = Probe::new(address, health_check, tls).sending_proxy(send_proxy);
+        let probe = Probe::new(address, health_check).sending_proxy(send_proxy);
         tasks.spawn(probe::watch(probe, Arc::clone(&pool), member));
     }
     pool

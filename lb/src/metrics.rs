@@ -5,7 +5,7 @@ use prometheus::{
     Registry,
 };
 
-use crate::config::BackendName;
+use crate::config::{BackendName, Reload};
 use crate::health::{ConnectFailure, ProbeResult};
 use crate::pool::Refusal;
 
@@ -18,6 +18,8 @@ pub struct Metrics {
     pub bytes_to_backends: IntCounter,
     /// Bytes carried from backends to clients.
     pub bytes_to_clients: IntCounter,
+    tls_renewed: IntCounter,
+    tls_refused: IntCounter,
 }
 
 /// The metrics of one backend.
@@ -31,8 +33,33 @@ pub struct BackendMetrics {
     pub up: IntGauge,
     /// How long probes took, in seconds.
     pub probe_duration: Histogram,
+    /// Connections that it had not answered when it was lost, and that were passed on to another one.
+    pub moved: IntCounter,
     connect_failures: [IntCounter; ConnectFailure::ALL.len()],
     probes: [IntCounter; ProbeResult::ALL.len()],
+    ended: [IntCounter; EndReason::ALL.len()],
+}
+
+/// Why a front door ends connections unasked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndReason {
+    /// The backend is dead.
+    Killed,
+    /// The backend has taken no new connections for longer than the drain deadline.
+    Drained,
+}
+
+impl EndReason {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Killed, Self::Drained];
+
+    /// The word for it in metrics and logs.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Killed => "killed",
+            Self::Drained => "drained",
+        }
+    }
 }
 
 impl BackendMetrics {
@@ -45,6 +72,11 @@ impl BackendMetrics {
     pub fn probes(&self, result: ProbeResult) -> &IntCounter {
         &self.probes[result as usize]
     }
+
+    /// Connections ended for this reason.
+    pub fn ended(&self, reason: EndReason) -> &IntCounter {
+        &self.ended[reason as usize]
+    }
 }
 
 impl Metrics {
@@ -52,6 +84,8 @@ impl Metrics {
     pub fn register(registry: &Registry) -> Result<Self, Error> {
         let families = Families::register(registry)?;
         let bytes = counters(registry, "bytes_total", "Bytes carried.", &["direction"])?;
+        let help = "Changes of the certificates of health checks.";
+        let tls_reloads = counters(registry, "tls_reloads_total", help, &["result"])?;
         let build = gauges(registry, "build_info", "1, with the version as a label.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let refused = "Connections reset because no backend would take them.";
@@ -61,12 +95,22 @@ impl Metrics {
             refused: Refusal::ALL.map(|reason| refused.with_label_values(&[reason.label()])),
             bytes_to_backends: bytes.with_label_values(&["to_backend"]),
             bytes_to_clients: bytes.with_label_values(&["to_client"]),
+            tls_renewed: tls_reloads.with_label_values(&["renewed"]),
+            tls_refused: tls_reloads.with_label_values(&["refused"]),
         })
     }
 
     /// Connections reset because no backend would take them.
     pub fn refused(&self, reason: Refusal) -> &IntCounter {
         &self.refused[reason as usize]
+    }
+
+    /// Changes of the certificates of health checks that ended so.
+    pub fn tls_reloads(&self, reload: &Reload) -> &IntCounter {
+        match reload {
+            Reload::Renewed => &self.tls_renewed,
+            Reload::Refused(_) => &self.tls_refused,
+        }
     }
 
     /// The metrics of a backend, at zero unless there was one of this name before.
@@ -89,6 +133,8 @@ struct Families {
     up: IntGaugeVec,
     probe_duration: HistogramVec,
     probes: IntCounterVec,
+    moved: IntCounterVec,
+    ended: IntCounterVec,
 }
 
 impl Families {
@@ -110,6 +156,18 @@ impl Families {
             up: gauges(registry, "backend_up", "1 while it takes new connections.", &["backend"])?,
             probe_duration,
             probes: counters(registry, "probes_total", "Probes that have ended.", &["backend", "result"])?,
+            moved: counters(
+                registry,
+                "connections_moved_total",
+                "Connections that a backend had not answered when it was lost, and that went elsewhere.",
+                &["backend"],
+            )?,
+            ended: counters(
+                registry,
+                "connections_ended_total",
+                "Connections that were ended unasked.",
+                &["backend", "reason"],
+            )?,
         })
     }
 
@@ -122,7 +180,9 @@ impl Families {
             probe_duration: self.probe_duration.with_label_values(&[backend]),
             connect_failures: ConnectFailure::ALL
                 .map(|reason| self.connect_failures.with_label_values(&[backend, reason.label()])),
+            moved: self.moved.with_label_values(&[backend]),
             probes: ProbeResult::ALL.map(|result| self.probes.with_label_values(&[backend, result.label()])),
+            ended: EndReason::ALL.map(|reason| self.ended.with_label_values(&[backend, reason.label()])),
         }
     }
 
@@ -134,6 +194,7 @@ impl Families {
             self.active.remove_label_values(&backend),
             self.up.remove_label_values(&backend),
             self.probe_duration.remove_label_values(&backend),
+            self.moved.remove_label_values(&backend),
         ];
         let [backend] = backend;
         gone.extend(
@@ -143,6 +204,7 @@ impl Families {
         gone.extend(
             ProbeResult::ALL.map(|result| self.probes.remove_label_values(&[backend, result.label()])),
         );
+        gone.extend(EndReason::ALL.map(|reason| self.ended.remove_label_values(&[backend, reason.label()])));
         for error in gone.into_iter().filter_map(Result::err) {
             tracing::debug!(%error, backend, "no such series");
         }

@@ -8,8 +8,10 @@
 //! its place.
 
 mod balance;
+mod notice;
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +19,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use crate::config::{Backend, BackendName, Backends, Balance, Policy};
+use crate::config::{Backend, BackendName, Backends, Balance, Policy, Reload};
 use crate::health::{Event, Health, Status, Thresholds};
-use crate::metrics::{BackendMetrics, Metrics};
+use crate::metrics::{BackendMetrics, EndReason, Metrics};
 use balance::{Candidate, HashTable, fewest_connections, in_turn, share};
+
+pub use notice::Told;
+
+use notice::{Crier, Notice};
 
 /// The backends of one front door, as everybody who serves it sees them.
 #[derive(Debug)]
@@ -28,6 +34,8 @@ pub struct Pool {
     metrics: Metrics,
     state: Mutex<State>,
     settled: watch::Sender<bool>,
+    /// Somebody takes connections who did not, or the other way round.
+    changed: Notify,
 }
 
 /// A backend, as configured at the moment of asking.
@@ -40,6 +48,7 @@ pub struct Member {
     /// What is counted about it.
     pub metrics: BackendMetrics,
     probe_wanted: Notify,
+    crier: Arc<Crier>,
 }
 
 impl Member {
@@ -75,6 +84,10 @@ struct Entry {
     credit: i64,
     /// Since when it takes connections again, where it had stopped to.
     risen: Option<Instant>,
+    /// Since when it takes no connections; `None` while it does.
+    closed: Option<Instant>,
+    /// Its connections have been told to end, and no new ones have come since.
+    ended: bool,
 }
 
 /// Why there is no backend for a new connection.
@@ -117,7 +130,7 @@ impl Pool {
             drained: BTreeSet::new(),
         };
         let (state, settled) = (Mutex::new(state), watch::Sender::new(false));
-        let pool = Self { metrics: metrics.clone(), state, settled };
+        let pool = Self { metrics: metrics.clone(), state, settled, changed: Notify::new() };
         pool.reconfigure(backends, balance, thresholds);
         Arc::new(pool)
     }
@@ -147,12 +160,14 @@ impl Pool {
         }
         state.entries.extend(former.into_iter().map(Entry::leaving));
         state.takers_changed();
+        self.changed.notify_one();
         self.forget_the_gone(&mut state);
     }
 
     fn member(&self, id: usize, backend: &Backend) -> Arc<Member> {
         let metrics = self.metrics.of_backend(&backend.name);
-        Arc::new(Member { id, backend: backend.clone(), metrics, probe_wanted: Notify::new() })
+        let (probe_wanted, crier) = (Notify::new(), Arc::default());
+        Arc::new(Member { id, backend: backend.clone(), metrics, probe_wanted, crier })
     }
 
     /// The configured backends, in their order.
@@ -174,9 +189,10 @@ impl Pool {
         let entry = &mut state.entries[chosen];
         entry.active += 1;
         let member = Arc::clone(&entry.member);
+        let notice = member.crier.notice();
         drop(state);
         member.metrics.active.inc();
-        Ok(Lease { pool: Arc::clone(self), member })
+        Ok(Lease { pool: Arc::clone(self), member, notice })
     }
 
     /// Takes in what was learned of a backend; `reason` is what an operator is told if that changes its status. Returns
@@ -192,7 +208,12 @@ impl Pool {
         if (before == Status::Up) != (after == Status::Up) {
             entry.risen = (before != Status::Unknown).then(Instant::now);
             state.takers_changed();
+            self.changed.notify_one();
         }
+        if before != after && matches!(after, Status::Down | Status::Dead) {
+            member.crier.say_lost();
+        }
+        let ended = state.end_the_dead();
         let settled = state.settled();
         drop(state);
         if event.asks_for_probe() {
@@ -205,7 +226,37 @@ impl Pool {
         if settled {
             self.settled.send_replace(true);
         }
+        ended.iter().for_each(Ended::tell);
         before != after
+    }
+
+    /// Counts files of health checks that have changed.
+    pub fn count_reload(&self, reload: &Reload) {
+        self.metrics.tls_reloads(reload).inc();
+    }
+
+    /// Whether what was last learned of a backend speaks against what is known of it.
+    pub fn in_doubt(&self, id: usize) -> bool {
+        self.state().entry(id).is_some_and(|entry| entry.health.in_doubt())
+    }
+
+    /// Ends the connections of backends that have taken no new ones for as long as the
+    /// [drain deadline](Thresholds::drain) says, until dropped. Dropping it is harmless.
+    pub async fn end_overdue(&self) -> Infallible {
+        loop {
+            let (ended, next) = self.state().end_overdue(Instant::now());
+            ended.iter().for_each(Ended::tell);
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = due => {}
+                () = self.changed.notified() => {}
+            }
+        }
     }
 
     /// An operator's word: whether a backend of this name is to take new connections. Connections that it has stay. It
@@ -226,6 +277,7 @@ impl Pool {
         }
         state.takers_changed();
         drop(state);
+        self.changed.notify_one();
         if changed {
             tracing::info!(backend = %name, drained, "backend drained or undrained by the operator");
         }
@@ -295,11 +347,17 @@ impl State {
         entry.is_up() && *weight > 0 && !self.drained.contains(name)
     }
 
-    /// Shows who takes connections, and lets turns begin anew. One that was taken out may share its name with one that
-    /// takes connections.
+    /// Notes and shows who takes connections, and lets turns begin anew. One that was taken out may share its name with
+    /// one that takes connections.
     fn takers_changed(&mut self) {
-        for entry in &mut self.entries {
+        let open: Vec<bool> = self.entries.iter().map(|entry| self.takes_connections(entry)).collect();
+        for (entry, open) in self.entries.iter_mut().zip(open) {
             entry.credit = 0;
+            if open {
+                (entry.closed, entry.ended) = (None, false);
+            } else {
+                entry.closed.get_or_insert_with(Instant::now);
+            }
         }
         let (up, others): (Vec<_>, Vec<_>) =
             self.entries.iter().partition(|entry| self.takes_connections(entry));
@@ -308,6 +366,30 @@ impl State {
                 entry.member.metrics.up.set(value);
             }
         }
+    }
+
+    /// Ends the connections of the dead: who uses them would find out only after many seconds. Not where nobody else is
+    /// up: nothing is won by connecting anew then, and it may well be this node that has lost its network.
+    fn end_the_dead(&mut self) -> Vec<Ended> {
+        if !self.entries.iter().any(|entry| self.takes_connections(entry)) {
+            return Vec::new();
+        }
+        let dead = |entry: &&mut Entry| entry.health.status() == Status::Dead && !entry.ended;
+        self.entries.iter_mut().filter(dead).map(|entry| entry.end(EndReason::Killed)).collect()
+    }
+
+    /// Ends the connections of whoever takes no new ones for too long; also when to look again.
+    fn end_overdue(&mut self, now: Instant) -> (Vec<Ended>, Option<Instant>) {
+        let Some(deadline) = self.thresholds.drain else { return (Vec::new(), None) };
+        let (mut ended, mut next) = (Vec::new(), None);
+        for entry in self.entries.iter_mut().filter(|entry| !entry.ended) {
+            match entry.closed.map(|closed| closed + deadline) {
+                Some(due) if due <= now => ended.push(entry.end(EndReason::Drained)),
+                Some(due) => next = Some(next.map_or(due, |next: Instant| next.min(due))),
+                None => {}
+            }
+        }
+        (ended, next)
     }
 
     fn next_id(&mut self) -> usize {
@@ -327,7 +409,9 @@ impl State {
 
 impl Entry {
     fn new(member: Arc<Member>) -> Self {
-        Self { member, health: Health::default(), active: 0, leaving: false, credit: 0, risen: None }
+        let health = Health::default();
+        let (credit, risen, closed) = (0, None, None);
+        Self { member, health, active: 0, leaving: false, credit, risen, closed, ended: false }
     }
 
     fn is_for(&self, backend: &Backend) -> bool {
@@ -355,15 +439,39 @@ impl Entry {
         let member = if self.member.backend == *backend {
             self.member
         } else {
-            let Member { id, metrics, .. } = &*self.member;
-            let (id, metrics, backend) = (*id, metrics.clone(), backend.clone());
-            Arc::new(Member { id, backend, metrics, probe_wanted: Notify::new() })
+            let Member { id, metrics, crier, .. } = &*self.member;
+            let (id, metrics, crier) = (*id, metrics.clone(), Arc::clone(crier));
+            Arc::new(Member { id, backend: backend.clone(), metrics, probe_wanted: Notify::new(), crier })
         };
         Self { member, health, leaving: false, ..self }
     }
 
     fn leaving(self) -> Self {
         Self { leaving: true, ..self }
+    }
+
+    fn end(&mut self, reason: EndReason) -> Ended {
+        self.ended = true;
+        self.member.crier.say_ended();
+        Ended { member: Arc::clone(&self.member), connections: self.active, reason }
+    }
+}
+
+/// Connections that were told to end.
+struct Ended {
+    member: Arc<Member>,
+    connections: usize,
+    reason: EndReason,
+}
+
+impl Ended {
+    fn tell(&self) {
+        let Self { member, connections, reason } = self;
+        if *connections > 0 {
+            member.metrics.ended(*reason).inc_by(*connections as u64);
+            let (backend, reason) = (&member.backend.name, reason.label());
+            tracing::info!(%backend, connections, reason, "connections ended");
+        }
     }
 }
 
@@ -372,12 +480,23 @@ impl Entry {
 pub struct Lease {
     pool: Arc<Pool>,
     member: Arc<Member>,
+    notice: Notice,
 }
 
 impl Lease {
     /// Which backend.
     pub const fn member(&self) -> &Arc<Member> {
         &self.member
+    }
+
+    /// Waits for news of the backend that concern this connection. Cancelling it loses nothing.
+    pub async fn told(&mut self) -> Told {
+        self.notice.next().await
+    }
+
+    /// Waits until this connection has to end. Cancelling it loses nothing.
+    pub async fn ended(&mut self) {
+        while self.told().await != Told::Ended {}
     }
 }
 

@@ -1,30 +1,26 @@
-//! Asks a backend over HTTPS whether it is ready.
+//! Asks a backend whether it is ready.
 //!
 //! Every probe is a connection of its own and so walks the whole way a client would: accept, TLS handshake, request.
+
+mod http;
 
 use std::convert::Infallible;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::mem::discriminant;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::header::{ACCEPT, HOST, USER_AGENT};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
+use hyper::StatusCode;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::config::{HealthCheck, Tls};
-use crate::health::ProbeResult;
+use crate::config::{Check, HealthCheck, HttpCheck, Reload, Tls};
+use crate::health::{ConnectFailure, ProbeResult};
 use crate::pool::{Member, Pool};
 use crate::proxy_protocol;
 
@@ -43,9 +39,20 @@ pub enum ProbeError {
     /// The answer broke off, or went on for too long.
     #[error("read the answer")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The answer was something other than 200.
+    /// Another status than expected.
     #[error("answered {0}")]
     Status(StatusCode),
+    /// Another body than expected.
+    #[error("answered {0} without what its body must contain")]
+    OtherBody(StatusCode),
+    /// Another status or body than expected, and a server error when asked whether it is alive at all.
+    #[error("answered {ready}, and {live} to whether it is alive")]
+    Dead {
+        /// What it said of being ready.
+        ready: StatusCode,
+        /// What it said of being alive.
+        live: StatusCode,
+    },
     /// Not finished in time.
     #[error("not finished within {0:?}")]
     Deadline(Duration),
@@ -55,11 +62,12 @@ impl From<&Result<(), ProbeError>> for ProbeResult {
     fn from(result: &Result<(), ProbeError>) -> Self {
         match result {
             Ok(()) => Self::Ready,
-            Err(ProbeError::Status(_)) => Self::Unready,
+            Err(ProbeError::Status(_) | ProbeError::OtherBody(_)) => Self::Unready,
+            Err(ProbeError::Dead { .. }) => Self::Dead,
             Err(ProbeError::Deadline(_)) => Self::TimedOut,
-            Err(
-                ProbeError::Connect(_) | ProbeError::Handshake(_) | ProbeError::Http(_) | ProbeError::Body(_),
-            ) => Self::Failed,
+            Err(ProbeError::Connect(error)) if ConnectFailure::of(error).blames_backend() => Self::Refused,
+            Err(ProbeError::Connect(_)) => Self::Local,
+            Err(ProbeError::Handshake(_) | ProbeError::Http(_) | ProbeError::Body(_)) => Self::Failed,
         }
     }
 }
@@ -69,21 +77,13 @@ impl From<&Result<(), ProbeError>> for ProbeResult {
 pub struct Probe {
     address: SocketAddr,
     check: HealthCheck,
-    connector: TlsConnector,
-    server_name: ServerName<'static>,
     send_proxy: bool,
 }
 
 impl Probe {
     /// A probe of the backend at `address`.
-    pub fn new(address: SocketAddr, check: &HealthCheck, tls: &Tls) -> Self {
-        Self {
-            address,
-            check: check.clone(),
-            connector: TlsConnector::from(Arc::clone(&tls.client)),
-            server_name: tls.server_name(address),
-            send_proxy: false,
-        }
+    pub fn new(address: SocketAddr, check: &HealthCheck) -> Self {
+        Self { address, check: check.clone(), send_proxy: false }
     }
 
     /// The same, of a backend that expects every connection to begin with the PROXY protocol or not.
@@ -94,61 +94,79 @@ impl Probe {
 
     /// Asks once. It ends within the configured timeout, however slowly the answer drips. Cancelling it is harmless.
     pub async fn ask(&self) -> Result<(), ProbeError> {
-        let timeout = self.check.timeout;
-        tokio::time::timeout(timeout, self.exchange()).await.unwrap_or(Err(ProbeError::Deadline(timeout)))
+        let deadline = Instant::now() + self.check.timeout;
+        let late = |_| Err(ProbeError::Deadline(self.check.timeout));
+        let ready = timeout_at(deadline, self.ask_ready()).await.unwrap_or_else(late);
+        let (Err(ProbeError::Status(status) | ProbeError::OtherBody(status)), Some(http)) =
+            (&ready, self.http())
+        else {
+            return ready;
+        };
+        // Whoever has answered once is alive, unless it says otherwise in time.
+        match timeout_at(deadline, self.ask_live(http)).await {
+            Ok(Ok(live)) if live.is_server_error() => Err(ProbeError::Dead { ready: *status, live }),
+            Ok(_) | Err(_) => ready,
+        }
     }
 
-    async fn exchange(&self) -> Result<(), ProbeError> {
+    fn http(&self) -> Option<&HttpCheck> {
+        match &self.check.check {
+            Check::Https(http, _) | Check::Http(http) => Some(http),
+            Check::Tls(_) | Check::Tcp => None,
+        }
+    }
+
+    fn tls(&self) -> Option<&Tls> {
+        match &self.check.check {
+            Check::Https(_, tls) | Check::Tls(tls) => Some(tls),
+            Check::Http(_) | Check::Tcp => None,
+        }
+    }
+
+    async fn ask_ready(&self) -> Result<(), ProbeError> {
+        let stream = self.connect().await?;
+        match &self.check.check {
+            Check::Https(http, tls) => {
+                http::ask_ready(self.secure(stream, tls).await?, self.address, http).await
+            }
+            Check::Http(http) => http::ask_ready(stream, self.address, http).await,
+            Check::Tls(tls) => self.secure(stream, tls).await.map(drop),
+            Check::Tcp => Ok(()),
+        }
+    }
+
+    async fn ask_live(&self, http: &HttpCheck) -> Result<StatusCode, ProbeError> {
+        let stream = self.connect().await?;
+        match self.tls() {
+            Some(tls) => http::ask_live(self.secure(stream, tls).await?, self.address, http).await,
+            None => http::ask_live(stream, self.address, http).await,
+        }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, ProbeError> {
         let mut stream = TcpStream::connect(self.address).await.map_err(ProbeError::Connect)?;
         if self.send_proxy {
             stream.write_all(&proxy_protocol::LOCAL).await.map_err(ProbeError::Connect)?;
         }
-        let connecting = self.connector.connect(self.server_name.clone(), stream);
-        let status = request(connecting.await.map_err(ProbeError::Handshake)?, self.request()).await?;
-        if status == StatusCode::OK { Ok(()) } else { Err(ProbeError::Status(status)) }
+        Ok(stream)
     }
 
-    fn request(&self) -> Request<Empty<Bytes>> {
-        let mut request = Request::new(Empty::new());
-        *request.uri_mut() = self.check.path.clone().into();
-        let headers = request.headers_mut();
-        if let Ok(host) = self.address.to_string().try_into() {
-            headers.insert(HOST, host);
-        }
-        headers.insert(ACCEPT, hyper::header::HeaderValue::from_static("*/*"));
-        headers.insert(USER_AGENT, hyper::header::HeaderValue::from_static(USER_AGENT_NAME));
-        request
+    async fn secure(&self, stream: TcpStream, tls: &Tls) -> Result<TlsStream<TcpStream>, ProbeError> {
+        let connector = TlsConnector::from(tls.client());
+        connector.connect(tls.server_name(self.address), stream).await.map_err(ProbeError::Handshake)
     }
 }
 
-/// Sends `request` and reads the whole answer: one that never ends is none.
-async fn request(
-    stream: TlsStream<TcpStream>,
-    request: Request<Empty<Bytes>>,
-) -> Result<StatusCode, ProbeError> {
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(ProbeError::Http)?;
-    let exchange = async move {
-        let answer = sender.send_request(request).await.map_err(ProbeError::Http)?;
-        let status = answer.status();
-        Limited::new(answer.into_body(), MOST_BODY).collect().await.map_err(ProbeError::Body)?;
-        Ok(status)
-    };
-    let mut exchange = pin!(exchange);
-    tokio::select! {
-        status = &mut exchange => status,
-        // The connection may end before its last answer is looked at; if it broke, the exchange knows why.
-        _ = connection => exchange.await,
-    }
-}
-
-/// Probes `member` of the pool until dropped: every interval, or earlier where somebody who failed to
+/// Probes `member` of the pool until dropped: every interval, sooner while in doubt, or where somebody who failed to
 /// connect asks for it. Dropping it between or during probes is harmless.
 pub async fn watch(probe: Probe, pool: Arc<Pool>, member: Arc<Member>) -> Infallible {
-    let interval = probe.check.interval;
+    let HealthCheck { interval, fast_interval, .. } = probe.check;
     let mut said = Vec::new();
     loop {
         let started = Instant::now();
+        if let Some(reload) = probe.tls().and_then(|tls| tls.reload(started)) {
+            note(&reload, &pool);
+        }
         let answer = probe.ask().await;
         let result = ProbeResult::from(&answer);
         let metrics = &member.metrics;
@@ -157,7 +175,7 @@ pub async fn watch(probe: Probe, pool: Arc<Pool>, member: Arc<Member>) -> Infall
         match &answer {
             Ok(()) => {
                 said.clear();
-                pool.observe(member.id, result.event(), &"answered 200");
+                pool.observe(member.id, result.event(), &"it is ready");
             }
             Err(error) => {
                 let reason = daemon::exit::chain(error);
@@ -173,15 +191,26 @@ pub async fn watch(probe: Probe, pool: Arc<Pool>, member: Arc<Member>) -> Infall
                 }
             }
         }
+        let pause = if pool.in_doubt(member.id) { fast_interval } else { interval };
         let wanted = async {
             member.probe_wanted().await;
-            tokio::time::sleep_until(started + interval / SOONEST).await;
+            tokio::time::sleep_until(started + fast_interval).await;
         };
         tokio::select! {
-            () = tokio::time::sleep_until(started + jittered(interval, random())) => {}
+            () = tokio::time::sleep_until(started + jittered(pause, random())) => {}
             () = wanted => {}
         }
     }
+}
+
+fn note(reload: &Reload, pool: &Pool) {
+    match reload {
+        Reload::Renewed => tracing::info!("certificates of health checks renewed"),
+        Reload::Refused(mistakes) => {
+            tracing::warn!(%mistakes, "changed certificates of health checks cannot be used: the former ones still are");
+        }
+    }
+    pool.count_reload(reload);
 }
 
 /// `interval`, up to a tenth shorter or longer as `random` decides: front doors that started together do not keep
@@ -195,12 +224,6 @@ fn jittered(interval: Duration, random: u64) -> Duration {
 fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
-
-const USER_AGENT_NAME: &str = concat!("fairway-lb/", env!("CARGO_PKG_VERSION"));
-/// Bytes. `/readyz` says "ok", or one line per failing check where it is asked to be verbose.
-const MOST_BODY: usize = 64 * 1024;
-/// However many ask for it, probes start no closer together than the interval divided by this.
-const SOONEST: u32 = 10;
 
 #[cfg(test)]
 mod tests {

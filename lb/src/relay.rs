@@ -22,6 +22,7 @@ mod connection;
 mod gait;
 mod listener;
 mod listening;
+mod opening;
 mod pipe;
 mod pump;
 mod socket;

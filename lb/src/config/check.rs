@@ -2,21 +2,18 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
 use daemon::document::{Document, Section};
 use daemon::problems::Problems;
-use hyper::http::uri::PathAndQuery;
 
 use super::backends::backends;
-use super::tls::{ReadFile, tls};
+use super::health_check::health_check;
+use super::tls::ReadFile;
 use super::virtual_router::virtual_routers;
-use super::{
-    Backend, Backends, Balance, Config, CongestionControl, Frontend, HealthCheck, Policy, Tls, defaults,
-};
+use super::{Backend, Backends, Balance, Config, CongestionControl, Frontend, Policy, defaults};
 use crate::router::RouterConfig;
 
 /// What `apiVersion` must say.
@@ -26,7 +23,7 @@ const KIND: &str = "FrontDoor";
 /// Each is a listener for every thread of the relay.
 const MOST_ADDRESSES: usize = 16;
 /// No timer is finer than the kernel's tick; none is so long that it means "never".
-const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
+pub(super) const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
 /// As [`INTERVALS`], or not at all.
 const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 /// The kernel counts keep-alive in whole seconds, and `peerTimeout` holds several of its probes.
@@ -57,20 +54,18 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
     let frontend = root.section("frontend", frontend);
     let frontend = root.require("frontend", frontend).flatten();
     let backends = backends(root);
-    let checked = root.section("healthCheck", |section| health_check(section, read_file));
-    let checked = root.require("healthCheck", checked);
+    let health_check = root.section("healthCheck", |section| health_check(section, read_file));
+    let health_check = root.require("healthCheck", health_check).flatten();
     let admin = root.section("admin", |section| section.parsed("listen", ADDRESS_AND_PORT)).flatten();
     let admin = admin.unwrap_or(defaults::ADMIN);
     if let Some(frontend) = &frontend {
         refuse_collisions(root, &frontend.listen, admin, &virtual_routers, &backends);
     }
-    let (health_check, tls) = checked?;
     Some(Config {
         virtual_routers,
         frontend: frontend?,
         backends: Backends(backends.into_iter().map(|(backend, _)| backend).collect()),
         health_check: health_check?,
-        tls: tls?,
         admin,
     })
 }
@@ -127,19 +122,6 @@ fn balance(section: &mut Section<'_>) -> Balance {
     Balance { policy, slow_start }
 }
 
-fn health_check(section: &mut Section<'_>, read_file: ReadFile<'_>) -> (Option<HealthCheck>, Option<Tls>) {
-    let path = section.text("path").unwrap_or_else(|| defaults::PATH.to_owned());
-    let checked = PathAndQuery::try_from(path.as_str()).ok().filter(|_| path.starts_with('/'));
-    let path = noted(section, "path", checked, format!("must be a path such as /readyz, found {path:?}"));
-    let interval = duration(section, "interval", INTERVALS, defaults::INTERVAL);
-    let timeout = duration(section, "timeout", INTERVALS, defaults::TIMEOUT);
-    let rise = count(section, "rise", defaults::RISE);
-    let fall = count(section, "fall", defaults::FALL);
-    let tls = section.section("tls", |section| tls(section, read_file));
-    let tls = section.require("tls", tls).flatten();
-    (path.map(|path| HealthCheck { path, interval, timeout, rise, fall }), tls)
-}
-
 /// What is fine alone and cannot work together.
 fn refuse_collisions(
     root: &mut Section<'_>,
@@ -192,10 +174,6 @@ pub(super) fn duration(
         section.problem(field, what);
     }
     duration
-}
-
-fn count(section: &mut Section<'_>, field: &str, default: NonZeroU32) -> NonZeroU32 {
-    section.number::<u32>(field, 1..=100).and_then(NonZeroU32::new).unwrap_or(default)
 }
 
 /// Notes `what` unless `value` is there.

@@ -1,68 +1,152 @@
-//! The files behind `healthCheck.tls`: read and parsed when the configuration is checked, not when they are first used.
+//! How health checks authenticate both sides: the files behind `healthCheck.tls`.
 //!
-//! What is wrong is noted and read as absent, as everywhere in [`daemon::document`]: with a problem noted there will be
-//! no [`Config`](super::Config).
+//! They are read and parsed when the configuration is checked, not when they are first used; and again when they change,
+//! because certificates are renewed while the front door runs. What cannot be used then changes nothing.
 
 use std::fmt::Display;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use daemon::document::Section;
 use rustls::client::Resumption;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-
-use super::Tls;
+use tokio::time::Instant;
 
 /// Reads a file; tests hand in files that are not there.
 pub(super) type ReadFile<'a> = &'a dyn Fn(&Path) -> io::Result<Vec<u8>>;
 
+/// Who is trusted and, where one is configured, our certificate. Clones share it. Equal where the same files are meant.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    files: Arc<Files>,
+    /// The name that certificates must hold, where it is not the backend's address.
+    server_name: Option<ServerName<'static>>,
+    loaded: Arc<Mutex<Loaded>>,
+}
+
+impl PartialEq for Tls {
+    fn eq(&self, other: &Self) -> bool {
+        self.files == other.files && self.server_name == other.server_name
+    }
+}
+
+impl Eq for Tls {}
+
+impl Tls {
+    /// What a session with a backend begins with.
+    pub fn client(&self) -> Arc<ClientConfig> {
+        Arc::clone(&self.with_loaded(|loaded| Arc::clone(&loaded.client)))
+    }
+
+    /// The name that the certificate of a backend at `address` must hold.
+    pub fn server_name(&self, address: SocketAddr) -> ServerName<'static> {
+        self.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()))
+    }
+
+    /// Reads the files anew, unless that was done within the last second. `None` where nothing has changed since
+    /// the last time.
+    pub fn reload(&self, now: Instant) -> Option<Reload> {
+        self.with_loaded(|loaded| {
+            if now.duration_since(loaded.looked) < RELOAD_INTERVAL {
+                return None;
+            }
+            loaded.looked = now;
+            let found = self.files.read(&|path: &Path| std::fs::read(path));
+            if found == loaded.found {
+                return None;
+            }
+            let client = found.as_ref().map_err(Clone::clone).and_then(Contents::client);
+            loaded.found = found;
+            Some(match client {
+                Ok(client) => {
+                    loaded.client = Arc::new(client);
+                    Reload::Renewed
+                }
+                Err(mistakes) => Reload::Refused(mistakes),
+            })
+        })
+    }
+
+    fn with_loaded<T>(&self, work: impl FnOnce(&mut Loaded) -> T) -> T {
+        // No code that holds the lock leaves it half-changed.
+        work(&mut self.loaded.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What became of files that have changed.
+#[derive(Debug)]
+pub enum Reload {
+    /// They are used from now on.
+    Renewed,
+    /// They cannot be used; what was used before still is.
+    Refused(Mistakes),
+}
+
+/// What is wrong with which field.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mistakes(Vec<(&'static str, String)>);
+
+impl Display for Mistakes {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (position, (field, what)) in self.0.iter().enumerate() {
+            let separator = if position == 0 { "" } else { "; " };
+            write!(formatter, "{separator}healthCheck.tls.{field}: {what}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How long files that have changed may go unnoticed.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+struct Loaded {
+    client: Arc<ClientConfig>,
+    /// What was found when the files were last read, fit for use or not.
+    found: Result<Contents, Mistakes>,
+    looked: Instant,
+}
+
 pub(super) fn tls(section: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Tls> {
-    let roots = roots(section, read_file);
+    let files = files(section);
     let server_name = server_name(section);
-    let identity = identity(section, read_file);
-    let client = client(section, roots?, identity)?;
-    Some(Tls { client: Arc::new(client), server_name })
-}
-
-/// Our certificate chain and its key.
-type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
-fn client(
-    section: &mut Section<'_>,
-    roots: RootCertStore,
-    identity: Option<Identity>,
-) -> Option<ClientConfig> {
-    // The provider is named, so that no process-wide default has to be installed first.
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = match ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions() {
-        Ok(builder) => builder.with_root_certificates(roots),
-        Err(error) => return wrong(section, "", "cannot be used", &error),
-    };
-    let mut client = match identity {
-        None => builder.with_no_client_auth(),
-        Some((chain, key)) => match builder.with_client_auth_cert(chain, key) {
-            Ok(client) => client,
-            Err(error) => return wrong(section, "keyFile", "does not fit the certificate", &error),
-        },
-    };
-    // A resumed session skips the verification that a health check is for.
-    client.resumption = Resumption::disabled();
-    Some(client)
-}
-
-fn roots(section: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<RootCertStore> {
-    let file = section.text("caFile");
-    let file = section.require("caFile", file)?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(section, "caFile", file, read_file)? {
-        if let Err(error) = roots.add(certificate) {
-            return wrong(section, "caFile", "holds a certificate that cannot be trusted", &error);
+    let files = files?;
+    let found = files.read(read_file);
+    match found.as_ref().map_err(Clone::clone).and_then(Contents::client) {
+        Ok(client) => {
+            let loaded = Loaded { client: Arc::new(client), found, looked: Instant::now() };
+            Some(Tls { files: Arc::new(files), server_name, loaded: Arc::new(Mutex::new(loaded)) })
+        }
+        Err(Mistakes(list)) => {
+            for (field, what) in list {
+                section.problem(field, what);
+            }
+            None
         }
     }
-    Some(roots)
+}
+
+fn files(section: &mut Section<'_>) -> Option<Files> {
+    let authority = section.text("caFile");
+    let authority = section.require("caFile", authority);
+    let identity = match (section.text("certificateFile"), section.text("keyFile")) {
+        (None, None) => None,
+        (Some(chain), Some(key)) => Some((chain.into(), key.into())),
+        (Some(_), None) => {
+            section.problem("keyFile", "is required where certificateFile is given");
+            None
+        }
+        (None, Some(_)) => {
+            section.problem("certificateFile", "is required where keyFile is given");
+            None
+        }
+    };
+    Some(Files { authority: authority?.into(), identity })
 }
 
 fn server_name(section: &mut Section<'_>) -> Option<ServerName<'static>> {
@@ -74,56 +158,95 @@ fn server_name(section: &mut Section<'_>) -> Option<ServerName<'static>> {
     parsed
 }
 
-fn identity(section: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Identity> {
-    let (chain_file, key_file) = (section.text("certificateFile"), section.text("keyFile"));
-    match (&chain_file, &key_file) {
-        (None, None) | (Some(_), Some(_)) => {}
-        (Some(_), None) => section.problem("keyFile", "is required where certificateFile is given"),
-        (None, Some(_)) => section.problem("certificateFile", "is required where keyFile is given"),
-    }
-    let chain = chain_file.and_then(|file| certificates(section, "certificateFile", file, read_file));
-    let key = key_file.and_then(|file| private_key(section, file, read_file));
-    Some((chain?, key?))
+#[derive(Debug, PartialEq, Eq)]
+struct Files {
+    authority: PathBuf,
+    /// Our certificate chain and its key.
+    identity: Option<(PathBuf, PathBuf)>,
 }
 
-fn certificates(
-    section: &mut Section<'_>,
-    field: &str,
-    file: String,
-    read_file: ReadFile<'_>,
-) -> Option<Vec<CertificateDer<'static>>> {
-    let bytes = bytes(section, field, file, read_file)?;
-    match CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>() {
-        Ok(certificates) if certificates.is_empty() => {
-            section.problem(field, "holds no PEM certificate");
-            None
+impl Files {
+    fn read(&self, read_file: ReadFile<'_>) -> Result<Contents, Mistakes> {
+        let mut mistakes = Vec::new();
+        let mut bytes = |field, path: &Path| {
+            let bytes = read_file(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+            bytes.map_err(|what| mistakes.push((field, what))).ok()
+        };
+        let authority = bytes(CA, &self.authority);
+        let identity =
+            self.identity.as_ref().map(|(chain, key)| (bytes(CERTIFICATE, chain), bytes(KEY, key)));
+        let identity = match identity {
+            Some((Some(chain), Some(key))) => Some((chain, key)),
+            Some(_) | None => None,
+        };
+        match authority {
+            Some(authority) if mistakes.is_empty() => Ok(Contents { authority, identity }),
+            Some(_) | None => Err(Mistakes(mistakes)),
         }
-        Ok(certificates) => Some(certificates),
-        Err(error) => wrong(section, field, "is not valid PEM", &error),
     }
 }
 
-fn private_key(
-    section: &mut Section<'_>,
-    file: String,
-    read_file: ReadFile<'_>,
-) -> Option<PrivateKeyDer<'static>> {
-    let bytes = bytes(section, "keyFile", file, read_file)?;
-    match PrivateKeyDer::from_pem_slice(&bytes) {
-        Ok(key) => Some(key),
-        Err(error) => wrong(section, "keyFile", "holds no PEM private key", &error),
+#[derive(Debug, PartialEq, Eq)]
+struct Contents {
+    authority: Vec<u8>,
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl Contents {
+    fn client(&self) -> Result<ClientConfig, Mistakes> {
+        let roots = roots(&self.authority);
+        let identity =
+            self.identity.as_ref().map(|(chain, key)| (certificates(CERTIFICATE, chain), key_in(key)));
+        // The provider is named, so that no process-wide default has to be installed first.
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|error| mistake("", "cannot be used", &error));
+        let mut client = match (identity, roots) {
+            (None, roots) => builder?.with_root_certificates(roots?).with_no_client_auth(),
+            (Some((Ok(chain), Ok(key))), Ok(roots)) => {
+                let builder = builder?.with_root_certificates(roots);
+                builder
+                    .with_client_auth_cert(chain, key)
+                    .map_err(|error| mistake(KEY, "does not fit the certificate", &error))?
+            }
+            (Some((chain, key)), roots) => {
+                let found = [roots.err(), chain.err(), key.err()];
+                return Err(Mistakes(found.into_iter().flatten().flat_map(|Mistakes(list)| list).collect()));
+            }
+        };
+        // A resumed session skips the verification that a health check is for.
+        client.resumption = Resumption::disabled();
+        Ok(client)
     }
 }
 
-fn bytes(section: &mut Section<'_>, field: &str, file: String, read_file: ReadFile<'_>) -> Option<Vec<u8>> {
-    let path = PathBuf::from(file);
-    match read_file(&path) {
-        Ok(bytes) => Some(bytes),
-        Err(error) => wrong(section, field, &format!("cannot read {}", path.display()), &error),
+fn roots(authority: &[u8]) -> Result<RootCertStore, Mistakes> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(CA, authority)? {
+        let add = roots.add(certificate);
+        add.map_err(|error| mistake(CA, "holds a certificate that cannot be trusted", &error))?;
+    }
+    Ok(roots)
+}
+
+fn certificates(field: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, Mistakes> {
+    let list = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>();
+    let list = list.map_err(|error| mistake(field, "is not valid PEM", &error))?;
+    if list.is_empty() {
+        Err(Mistakes(vec![(field, "holds no PEM certificate".to_owned())]))
+    } else {
+        Ok(list)
     }
 }
 
-fn wrong<T>(section: &mut Section<'_>, field: &str, what: &str, error: &dyn Display) -> Option<T> {
-    section.problem(field, format!("{what}: {error}"));
-    None
+fn key_in(pem: &[u8]) -> Result<PrivateKeyDer<'static>, Mistakes> {
+    PrivateKeyDer::from_pem_slice(pem).map_err(|error| mistake(KEY, "holds no PEM private key", &error))
 }
+
+fn mistake(field: &'static str, what: &str, error: &dyn Display) -> Mistakes {
+    Mistakes(vec![(field, format!("{what}: {error}"))])
+}
+
+const CA: &str = "caFile";
+const CERTIFICATE: &str = "certificateFile";
+const KEY: &str = "keyFile";

@@ -19,7 +19,8 @@ fn pool(policy: Policy, events: &[Option<Event>]) -> Arc<Pool> {
     pool
 }
 
-const THRESHOLDS: Thresholds = Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN };
+const THRESHOLDS: Thresholds =
+    Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN, kill: None, drain: None };
 
 fn balance(policy: Policy) -> Balance {
     Balance { policy, slow_start: Duration::ZERO }

@@ -37,7 +37,7 @@ pub(super) async fn connect(
         Ok(stream)
     };
     match tokio::time::timeout(frontend.connect_timeout, attempt).await {
-        Ok(connected) => connected.map_err(|error| failure(&error)),
+        Ok(connected) => connected.map_err(|error| ConnectFailure::of(&error)),
         Err(_elapsed) => Err(ConnectFailure::TimedOut),
     }
 }
@@ -52,40 +52,5 @@ fn introduce(client: Client<'_>, backend: &TcpStream) -> io::Result<()> {
     match SockRef::from(backend).send_with_flags(&header, flags)? {
         sent if sent == header.len() => Ok(()),
         _ => Err(io::ErrorKind::WriteZero.into()),
-    }
-}
-
-fn failure(error: &io::Error) -> ConnectFailure {
-    match error.raw_os_error() {
-        // A reset during the handshake is a refusal by somebody in between.
-        Some(libc::ECONNREFUSED | libc::ECONNRESET) => ConnectFailure::Refused,
-        Some(libc::ETIMEDOUT) => ConnectFailure::TimedOut,
-        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => {
-            ConnectFailure::Unreachable
-        }
-        _ => ConnectFailure::Local,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_the_network_says_blames_the_backend() {
-        let cases = [
-            (libc::ECONNREFUSED, "refused", true),
-            (libc::ECONNRESET, "refused", true),
-            (libc::ETIMEDOUT, "timeout", true),
-            (libc::EHOSTUNREACH, "unreachable", true),
-            (libc::ENETUNREACH, "unreachable", true),
-            (libc::EMFILE, "local", false),
-            (libc::EADDRNOTAVAIL, "local", false),
-            (libc::EPERM, "local", false),
-        ];
-        for (code, label, blames) in cases {
-            let failure = failure(&io::Error::from_raw_os_error(code));
-            assert_eq!((failure.label(), failure.blames_backend()), (label, blames), "{code}");
-        }
     }
 }

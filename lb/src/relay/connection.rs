@@ -1,5 +1,6 @@
 //! One client, from accept to end.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::Shared;
 use super::connect::{Client, connect};
+use super::opening::open;
 use super::pump::pump;
 use super::socket::reset_on_close;
 use crate::health::Event;
@@ -15,45 +17,72 @@ use crate::pool::{Lease, Refusal};
 /// Finds a backend for `client`, who comes from `address`, and carries bytes until both have ended. What ends badly on
 /// one side, ends badly on the other: a reset is passed on as a reset. Cancelling it closes both sides.
 pub(super) async fn serve(client: TcpStream, address: SocketAddr, shared: &Shared) {
-    let (backend, _lease) = match establish(Client { stream: &client, address }, shared).await {
-        Ok(established) => established,
+    let mut search = Search { client: Client { stream: &client, address }, shared, tried: Vec::new() };
+    let mut link = match search.next().await {
+        Ok(link) => link,
         Err(refusal) => {
             shared.metrics.refused(refusal).inc();
             reset_on_close(&client);
             return;
         }
     };
-    let carried =
-        pump(&client, &backend, &shared.metrics.bytes_to_backends, &shared.metrics.bytes_to_clients);
-    if let Err(error) = carried.await {
+    let opened = open(&mut link, search).await;
+    if let Err(error) = carry(&client, &mut link, opened, shared).await {
         tracing::trace!(%error, "connection broken");
         reset_on_close(&client);
-        reset_on_close(&backend);
+        reset_on_close(&link.stream);
     }
 }
 
-/// Tries backends, each at most once, until one accepts.
-async fn establish(client: Client<'_>, shared: &Shared) -> Result<(TcpStream, Lease), Refusal> {
-    let (pool, frontend) = (&shared.pool, shared.frontend());
-    let mut tried = Vec::new();
-    loop {
-        let lease = pool.lease(&tried, client.address.ip())?;
-        let member = Arc::clone(lease.member());
-        match connect(&member.backend, client, &frontend).await {
-            Ok(stream) => {
-                member.metrics.connections.inc();
-                return Ok((stream, lease));
-            }
-            Err(failure) => {
-                member.metrics.connect_failures(failure).inc();
-                if failure.blames_backend() {
-                    pool.observe(
-                        member.id,
-                        Event::ConnectFailed,
-                        &format_args!("connect: {}", failure.label()),
-                    );
+/// Carries bytes from the backend's first answer on, which is what `opened` is about.
+async fn carry(
+    client: &TcpStream,
+    link: &mut Link,
+    opened: io::Result<Vec<u8>>,
+    shared: &Shared,
+) -> io::Result<()> {
+    let (unsent, Link { stream, lease }) = (opened?, link);
+    let bytes = (&shared.metrics.bytes_to_backends, &shared.metrics.bytes_to_clients);
+    tokio::select! {
+        biased;
+        carried = pump(client, stream, unsent, bytes) => carried,
+        () = lease.ended() => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+/// A connection to a backend.
+pub(super) struct Link {
+    pub(super) stream: TcpStream,
+    pub(super) lease: Lease,
+}
+
+/// Tries backends for one client, each at most once.
+pub(super) struct Search<'connection> {
+    pub(super) client: Client<'connection>,
+    pub(super) shared: &'connection Shared,
+    tried: Vec<usize>,
+}
+
+impl Search<'_> {
+    /// The next one that accepts. Cancelling it closes the attempt.
+    pub(super) async fn next(&mut self) -> Result<Link, Refusal> {
+        let (pool, frontend) = (&self.shared.pool, self.shared.frontend());
+        loop {
+            let lease = pool.lease(&self.tried, self.client.address.ip())?;
+            let member = Arc::clone(lease.member());
+            self.tried.push(member.id);
+            match connect(&member.backend, self.client, &frontend).await {
+                Ok(stream) => {
+                    member.metrics.connections.inc();
+                    return Ok(Link { stream, lease });
                 }
-                tried.push(member.id);
+                Err(failure) => {
+                    member.metrics.connect_failures(failure).inc();
+                    if failure.blames_backend() {
+                        let reason = format_args!("connect: {}", failure.label());
+                        pool.observe(member.id, Event::ConnectFailed, &reason);
+                    }
+                }
             }
         }
     }

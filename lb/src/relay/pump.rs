@@ -18,17 +18,19 @@ use tokio::net::TcpStream;
 use super::gait::Gait;
 use super::pipe::Piped;
 
-/// Carries bytes both ways; the counters are told of every byte passed on. Each direction ends on its own (half-close).
+/// Carries bytes both ways, `unsent` to the backend first; the counters are told of every byte passed on. Each direction
+/// ends on its own (half-close).
 ///
 /// An error means that a side has broken: both should be reset then. What the broken side had said before has been
 /// passed on. Cancelling it loses bytes, so close both sides.
 pub(super) async fn pump(
     client: &TcpStream,
     backend: &TcpStream,
-    to_backend: &IntCounter,
-    to_client: &IntCounter,
+    unsent: Vec<u8>,
+    (to_backend, to_client): (&IntCounter, &IntCounter),
 ) -> io::Result<()> {
-    let mut upward = Direction { from: client, to: backend, bytes: to_backend, rest: None };
+    let rest = (!unsent.is_empty()).then_some(Rest::Copied(unsent));
+    let mut upward = Direction { from: client, to: backend, bytes: to_backend, rest };
     let mut downward = Direction { from: backend, to: client, bytes: to_client, rest: None };
     let carried = carry_both(&mut upward, &mut downward).await;
     if carried.is_err() {
@@ -95,6 +97,7 @@ impl Direction<'_> {
     async fn carry(&mut self) -> io::Result<()> {
         let mut gait = Gait::START;
         let mut share: usize = 0;
+        self.hand_over().await?;
         loop {
             self.from.readable().await?;
             match self.pass(gait)? {
@@ -210,7 +213,7 @@ async fn broken(stream: &TcpStream) -> io::Error {
 }
 
 /// Reads what is there; `None` where nothing is. `Some(0)` is the end.
-fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+pub(super) fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let mut count = None;
     let read = from.try_io(Interest::READABLE, || {
         let found = (&*SockRef::from(from)).read(buffer)?;
@@ -226,7 +229,7 @@ fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
 }
 
 /// Writes what can be written now; possibly nothing.
-fn write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+pub(super) fn write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     match to.try_write(bytes) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
         written => written,

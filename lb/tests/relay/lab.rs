@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,13 +53,15 @@ pub(crate) struct Settings<'a> {
     pub(crate) frontend: &'a str,
     /// Further fields of each backend, in order, as `weight: 3`.
     pub(crate) backends: &'a [&'a str],
+    /// A line of the section `healthCheck`, besides `tls`.
+    pub(crate) check: &'a str,
     pub(crate) threads: usize,
     pub(crate) limit: usize,
 }
 
 impl Default for Settings<'_> {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:0", frontend: "", backends: &[], threads: 2, limit: 1000 }
+        Self { listen: "127.0.0.1:0", frontend: "", backends: &[], check: "", threads: 2, limit: 1000 }
     }
 }
 
@@ -71,8 +73,7 @@ impl Lab {
     pub(crate) fn start_with(backends: &[SocketAddr], settings: &Settings<'_>) -> Self {
         let config = configuration(backends, settings);
         let metrics = Metrics::register(&Registry::new()).unwrap();
-        let two = NonZeroU32::new(2).unwrap();
-        let thresholds = Thresholds { rise: two, fall: two };
+        let thresholds = Thresholds::from(&config.health_check);
         let pool = Pool::new(&config.backends, config.frontend.balance, thresholds, &metrics);
         for backend in 0..backends.len() {
             pool.observe(backend, Event::ProbeOk, &"test");
@@ -114,7 +115,7 @@ impl Lab {
 }
 
 pub(crate) fn configuration(backends: &[SocketAddr], settings: &Settings<'_>) -> Config {
-    let Settings { listen, frontend, backends: fields, .. } = settings;
+    let Settings { listen, frontend, backends: fields, check, .. } = settings;
     let mut list = String::new();
     for (position, address) in backends.iter().enumerate() {
         let fields = fields.get(position).unwrap_or(&"");
@@ -123,7 +124,7 @@ pub(crate) fn configuration(backends: &[SocketAddr], settings: &Settings<'_>) ->
     let text = format!(
         "apiVersion: fairway.dev/v1alpha1\nkind: FrontDoor\n\
          frontend:\n  listen: {listen}\n  {frontend}\nbackends:\n{list}\
-         healthCheck:\n  tls: {{caFile: ca}}\n"
+         healthCheck:\n  {check}\n  tls: {{caFile: ca}}\n"
     );
     let authority = crate::tls::Authority::new();
     config::parse(&text, &|_: &Path| Ok(authority.pem().into_bytes())).unwrap()

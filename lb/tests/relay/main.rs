@@ -6,6 +6,7 @@
 mod bulk;
 mod change;
 mod choice;
+mod ending;
 mod lab;
 mod probe;
 mod process;

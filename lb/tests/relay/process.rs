@@ -172,7 +172,7 @@ async fn it_serves_until_told_to_stop() {
 
     // A probe is a client like any other.
     let config = config::read(&file).unwrap();
-    let client = Probe::new(running.frontend, &config.health_check, &config.tls);
+    let client = Probe::new(running.frontend, &config.health_check);
     within("request through the front door", client.ask()).await.unwrap();
     running.until_metric("fairway_lb_connections_total{backend=\"m1\"} 1").await;
     running.until_metric("fairway_lb_connections_active{backend=\"m1\"} 0").await;
@@ -219,10 +219,13 @@ async fn the_published_metrics_are_there_before_anything_happens() {
         "fairway_lb_bytes_total counter",
         "fairway_lb_connect_failures_total counter",
         "fairway_lb_connections_active gauge",
+        "fairway_lb_connections_ended_total counter",
+        "fairway_lb_connections_moved_total counter",
         "fairway_lb_connections_refused_total counter",
         "fairway_lb_connections_total counter",
         "fairway_lb_probe_duration_seconds histogram",
         "fairway_lb_probes_total counter",
+        "fairway_lb_tls_reloads_total counter",
     ]);
     assert_eq!(families, expected);
     assert_eq!(running.terminate().await, Some(0));

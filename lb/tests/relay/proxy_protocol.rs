@@ -15,8 +15,14 @@ use tokio::process::{Child, Command};
 use crate::lab::{Lab, Settings, Single, within};
 use crate::tls::{Authority, READY, Server};
 
-const SENDING: Settings<'_> =
-    Settings { listen: "127.0.0.1:0", frontend: "", backends: &["sendProxy: true"], threads: 1, limit: 1000 };
+const SENDING: Settings<'_> = Settings {
+    listen: "127.0.0.1:0",
+    frontend: "",
+    backends: &["sendProxy: true"],
+    check: "",
+    threads: 1,
+    limit: 1000,
+};
 
 /// The header for `client` in IPv4, read as a receiver does: the client's address and the frontend's.
 async fn introduction(stream: &mut TcpStream) -> (SocketAddr, SocketAddr) {
@@ -144,7 +150,7 @@ async fn a_probe_introduces_itself_where_that_is_wanted() {
         receiver.address
     );
     let config = config::parse(&text, &|_: &Path| Ok(authority.pem().into_bytes())).unwrap();
-    let probe = Probe::new(receiver.address, &config.health_check, &config.tls);
+    let probe = Probe::new(receiver.address, &config.health_check);
     let told = within("probe", probe.clone().sending_proxy(true).ask()).await;
     assert!(told.is_ok(), "{told:?}");
     assert!(within("probe", probe.ask()).await.is_err(), "nobody wanted to know");

@@ -62,6 +62,8 @@ impl Identity {
 pub(crate) enum Behaviour {
     /// These bytes, then the end.
     Send(&'static str),
+    /// The second to whoever asks for `/livez`, the first to everybody else; then the end.
+    Answers(&'static str, &'static str),
     /// A head, then a byte of a body that never ends every now and then.
     Drip,
     /// A head, then as fast a body as can be, which never ends.
@@ -72,9 +74,11 @@ pub(crate) enum Behaviour {
     Close,
 }
 
-pub(crate) const READY: Behaviour = Behaviour::Send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-pub(crate) const UNREADY: Behaviour =
-    Behaviour::Send("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\netcd");
+const WELL: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const ILL: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 4\r\n\r\netcd";
+pub(crate) const READY: Behaviour = Behaviour::Send(WELL);
+pub(crate) const UNREADY: Behaviour = Behaviour::Answers(ILL, WELL);
+pub(crate) const DEAD: Behaviour = Behaviour::Send(ILL);
 
 /// A running server. Its behaviour may change between connections.
 pub(crate) struct Server {
@@ -116,15 +120,17 @@ async fn answer(stream: TcpStream, acceptor: TlsAcceptor, behaviour: Behaviour) 
     match behaviour {
         Behaviour::Close => return,
         Behaviour::Silence => return std::future::pending().await,
-        Behaviour::Send(_) | Behaviour::Drip | Behaviour::Flood => {}
+        Behaviour::Send(_) | Behaviour::Answers(..) | Behaviour::Drip | Behaviour::Flood => {}
     }
     // A client that leaves early is what some tests are about.
     let Ok(mut stream) = acceptor.accept(stream).await else { return };
-    if !matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {
-        return;
-    }
+    let mut request = [0; 4096];
+    let Ok(1..) = stream.read(&mut request).await else { return };
     let sent = match behaviour {
-        Behaviour::Send(bytes) => stream.write_all(bytes.as_bytes()).await,
+        Behaviour::Answers(_, live) if request.starts_with(b"GET /livez ") => {
+            stream.write_all(live.as_bytes()).await
+        }
+        Behaviour::Send(bytes) | Behaviour::Answers(bytes, _) => stream.write_all(bytes.as_bytes()).await,
         Behaviour::Drip | Behaviour::Flood => stream.write_all(HEAD).await,
         Behaviour::Silence | Behaviour::Close => return,
     };
@@ -136,7 +142,7 @@ async fn answer(stream: TcpStream, acceptor: TlsAcceptor, behaviour: Behaviour) 
                 stream.write_all(b".").await.and(stream.flush().await).is_ok()
             }
             Behaviour::Flood => stream.write_all(&[b'.'; 4096]).await.is_ok(),
-            Behaviour::Send(_) | Behaviour::Silence | Behaviour::Close => false,
+            Behaviour::Send(_) | Behaviour::Answers(..) | Behaviour::Silence | Behaviour::Close => false,
         };
     }
     drop(stream.shutdown().await);

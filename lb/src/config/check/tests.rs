@@ -1,11 +1,13 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use rustls::pki_types::ServerName;
 use vrrp::{Audience, Password, Peers, Preempt, Version, WholeSeconds};
 
 use super::*;
+use crate::config::{Check, Tls};
 
 const EXAMPLE: &str = include_str!("../../../tests/fixtures/fairway-lb.yaml");
 
@@ -82,9 +84,10 @@ fn the_example_is_read_as_written() {
     assert_eq!(config.frontend.connect_timeout, Duration::from_millis(250));
     let names: Vec<&str> = config.backends.iter().map(|backend| backend.name.as_str()).collect();
     assert_eq!(names, ["m1", "m2", "m3"]);
-    assert_eq!(config.health_check.path, "/readyz");
+    let Check::Https(http, tls) = &config.health_check.check else { panic!("{:?}", config.health_check) };
+    assert_eq!((http.path.as_str(), http.live_path.as_str()), ("/readyz", "/livez"));
     let address = config.backends[0].address;
-    assert_eq!(config.tls.server_name(address), ServerName::from(address.ip()));
+    assert_eq!(tls.server_name(address), ServerName::from(address.ip()));
 }
 
 #[test]
@@ -259,10 +262,8 @@ fn without_a_virtual_router_only_the_relay_runs() {
 #[test]
 fn a_server_name_replaces_the_address() {
     let config = Files::new().parse(&with("# serverName: kubernetes", "serverName: kubernetes")).unwrap();
-    assert_eq!(
-        config.tls.server_name(config.backends[0].address),
-        ServerName::try_from("kubernetes").unwrap()
-    );
+    let name = tls_of(&config).server_name(config.backends[0].address);
+    assert_eq!(name, ServerName::try_from("kubernetes").unwrap());
 }
 
 #[test]
@@ -324,8 +325,72 @@ fn weights_grow_where_they_count() {
 fn a_client_certificate_is_used() {
     let identity = "certificateFile: /client.crt\n    keyFile: /client.key";
     let config = Files::new().parse(&with("# serverName: kubernetes", identity)).unwrap();
-    assert!(config.tls.client.client_auth_cert_resolver.has_certs());
-    assert!(!Files::new().parse(EXAMPLE).unwrap().tls.client.client_auth_cert_resolver.has_certs());
+    assert!(tls_of(&config).client().client_auth_cert_resolver.has_certs());
+    let config = Files::new().parse(EXAMPLE).unwrap();
+    assert!(!tls_of(&config).client().client_auth_cert_resolver.has_certs());
+}
+
+fn tls_of(config: &Config) -> &Tls {
+    match &config.health_check.check {
+        Check::Https(_, tls) | Check::Tls(tls) => tls,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The example with other kinds of checks, which have no use for some of its lines.
+fn with_kind(kind: &str, fields: &str) -> String {
+    let start = EXAMPLE.find("healthCheck:").unwrap();
+    let end = EXAMPLE.find("# /metrics and /healthz").unwrap();
+    format!("{}healthCheck: {{kind: {kind}{fields}}}\n{}", &EXAMPLE[..start], &EXAMPLE[end..])
+}
+
+#[test]
+fn other_kinds_of_checks_need_less() {
+    let parse = |kind, fields| Files::new().parse(&with_kind(kind, fields)).unwrap().health_check.check;
+    assert_eq!(parse("tcp", ""), Check::Tcp);
+    assert!(matches!(parse("tls", ", tls: {caFile: /etc/kubernetes/pki/ca.crt}"), Check::Tls(_)));
+    let Check::Http(http) = parse("http", ", path: /health, expectBody: well") else { panic!("not http") };
+    assert_eq!((http.path.as_str(), http.expect_body.as_deref()), ("/health", Some("well")));
+    let vain = ", path: /, tls: {caFile: /nowhere}";
+    let expected = "healthCheck.path: has no effect with this kind of check\n\
+                    healthCheck.tls: has no effect with this kind of check";
+    assert_eq!(problems(&with_kind("tcp", vain)), expected);
+    assert_eq!(problems(&with_kind("tls", "")), "healthCheck.tls: is required");
+}
+
+#[test]
+fn a_status_may_be_one_or_several() {
+    let cases: [(&str, &[u16], &[u16]); 4] = [
+        ("200", &[200], &[199, 201, 500]),
+        ("200-299", &[200, 250, 299], &[199, 300]),
+        ("[200, 401]", &[200, 401], &[201, 400, 402]),
+        ("[200-204, '301-302']", &[200, 204, 301, 302], &[205, 300, 303]),
+    ];
+    for (written, among, others) in cases {
+        let text = with("expectStatus: 200", &format!("expectStatus: {written}"));
+        let config = Files::new().parse(&text).unwrap();
+        let Check::Https(http, _) = config.health_check.check else { panic!("{written}") };
+        let includes = |code: &u16| http.expect_status.includes((*code).try_into().unwrap());
+        assert!(among.iter().all(includes) && !others.iter().any(includes), "{written}");
+    }
+}
+
+#[test]
+fn what_is_never_and_what_follows_from_the_interval() {
+    let check =
+        |find: &str, replacement: &str| Files::new().parse(&with(find, replacement)).unwrap().health_check;
+    assert_eq!(check("kill: 10", "kill: 0").kill, None);
+    assert_eq!(check("kill: 10", "kill: 2").kill, Some(defaults::FALL));
+    assert_eq!(
+        check("drainDeadline: 0s", "drainDeadline: 90s").drain_deadline,
+        Some(Duration::from_secs(90))
+    );
+    assert_eq!(check("drainDeadline: 0s", "drainDeadline: 0s").drain_deadline, None);
+    for (interval, fast) in [(10, 10), (40, 10), (1000, 200)] {
+        let text = shortest().replace("healthCheck:", &format!("healthCheck:\n  interval: {interval}ms"));
+        let fast_interval = Files::new().parse(&text).unwrap().health_check.fast_interval;
+        assert_eq!(fast_interval, Duration::from_millis(fast), "{interval}");
+    }
 }
 
 #[test]
@@ -558,9 +623,50 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "172.16.60.250:6443",
         "backends[2].address: 172.16.60.250 is a virtual address: it moves, a backend does not",
     ),
+    ("kind: https", "kind: ping", "healthCheck.kind: must be one of https, http, tls, tcp, found \"ping\""),
     ("path: /readyz", "path: readyz", "healthCheck.path: must be a path such as /readyz, found \"readyz\""),
+    ("livePath: /livez", "livePath: ''", "healthCheck.livePath: must be a path such as /livez, found \"\""),
+    (
+        "expectStatus: 200",
+        "expectStatus: [200, 600]",
+        "healthCheck.expectStatus: must be a status, a range such as 200-299, or a list of them, found [200,600]",
+    ),
+    (
+        "expectStatus: 200",
+        "expectStatus: 299-200",
+        "healthCheck.expectStatus: must be a status, a range such as 200-299, or a list of them, found \"299-200\"",
+    ),
+    (
+        "expectStatus: 200",
+        "expectStatus: []",
+        "healthCheck.expectStatus: must be a status, a range such as 200-299, or a list of them, found []",
+    ),
+    ("# expectBody: ok", "expectBody: ''", "healthCheck.expectBody: must be 1 to 1024 bytes, found 0"),
     ("rise: 2", "rise: 0", "healthCheck.rise: must be from 1 to 100, found 0"),
-    ("interval: 500ms", "interval: 1ms", "healthCheck.interval: must be from 10ms to 3600s, found 1ms"),
+    ("kill: 10", "kill: 1", "healthCheck.kill: must be 0 or at least fall, which is 2"),
+    ("kill: 10", "kill: 1001", "healthCheck.kill: must be from 0 to 1000, found 1001"),
+    (
+        "drainDeadline: 0s",
+        "drainDeadline: 25h",
+        "healthCheck.drainDeadline: must be from 0ns to 86400s, found 90000s",
+    ),
+    ("timeout: 300ms", "timeout: 5ms", "healthCheck.timeout: must be from 10ms to 3600s, found 5ms"),
+    (
+        "fastInterval: 50ms",
+        "fastInterval: 300ms",
+        "healthCheck.fastInterval: 300ms is longer than interval, 250ms",
+    ),
+    (
+        "fastInterval: 50ms",
+        "fastInterval: 1ms",
+        "healthCheck.fastInterval: must be from 10ms to 3600s, found 1ms",
+    ),
+    (
+        " interval: 250ms",
+        " interval: 1ms",
+        "healthCheck.interval: must be from 10ms to 3600s, found 1ms\n\
+         healthCheck.fastInterval: 50ms is longer than interval, 1ms",
+    ),
     (
         "caFile: /etc/kubernetes/pki/ca.crt",
         "caFile: /missing",

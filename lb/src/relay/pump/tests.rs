@@ -17,7 +17,7 @@ async fn pumped() -> (TcpStream, TcpStream, JoinHandle<(io::Result<()>, [u64; 2]
     let (outgoing, backend) = connected().await;
     let pumping = tokio::spawn(async move {
         let counters = ["up", "down"].map(|name| IntCounter::new(name, name).unwrap());
-        let carried = pump(&accepted, &outgoing, &counters[0], &counters[1]).await;
+        let carried = pump(&accepted, &outgoing, Vec::new(), (&counters[0], &counters[1])).await;
         (carried, counters.map(|counter| counter.get()))
     });
     (client, backend, pumping)
