@@ -35,6 +35,8 @@ pub(crate) struct Plan {
     pub(crate) balance: &'static str,
     /// From one health check to the next.
     pub(crate) interval: &'static str,
+    /// Further fields of health checks, in YAML, with a comma behind each.
+    pub(crate) check: &'static str,
     /// Beyond `caFile`, in YAML.
     pub(crate) tls: String,
     /// How many addresses the virtual router has before the one that clients use.
@@ -44,7 +46,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(priority: u8) -> Self {
         let (balance, interval, tls) = ("round-robin", "100ms", String::new());
-        let (advert_interval, router) = ("200ms", "");
+        let (advert_interval, router, check) = ("200ms", "", "timeout: 1s,");
         Self {
             priority,
             preempt: false,
@@ -52,6 +54,7 @@ impl Plan {
             router,
             balance,
             interval,
+            check,
             tls,
             further_addresses: 0,
         }
@@ -144,7 +147,7 @@ impl Site {
     /// look like a dead master.
     pub(crate) fn configuration(&self, plan: &Plan) -> String {
         let Plan { priority, preempt, advert_interval, router, .. } = plan;
-        let Plan { balance, interval, tls, further_addresses, .. } = plan;
+        let Plan { balance, interval, check, tls, further_addresses, .. } = plan;
         let further = (1..=*further_addresses).map(|last| format!("192.0.2.{last}/32, "));
         let further: String = further.collect();
         let backends = self.link.masters().iter().enumerate().map(|(position, host)| {
@@ -157,7 +160,7 @@ impl Site {
              virtualRouter: {{interface: {INTERFACE}, routerId: 51, priority: {priority}, \
              advertInterval: {advert_interval}, preempt: {preempt}, {router} addresses: [{further}{VIRTUAL_ADDRESS}/32]}}\n\
              frontend: {{listen: \"{FRONT_DOOR}\", balance: {balance}}}\n\
-             healthCheck: {{interval: {interval}, timeout: 1s, tls: {{caFile: \"{}\"{tls}}}}}\n\
+             healthCheck: {{interval: {interval}, {check} tls: {{caFile: \"{}\"{tls}}}}}\n\
              backends:\n{backends}",
             self.path("ca.crt")
         )

@@ -5,10 +5,10 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tests::Result;
 use tests::certificates::Authority;
-use tests::topology::FRONT_DOOR;
+use tests::topology::{FRONT_DOOR, VIRTUAL_ADDRESS};
 use tests::traffic::{self, DialReport, HoldReport};
+use tests::{Result, wait};
 
 use super::all_used;
 use crate::site::{LIMIT, Plan, Site, name, until};
@@ -41,21 +41,94 @@ fn an_apiserver_that_comes_back_is_used_again() -> Result<()> {
 }
 
 #[test]
-fn an_apiserver_that_hangs_is_taken_out_and_who_waits_for_it_is_answered_when_it_goes_on() -> Result<()> {
+fn an_apiserver_that_hangs_is_out_within_a_second_and_who_waits_for_it_is_answered_by_another() -> Result<()>
+{
+    let by_default = |priority| Plan { interval: "250ms", check: "", ..Plan::new(priority) };
+    let mut whole = Site::whole(3, by_default)?;
+    all_used(&whole)?;
+    let front_door = &whole.front_doors[0];
+    let dial = whole.site.dial(100, Duration::from_secs(4))?.spawn()?;
+    let has = || front_door.metric("connections_total{backend=\"m3\"}");
+    until("clients are on their way", || Ok(has()? > 10))?;
+    whole.apiservers[2].process.signal(Signal::SIGSTOP)?;
+    let stopped = wait::now();
+    until("it is out", || Ok(!front_door.uses(2)?))?;
+    let found = wait::now() - stopped;
+    // Its kernel goes on accepting for it: a third of the clients were sent there meanwhile.
+    let report: DialReport = traffic::finish(dial, LIMIT)?;
+    let moved = front_door.metric("connections_moved_total{backend=\"m3\"}")?;
+    println!("found after {found:?}, {moved} connections moved, slowest answer {} ms", report.slowest);
+    assert!(found < Duration::from_secs(1), "{found:?}");
+    assert_eq!((report.attempts, report.failed), (400, 0), "{report:?}");
+    assert!(moved > 0 && report.slowest < 2000.0, "{moved} {report:?}");
+    whole.apiservers[2].process.signal(Signal::SIGCONT)?;
+    all_used(&whole)
+}
+
+#[test]
+fn connections_outlive_a_pause_of_their_apiserver() -> Result<()> {
     let mut whole = Site::whole(3, Plan::new)?;
     all_used(&whole)?;
+    let mut held = whole.site.hold(9, Duration::from_secs(6))?.spawn()?;
+    held.wait_for_log("holding", LIMIT)?;
     whole.apiservers[2].process.signal(Signal::SIGSTOP)?;
-    // The kernel accepts for it, so nothing can be tried elsewhere: a third of these hang.
-    let mut unlucky = whole.site.dial(50, Duration::from_millis(120))?.spawn()?;
     until("it is out", || Ok(!whole.front_doors[0].uses(2)?))?;
-    let report = whole.site.dial_times(30)?;
-    assert_eq!((report.attempts, report.failed), (30, 0), "{report:?}");
-    assert_eq!(report.backends.keys().collect::<Vec<_>>(), ["m1", "m2"]);
-    assert_eq!(unlucky.ended()?, None, "some still wait");
     whole.apiservers[2].process.signal(Signal::SIGCONT)?;
-    let report: DialReport = traffic::finish(unlucky, LIMIT)?;
-    assert_eq!((report.failed, report.backends.get("m3")), (0, Some(&2)), "{report:?}");
-    all_used(&whole)
+    all_used(&whole)?;
+    let report: HoldReport = traffic::finish(held, LIMIT)?;
+    assert_eq!((report.opened, report.broken.as_slice()), (9, [].as_slice()), "{report:?}");
+    Ok(())
+}
+
+#[test]
+fn connections_of_an_apiserver_that_is_silent_for_long_are_reset() -> Result<()> {
+    let impatient = |priority| Plan { check: "timeout: 300ms, kill: 4,", ..Plan::new(priority) };
+    let mut whole = Site::whole(3, impatient)?;
+    all_used(&whole)?;
+    let mut held = whole.site.hold(9, Duration::from_secs(8))?.spawn()?;
+    held.wait_for_log("holding", LIMIT)?;
+    whole.apiservers[2].process.signal(Signal::SIGSTOP)?;
+    let report: HoldReport = traffic::finish(held, LIMIT)?;
+    only_reset(&report, "m3");
+    let ended = "connections_ended_total{backend=\"m3\",reason=\"killed\"}";
+    assert_eq!(whole.front_doors[0].metric(ended)?, 3);
+    Ok(())
+}
+
+#[test]
+fn connections_of_an_apiserver_that_is_not_ready_are_reset_at_the_deadline() -> Result<()> {
+    let limited = |priority| Plan { check: "timeout: 1s, drainDeadline: 1s,", ..Plan::new(priority) };
+    let whole = Site::whole(3, limited)?;
+    all_used(&whole)?;
+    let mut held = whole.site.hold(9, Duration::from_secs(5))?.spawn()?;
+    held.wait_for_log("holding", LIMIT)?;
+    whole.apiservers[0].set_ready(false)?;
+    let report: HoldReport = traffic::finish(held, LIMIT)?;
+    only_reset(&report, "m1");
+    let ended = "connections_ended_total{backend=\"m1\",reason=\"drained\"}";
+    assert_eq!(whole.front_doors[0].metric(ended)?, 3);
+    Ok(())
+}
+
+/// The three connections that this apiserver had, and no others, were reset.
+fn only_reset(report: &HoldReport, apiserver: &str) {
+    assert_eq!((report.opened, report.broken.len()), (9, 3), "{report:?}");
+    for broken in &report.broken {
+        assert_eq!(broken.backend, apiserver, "{report:?}");
+        assert!(broken.error.contains("reset"), "{report:?}");
+    }
+}
+
+#[test]
+fn after_the_loss_of_a_whole_node_no_client_notices_that_its_apiserver_is_gone_too() -> Result<()> {
+    let mut whole = Site::whole(3, Plan::new)?;
+    all_used(&whole)?;
+    whole.kill_node(0)?;
+    until("another master takes over", || whole.site.master(1).holds(VIRTUAL_ADDRESS))?;
+    let report = whole.site.dial_times(100)?;
+    assert_eq!((report.attempts, report.failed), (100, 0), "{report:?}");
+    assert_eq!(report.backends.keys().collect::<Vec<_>>(), ["m2", "m3"]);
+    Ok(())
 }
 
 #[test]
