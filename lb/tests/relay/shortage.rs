@@ -94,7 +94,7 @@ async fn clients_for_whom_there_are_no_descriptors_wait_and_probes_go_on() {
 
     drop(crowd);
     let config = config::read(&file).unwrap();
-    let client = Probe::new(running.frontend, &config.health_check, &config.tls);
+    let client = Probe::new(running.frontend, &config.health_check);
     within("request through the front door", client.ask()).await.unwrap();
     within("all have left", async { while running.active().await > 0 {} }).await;
     assert_eq!(running.terminate().await, Some(0));
