@@ -22,6 +22,8 @@ test: setup  ## every tier of tests; root is needed for network namespaces and e
 	cargo kernel-tests -- --test-threads=1
 	$(call guest,6.1) kernel-tests -- --test-threads=1 --skip balance::
 	$(call guest,6.12) kernel-tests -- --test-threads=1 --skip balance::
+	$(call guest,6.1) ipvs-tests -- --test-threads=1
+	$(call guest,6.12) ipvs-tests -- --test-threads=1
 	cargo network-tests -- --test-threads=1
 	cargo cluster-tests -- --test-threads=1
 

@@ -33,6 +33,7 @@ guests=(
   "kmod:loads a guest's modules"
   "cpio:packs what starts a guest"
   "xz-utils:unpacks Linux 6.1"
+  "ipvsadm:looks at virtual services from outside"
 )
 # An eBPF toolchain: a compiler with matching sources of core, and the LLVM that bpf-linker links with.
 toolchain=(

@@ -129,7 +129,7 @@ fn survives_a_restart(open: &mut impl Open) {
 
 fn removes_backends_with_their_service(open: &mut impl Open) {
     let mut dataplane = emptied(open);
-    let (kept, frontend) = (frontend(0, Protocol::Udp), frontend(1, Protocol::Udp));
+    let (kept, frontend) = (frontend(0, Protocol::Udp), frontend(2, Protocol::Udp));
     for frontend in [kept, frontend] {
         must(&mut *dataplane, &[add(frontend, 0..2)]);
     }

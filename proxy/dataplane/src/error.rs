@@ -73,6 +73,14 @@ pub enum Error {
         /// Why not.
         source: aya::maps::MapError,
     },
+    /// The kernel's virtual services could not be read or changed.
+    #[error("{action} the virtual services")]
+    Netlink {
+        /// What was tried.
+        action: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
     /// A map holds all it can.
     #[error("map {map} is full at {capacity} entries")]
     Full {

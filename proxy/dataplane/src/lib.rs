@@ -8,11 +8,13 @@
 pub mod contract;
 mod ebpf;
 mod error;
+mod ipvs;
 mod kernel;
 mod memory;
 
 pub use ebpf::{Capacity, DEFAULT_BPF_FS, Ebpf, Program, Settings};
 pub use error::{Error, Unsupported};
+pub use ipvs::Ipvs;
 pub use kernel::default_cgroup;
 pub use memory::Memory;
 

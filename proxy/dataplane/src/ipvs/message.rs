@@ -1,0 +1,267 @@
+//! What is said to the kernel about virtual services and real servers, and what it answers: bytes. Pure.
+//!
+//! Generic netlink, family `IPVS`, as in the kernel's `include/uapi/linux/ip_vs.h`.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use netlink_packet_core::{NLA_F_NESTED, NLA_TYPE_MASK};
+use plan::{Backend, Frontend, Port, Protocol};
+
+/// The family's name.
+pub(super) const FAMILY: &str = "IPVS";
+/// Of the controller, which knows the families.
+pub(super) const CONTROLLER: u16 = 0x10;
+
+const FAMILY_VERSION: u8 = 1;
+const GET_FAMILY: u8 = 3;
+const CONTROLLER_FAMILY_ID: u16 = 1;
+const CONTROLLER_FAMILY_NAME: u16 = 2;
+
+/// `IPVS_CMD_*`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Command {
+    NewService = 1,
+    SetService = 2,
+    DeleteService = 3,
+    GetService = 4,
+    NewServer = 5,
+    SetServer = 6,
+    DeleteServer = 7,
+    GetServer = 8,
+}
+
+/// `IPVS_CMD_ATTR_*`.
+const SERVICE: u16 = 1;
+const SERVER: u16 = 2;
+
+/// `IPVS_SVC_ATTR_*`.
+mod service {
+    pub(super) const FAMILY: u16 = 1;
+    pub(super) const PROTOCOL: u16 = 2;
+    pub(super) const ADDRESS: u16 = 3;
+    pub(super) const PORT: u16 = 4;
+    pub(super) const SCHEDULER: u16 = 6;
+    pub(super) const FLAGS: u16 = 7;
+    pub(super) const TIMEOUT: u16 = 8;
+    pub(super) const NETMASK: u16 = 9;
+}
+
+/// `IPVS_DEST_ATTR_*`.
+mod server {
+    pub(super) const ADDRESS: u16 = 1;
+    pub(super) const PORT: u16 = 2;
+    pub(super) const FORWARDING: u16 = 3;
+    pub(super) const WEIGHT: u16 = 4;
+    pub(super) const UPPER_THRESHOLD: u16 = 5;
+    pub(super) const LOWER_THRESHOLD: u16 = 6;
+    pub(super) const ACTIVE: u16 = 7;
+    pub(super) const INACTIVE: u16 = 8;
+    pub(super) const FAMILY: u16 = 11;
+}
+
+/// `IP_VS_CONN_F_MASQ`: addresses are translated.
+const MASQUERADE: u32 = 0;
+/// `IP_VS_CONN_F_FWD_MASK`.
+const FORWARDING_MASK: u32 = 7;
+
+/// A virtual service as found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FoundService {
+    pub(super) frontend: Frontend,
+    /// The kernel's name of it: `rr`.
+    pub(super) scheduler: String,
+}
+
+/// A real server as found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FoundServer {
+    pub(super) backend: Backend,
+    /// 0: takes no new connections.
+    pub(super) weight: u32,
+    /// Connections through it, those that are being closed included.
+    pub(super) connections: u64,
+}
+
+/// Asks which number the family has.
+pub(super) fn get_family() -> Vec<u8> {
+    let mut payload = header(GET_FAMILY);
+    attribute(&mut payload, CONTROLLER_FAMILY_NAME, format!("{FAMILY}\0").as_bytes());
+    payload
+}
+
+/// The number in the answer.
+pub(super) fn family(payload: &[u8]) -> Option<u16> {
+    let mut attributes = attributes(payload.get(HEADER..)?);
+    attributes.find_map(|(kind, value)| if kind == CONTROLLER_FAMILY_ID { u16_of(value) } else { None })
+}
+
+/// All virtual services, or nothing else but one command about one of them.
+pub(super) fn get_services() -> Vec<u8> {
+    header(Command::GetService as u8)
+}
+
+/// A command that names a virtual service and says nothing of it: delete, get servers.
+pub(super) fn about(command: Command, frontend: Frontend) -> Vec<u8> {
+    let mut payload = header(command as u8);
+    nested(&mut payload, SERVICE, &key(frontend));
+    payload
+}
+
+/// A command that says all of a virtual service: new, set.
+pub(super) fn service(command: Command, frontend: Frontend, scheduler: &str) -> Vec<u8> {
+    let mut attributes = key(frontend);
+    attribute(&mut attributes, service::SCHEDULER, format!("{scheduler}\0").as_bytes());
+    // struct ip_vs_flags: none is set, and the mask says that all of them are meant.
+    attribute(&mut attributes, service::FLAGS, &[0, 0, 0, 0, 255, 255, 255, 255]);
+    attribute(&mut attributes, service::TIMEOUT, &0_u32.to_ne_bytes());
+    let netmask = if frontend.address().is_ipv4() { u32::MAX } else { 128 };
+    attribute(&mut attributes, service::NETMASK, &netmask.to_ne_bytes());
+    let mut payload = header(command as u8);
+    nested(&mut payload, SERVICE, &attributes);
+    payload
+}
+
+/// A command that says all of a real server: new, set, delete.
+pub(super) fn server(command: Command, frontend: Frontend, backend: Backend, weight: u32) -> Vec<u8> {
+    let mut attributes = Vec::new();
+    attribute(&mut attributes, server::ADDRESS, &address(backend.address()));
+    attribute(&mut attributes, server::PORT, &backend.port().number().to_be_bytes());
+    attribute(&mut attributes, server::FORWARDING, &MASQUERADE.to_ne_bytes());
+    attribute(&mut attributes, server::WEIGHT, &weight.to_ne_bytes());
+    for threshold in [server::UPPER_THRESHOLD, server::LOWER_THRESHOLD] {
+        attribute(&mut attributes, threshold, &0_u32.to_ne_bytes());
+    }
+    attribute(&mut attributes, server::FAMILY, &family_of(backend.address()).to_ne_bytes());
+    let mut payload = about(command, frontend);
+    nested(&mut payload, SERVER, &attributes);
+    payload
+}
+
+/// The virtual service in one answer; `None` for one that is known by a firewall mark, or of a protocol that no plan has.
+pub(super) fn found_service(payload: &[u8]) -> Option<FoundService> {
+    let nest = find(payload.get(HEADER..)?, SERVICE)?;
+    let family = u16_of(find(nest, service::FAMILY)?)?;
+    let address = ip_address(family, find(nest, service::ADDRESS)?)?;
+    let port = port_of(find(nest, service::PORT)?)?;
+    let protocol = match u16_of(find(nest, service::PROTOCOL)?)? {
+        TCP => Protocol::Tcp,
+        UDP => Protocol::Udp,
+        SCTP => Protocol::Sctp,
+        _ => return None,
+    };
+    let name = find(nest, service::SCHEDULER)?;
+    let scheduler = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
+    Some(FoundService { frontend: Frontend::new(address, port, protocol), scheduler })
+}
+
+/// The real server in one answer; `None` for one whose connections are not translated here: it is not ours.
+pub(super) fn found_server(frontend: Frontend, payload: &[u8]) -> Option<FoundServer> {
+    let nest = find(payload.get(HEADER..)?, SERVER)?;
+    let number = |kind| find(nest, kind).and_then(u32_of);
+    if number(server::FORWARDING)? & FORWARDING_MASK != MASQUERADE {
+        return None;
+    }
+    let family = find(nest, server::FAMILY).and_then(u16_of).unwrap_or_else(|| family_of(frontend.address()));
+    let address = ip_address(family, find(nest, server::ADDRESS)?)?;
+    let backend = Backend::new(address, port_of(find(nest, server::PORT)?)?);
+    let connections = u64::from(number(server::ACTIVE)?) + u64::from(number(server::INACTIVE)?);
+    Some(FoundServer { backend, weight: number(server::WEIGHT)?, connections })
+}
+
+// Protocol numbers of IANA.
+const TCP: u16 = 6;
+const UDP: u16 = 17;
+const SCTP: u16 = 132;
+
+/// `struct genlmsghdr`.
+const HEADER: usize = 4;
+
+fn header(command: u8) -> Vec<u8> {
+    vec![command, FAMILY_VERSION, 0, 0]
+}
+
+fn key(frontend: Frontend) -> Vec<u8> {
+    let protocol = match frontend.protocol() {
+        Protocol::Tcp => TCP,
+        Protocol::Udp => UDP,
+        Protocol::Sctp => SCTP,
+    };
+    let mut attributes = Vec::new();
+    attribute(&mut attributes, service::FAMILY, &family_of(frontend.address()).to_ne_bytes());
+    attribute(&mut attributes, service::PROTOCOL, &protocol.to_ne_bytes());
+    attribute(&mut attributes, service::ADDRESS, &address(frontend.address()));
+    attribute(&mut attributes, service::PORT, &frontend.port().number().to_be_bytes());
+    attributes
+}
+
+fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
+    bytes.extend_from_slice(&length.to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+}
+
+fn nested(bytes: &mut Vec<u8>, kind: u16, attributes: &[u8]) {
+    attribute(bytes, kind | NLA_F_NESTED, attributes);
+}
+
+const ATTRIBUTE_HEADER: usize = 4;
+
+/// Those that can be read; what comes after one that cannot is lost.
+fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let [length, kind] = [u16_of(bytes)?, u16_of(bytes.get(2..)?)?];
+        let value = bytes.get(ATTRIBUTE_HEADER..usize::from(length))?;
+        bytes = bytes.get(usize::from(length).next_multiple_of(4)..).unwrap_or_default();
+        Some((kind & NLA_TYPE_MASK, value))
+    })
+}
+
+fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+    attributes(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
+}
+
+/// `union nf_inet_addr`: 16 bytes, of which IPv4 uses the first four.
+fn address(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&address.octets());
+            bytes
+        }
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+fn ip_address(family: u16, bytes: &[u8]) -> Option<IpAddr> {
+    match i32::from(family) {
+        nix::libc::AF_INET => bytes.first_chunk::<4>().map(|bytes| Ipv4Addr::from(*bytes).into()),
+        nix::libc::AF_INET6 => bytes.first_chunk::<16>().map(|bytes| Ipv6Addr::from(*bytes).into()),
+        _ => None,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "2 and 10")]
+const fn family_of(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(_) => nix::libc::AF_INET as u16,
+        IpAddr::V6(_) => nix::libc::AF_INET6 as u16,
+    }
+}
+
+fn port_of(bytes: &[u8]) -> Option<Port> {
+    Port::new(u16::from_be_bytes(*bytes.first_chunk()?))
+}
+
+fn u16_of(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes))
+}
+
+fn u32_of(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,225 @@
+//! Requests to the kernel, many at a time.
+
+use std::io;
+
+use netlink_packet_core::{
+    Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
+};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
+use netlink_sys::{Socket, SocketAddr};
+use nix::errno::Errno;
+
+/// A socket of one netlink family. It stays in the network namespace it was opened in.
+#[derive(Debug)]
+pub(super) struct Netlink {
+    socket: Socket,
+    sequence: u32,
+}
+
+/// One request, without its header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Request {
+    /// The message's type: of generic netlink, the family.
+    pub(super) kind: u16,
+    /// Flags beside those that every request has.
+    pub(super) flags: u16,
+    /// What follows the header.
+    pub(super) payload: Vec<u8>,
+}
+
+/// What the kernel said to one request: the payloads of its answers, or its refusal.
+pub(super) type Answer = Result<Vec<Vec<u8>>, Errno>;
+
+/// So many requests go to the kernel at once: their acknowledgements fit into the smallest receive buffer.
+const BATCH: usize = 64;
+/// A dump during which the table changed is asked for again, so often at most.
+const DUMPS: u32 = 8;
+const HEADER: usize = 16;
+/// `NLM_F_DUMP_INTR`: what was dumped changed meanwhile.
+const NLM_F_DUMP_INTERRUPTED: u16 = 0x10;
+
+impl Netlink {
+    /// For IPVS.
+    pub(super) fn generic() -> io::Result<Self> {
+        Self::open(NETLINK_GENERIC)
+    }
+
+    /// For interfaces and addresses.
+    pub(super) fn route() -> io::Result<Self> {
+        Self::open(NETLINK_ROUTE)
+    }
+
+    fn open(family: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(family)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, sequence: 0 })
+    }
+
+    /// Carries out all requests, in order, and returns the answer to each. A refusal stops none of the others.
+    ///
+    /// An error means that answers were lost: which requests were carried out is to be seen from the kernel's state.
+    pub(super) fn exchange(&mut self, requests: &[Request]) -> io::Result<Vec<Answer>> {
+        let mut answers = Vec::with_capacity(requests.len());
+        for batch in requests.chunks(BATCH) {
+            let first = self.sequence.wrapping_add(1);
+            let mut bytes = Vec::new();
+            for request in batch {
+                self.sequence = self.sequence.wrapping_add(1);
+                append(&mut bytes, request, NLM_F_REQUEST | NLM_F_ACK | request.flags, self.sequence);
+            }
+            self.socket.send(&bytes, 0)?;
+            let mut exchange = Exchange::new(first, batch.len());
+            while !exchange.is_complete() {
+                let (bytes, _) = self.socket.recv_from_full()?;
+                exchange.take_in(&bytes)?;
+            }
+            answers.extend(exchange.answers());
+        }
+        Ok(answers)
+    }
+
+    /// Asks for everything of a kind; what it returns is one state of the table.
+    pub(super) fn dump(&mut self, request: &Request) -> io::Result<Answer> {
+        for _ in 0..DUMPS {
+            self.sequence = self.sequence.wrapping_add(1);
+            let mut bytes = Vec::new();
+            append(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP | request.flags, self.sequence);
+            self.socket.send(&bytes, 0)?;
+            let mut exchange = Exchange::new(self.sequence, 1);
+            while !exchange.is_complete() {
+                let (bytes, _) = self.socket.recv_from_full()?;
+                exchange.take_in(&bytes)?;
+            }
+            if !exchange.interrupted {
+                return Ok(exchange.answers().next().unwrap_or_else(|| Ok(Vec::new())));
+            }
+        }
+        Err(io::Error::other("the table changed during every reading of it"))
+    }
+}
+
+fn append(bytes: &mut Vec<u8>, request: &Request, flags: u16, sequence_number: u32) {
+    let start = bytes.len();
+    let length = HEADER + request.payload.len();
+    let mut header = NetlinkHeader::default();
+    header.length = u32::try_from(length).unwrap_or(u32::MAX);
+    header.message_type = request.kind;
+    header.flags = flags;
+    header.sequence_number = sequence_number;
+    bytes.resize(start + HEADER, 0);
+    header.emit(&mut bytes[start..]);
+    bytes.extend_from_slice(&request.payload);
+    bytes.resize(start + length.next_multiple_of(4), 0);
+}
+
+/// The answers to some requests as they come in. Pure.
+#[derive(Debug)]
+struct Exchange {
+    /// The sequence number of the first request.
+    first: u32,
+    answers: Vec<(Answer, bool)>,
+    interrupted: bool,
+}
+
+impl Exchange {
+    fn new(first: u32, count: usize) -> Self {
+        Self { first, answers: vec![(Ok(Vec::new()), false); count], interrupted: false }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.answers.iter().all(|(_, ended)| *ended)
+    }
+
+    fn answers(self) -> impl Iterator<Item = Answer> {
+        self.answers.into_iter().map(|(answer, _)| answer)
+    }
+
+    /// Takes in one datagram. What belongs to no request, or to one that was answered, is left out.
+    fn take_in(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        while !bytes.is_empty() {
+            let message = NetlinkBuffer::new_checked(bytes).map_err(invalid)?;
+            let payload = message.payload();
+            let position = usize::try_from(message.sequence_number().wrapping_sub(self.first));
+            if let Some((answer, ended)) = position.ok().and_then(|position| self.answers.get_mut(position))
+                && !*ended
+            {
+                self.interrupted |= message.flags() & NLM_F_DUMP_INTERRUPTED != 0;
+                match message.message_type() {
+                    NLMSG_ERROR | NLMSG_DONE => {
+                        *ended = true;
+                        if let code @ ..0 = code(payload) {
+                            *answer = Err(Errno::from_raw(-code));
+                        }
+                    }
+                    _ => {
+                        if let Ok(parts) = answer {
+                            parts.push(payload.to_vec());
+                        }
+                    }
+                }
+            }
+            // Messages are aligned to 4 bytes, the last one need not be.
+            let length = usize::try_from(message.length()).map_err(io::Error::other)?;
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+/// The error number at the beginning of `NLMSG_ERROR` and `NLMSG_DONE`, negative; 0 where there is none.
+fn code(payload: &[u8]) -> i32 {
+    payload.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        append(&mut bytes, &Request { kind, flags: 0, payload: payload.to_vec() }, flags, sequence);
+        bytes
+    }
+
+    #[test]
+    fn requests_follow_one_another_at_multiples_of_four() {
+        let mut bytes = Vec::new();
+        append(&mut bytes, &Request { kind: 0x1c, flags: 0, payload: vec![1, 2, 3] }, 5, 7);
+        append(&mut bytes, &Request { kind: 0x1c, flags: 0, payload: vec![] }, 5, 8);
+        let first = [19, 0, 0, 0, 0x1c, 0, 5, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0];
+        let second = [16, 0, 0, 0, 0x1c, 0, 5, 0, 8, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(bytes, [&first[..], &second].concat());
+    }
+
+    #[test]
+    fn every_request_gets_its_own_answer() {
+        let mut exchange = Exchange::new(7, 3);
+        let refused = message(NLMSG_ERROR, 0, 8, &(-17_i32).to_ne_bytes());
+        let granted = message(NLMSG_ERROR, 0, 7, &[0; 4]);
+        exchange.take_in(&[granted, refused].concat()).unwrap();
+        assert!(!exchange.is_complete());
+        exchange.take_in(&message(NLMSG_ERROR, 0, 99, &[0; 4])).unwrap();
+        exchange.take_in(&message(0x1c, 2, 9, b"one!")).unwrap();
+        exchange.take_in(&message(NLMSG_DONE, 2, 9, &[0; 4])).unwrap();
+        assert!(exchange.is_complete());
+        let answers: Vec<Answer> = exchange.answers().collect();
+        assert_eq!(answers, [Ok(vec![]), Err(Errno::EEXIST), Ok(vec![b"one!".to_vec()])]);
+    }
+
+    #[test]
+    fn a_dump_of_a_table_that_changed_is_known_as_such() {
+        let mut exchange = Exchange::new(1, 1);
+        exchange.take_in(&message(0x1c, 2 | NLM_F_DUMP_INTERRUPTED, 1, b"part")).unwrap();
+        exchange.take_in(&message(NLMSG_DONE, 2, 1, &[0; 4])).unwrap();
+        assert!(exchange.interrupted);
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        for bytes in [&[1, 2, 3][..], &[255, 255, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]] {
+            assert!(Exchange::new(1, 1).take_in(bytes).is_err(), "{bytes:?}");
+        }
+    }
+}

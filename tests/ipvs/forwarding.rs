@@ -1,0 +1,125 @@
+//! Packets of a client, through virtual services.
+
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+
+use dataplane::{Dataplane, Ipvs};
+use plan::{Change, Forwarding, Observed, Rules, Scheduler, Scope, diff};
+
+use crate::site::{SERVERS, Site, frontend, server, service};
+
+fn apply(ipvs: &mut Ipvs, changes: &[Change]) {
+    let failures = ipvs.apply(changes);
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+fn add(names: &[&str]) -> Change {
+    Change::AddService { frontend: frontend(), service: service(names) }
+}
+
+fn each(times: usize) -> BTreeMap<String, usize> {
+    SERVERS.iter().map(|name| ((*name).to_owned(), times)).collect()
+}
+
+#[test]
+fn connections_are_shared_out_in_turn() {
+    let site = Site::new();
+    let mut ipvs = site.on_director(|| Ipvs::open().unwrap());
+    apply(&mut ipvs, &[add(&SERVERS)]);
+    assert_eq!(site.dial(frontend(), 30).unwrap(), each(10));
+    let listed = site.tool("ipvsadm", &["-Ln"]);
+    assert!(listed.contains("TCP  10.254.0.1:443 rr\n"), "{listed}");
+    assert!(listed.contains("  -> 10.2.0.11:6443               Masq    1"), "{listed}");
+}
+
+#[test]
+fn without_servers_a_client_is_refused_at_once() {
+    let site = Site::new();
+    let mut ipvs = site.on_director(|| Ipvs::open().unwrap());
+    apply(&mut ipvs, &[add(&[])]);
+    assert_eq!(site.dial(frontend(), 1).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    apply(&mut ipvs, &[Change::AddBackend { frontend: frontend(), backend: server("two") }]);
+    assert_eq!(site.dial(frontend(), 2).unwrap(), BTreeMap::from([("two".to_owned(), 2)]));
+}
+
+#[test]
+fn a_server_that_leaves_keeps_its_connections_and_gets_none() {
+    let site = Site::new();
+    let mut ipvs = site.on_director(|| Ipvs::open().unwrap());
+    apply(&mut ipvs, &[add(&["one", "two"])]);
+    let mut held: Vec<_> = (0..2).map(|_| site.hold(frontend())).collect();
+    let desired: Forwarding = [(frontend(), service(&["two"]))].into();
+    let sync = |ipvs: &mut Ipvs| {
+        let steps = diff(&ipvs.observe().unwrap(), &desired, &Scope::everything());
+        apply(ipvs, &steps);
+        steps
+    };
+    let drain = Change::DrainBackend { frontend: frontend(), backend: server("one") };
+    assert_eq!(sync(&mut ipvs), [drain]);
+    for held in &mut held {
+        assert_eq!(held.ask().unwrap(), held.name, "the connection goes on");
+    }
+    assert_eq!(site.dial(frontend(), 4).unwrap(), BTreeMap::from([("two".to_owned(), 4)]));
+    // A restart knows it from the kernel.
+    drop(ipvs);
+    let mut ipvs = site.on_director(|| Ipvs::open().unwrap());
+    assert_eq!(sync(&mut ipvs), [], "it still has connections");
+    let back = Change::AddBackend { frontend: frontend(), backend: server("one") };
+    apply(&mut ipvs, &[back]);
+    assert_eq!(site.dial(frontend(), 4).unwrap().len(), 2, "it is back");
+}
+
+#[test]
+fn other_virtual_services_are_neither_seen_nor_touched() {
+    let site = Site::new();
+    let foreign = ["-A", "-t", "10.1.0.1:8443", "-s", "wlc"];
+    site.tool("ipvsadm", &foreign);
+    let mut ipvs = site.on_director(|| Ipvs::open().unwrap());
+    assert_eq!(ipvs.observe().unwrap(), Observed::default());
+    apply(&mut ipvs, &[add(&SERVERS)]);
+    drop(ipvs);
+    site.on_director(|| Ipvs::cleanup().unwrap());
+    let listed = site.tool("ipvsadm", &["-Ln"]);
+    assert!(listed.contains("10.1.0.1:8443 wlc") && !listed.contains("10.254.0.1"), "{listed}");
+    let links = site.tool("ip", &["link"]);
+    assert!(!links.contains("kube-ipvs0"), "{links}");
+    site.on_director(|| Ipvs::cleanup().unwrap());
+}
+
+#[test]
+fn what_somebody_removed_or_changed_is_put_right() {
+    let site = Site::new();
+    let mut ipvs = site.on_director(|| Ipvs::open().unwrap());
+    let desired: Forwarding = [(frontend(), service(&SERVERS))].into();
+    let faults: [&[&str]; 4] = [
+        &["ipvsadm", "-C"],
+        &["ipvsadm", "-E", "-t", "10.254.0.1:443", "-s", "sed"],
+        &["ipvsadm", "-d", "-t", "10.254.0.1:443", "-r", "10.2.0.12:6443"],
+        &["ip", "address", "delete", "10.254.0.1/32", "dev", "kube-ipvs0"],
+    ];
+    apply(&mut ipvs, &[add(&SERVERS)]);
+    for fault in faults {
+        site.tool(fault[0], &fault[1..]);
+        let steps = diff(&ipvs.observe().unwrap(), &desired, &Scope::everything());
+        apply(&mut ipvs, &steps);
+        assert_eq!(ipvs.observe().unwrap().forwarding(), desired, "{fault:?}");
+        assert_eq!(site.dial(frontend(), 6).unwrap(), each(2), "{fault:?}");
+    }
+}
+
+#[test]
+fn every_scheduler_of_the_plan_is_the_kernels_own() {
+    let site = Site::new();
+    let mut ipvs = site.on_director(|| Ipvs::open().unwrap());
+    apply(&mut ipvs, &[add(&SERVERS)]);
+    for (scheduler, name) in
+        [(Scheduler::LeastConnections, "lc"), (Scheduler::Maglev, "mh"), (Scheduler::RoundRobin, "rr")]
+    {
+        let rules = Rules { scheduler, ..Rules::default() };
+        apply(&mut ipvs, &[Change::SetRules { frontend: frontend(), rules: rules.clone() }]);
+        assert_eq!(ipvs.observe().unwrap().services[&frontend()].rules, rules);
+        let listed = site.tool("ipvsadm", &["-Ln"]);
+        assert!(listed.contains(&format!("10.254.0.1:443 {name}")), "{listed}");
+        assert!(!site.dial(frontend(), 3).unwrap().is_empty(), "{name}");
+    }
+}

@@ -1,0 +1,11 @@
+//! Tier 3, in a guest: the kernel's IP virtual server, which the machine that tests are developed on need not have.
+//!
+//! ```text
+//!   client 10.1.0.2 ---- 10.1.0.1 director 10.2.0.1 ---- servers 10.2.0.11, .12, .13
+//! ```
+
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod contract;
+mod forwarding;
+mod site;
