@@ -82,6 +82,9 @@ fn check(file: &Path) -> Result<(), Failure> {
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
+    if config.virtual_router.is_some() {
+        router::lock_memory();
+    }
     let registry = Registry::new();
     let metrics_error = |source| Error::Metrics { source };
     let metrics = Metrics::register(&registry).map_err(metrics_error)?;

@@ -10,8 +10,9 @@
 //!   orders ----------/
 //! ```
 //!
-//! Waiting adverts are read before a timer is looked at: a thread that was kept from running takes over only if the
-//! master was silent, not because it was slow itself.
+//! The clock is read first, then the adverts that wait, then a timer is looked at, by the time read before: a thread that
+//! was kept from running, wherever that happened, takes over only if the master was silent, not because it was slow
+//! itself. It has real-time priority where that is permitted. All times are monotonic: setting the clock does nothing.
 //!
 //! The addresses carry the interface's own MAC address, not the virtual one of RFC 9568 §7.3: as with keepalived, no
 //! further interface is needed, and clients follow gratuitous ARP or, over IPv6, unsolicited neighbour advertisements.
@@ -20,6 +21,7 @@ mod attachment;
 mod complaints;
 mod interface;
 mod metrics;
+mod realtime;
 mod status;
 mod worker;
 
@@ -34,6 +36,7 @@ use vrrp::{Audience, Family, Preempt, Priority, Role, RouterId, Version, Virtual
 
 pub(crate) use self::attachment::is_link_local;
 pub use self::metrics::RouterMetrics;
+pub(crate) use self::realtime::lock_memory;
 use self::status::SharedStatus;
 pub use self::status::{Peer, RouterStatus};
 use self::worker::{Worker, now};

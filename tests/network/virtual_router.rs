@@ -5,6 +5,7 @@ mod forgery;
 mod keepalived;
 mod partition;
 mod peers;
+mod realtime;
 
 use std::time::Duration;
 

@@ -14,6 +14,7 @@ pub struct RouterMetrics {
     received: IntCounterVec,
     sent: IntCounterVec,
     rejected: IntCounterVec,
+    late: IntCounterVec,
 }
 
 /// Those of one virtual router.
@@ -61,6 +62,11 @@ impl RouterMetrics {
                 "Packets that were no advert for this virtual router, by what was found wrong first.",
                 &["instance", "reason"],
             )?,
+            late: counters(
+                "late_timers_total",
+                "Timers that were noticed later than a tenth of the advert interval.",
+                &["instance"],
+            )?,
         })
     }
 
@@ -71,6 +77,7 @@ impl RouterMetrics {
         self.state.with_label_values(&[instance]);
         self.received.with_label_values(&[instance]);
         self.sent.with_label_values(&[instance]);
+        self.late.with_label_values(&[instance]);
         for role in Role::ALL {
             self.transitions.with_label_values(&[instance, role.label()]);
         }
@@ -99,6 +106,10 @@ impl InstanceMetrics {
         self.families.sent.with_label_values(&[&self.instance]).inc();
     }
 
+    pub(super) fn late(&self) {
+        self.families.late.with_label_values(&[&self.instance]).inc();
+    }
+
     pub(super) fn rejected(&self, reason: Rejected) {
         self.families.rejected.with_label_values(&[self.instance.as_str(), reason.label()]).inc();
     }
@@ -124,11 +135,12 @@ mod tests {
             ("fairway_lb_vrrp_adverts_received_total", 2),
             ("fairway_lb_vrrp_adverts_rejected_total", 2 * Rejected::LABELS.len()),
             ("fairway_lb_vrrp_adverts_sent_total", 2),
+            ("fairway_lb_vrrp_late_timers_total", 2),
             ("fairway_lb_vrrp_state", 2),
             ("fairway_lb_vrrp_transitions_total", 6),
         ];
         assert_eq!(series, expected.map(|(name, count)| (name.to_owned(), count)));
-        let labels = registry.gather()[3]
+        let labels = registry.gather()[4]
             .get_metric()
             .iter()
             .map(|it| it.get_label()[0].value().to_owned())

@@ -16,6 +16,7 @@ use super::attachment::{Attachment, settings};
 use super::complaints::Complaints;
 use super::interface::{Interface, Monitor};
 use super::metrics::InstanceMetrics;
+use super::realtime::prefer_this_thread;
 use super::status::SharedStatus;
 use super::{Beginning, Order, Orders, RouterConfig, RouterError};
 use crate::announcement;
@@ -40,7 +41,6 @@ pub(super) struct Worker {
 struct Woken {
     orders: bool,
     link: bool,
-    adverts: bool,
 }
 
 impl Worker {
@@ -102,6 +102,7 @@ impl Worker {
 
     /// Runs until it is told to stop, or cannot go on.
     pub(super) fn run(mut self) {
+        prefer_this_thread();
         loop {
             match self.turns() {
                 Ok(End::HandOver) => return,
@@ -131,14 +132,22 @@ impl Worker {
             {
                 return Ok(end);
             }
+            let woken_at = now();
+            self.note_delay(woken_at);
             if woken.link {
                 self.monitor.drain().map_err(|source| self.failure("watch links", source))?;
                 self.look_at_link()?;
             }
-            if woken.adverts {
-                self.receive()?;
-            }
-            self.handle(Event::Tick, now())?;
+            self.receive()?;
+            self.handle(Event::Tick, woken_at)?;
+        }
+    }
+
+    /// Counts a timer that should have been noticed earlier.
+    fn note_delay(&self, now: Instant) {
+        let tolerated = self.config.version.interval() / 10;
+        if self.state.deadline().is_some_and(|deadline| deadline + tolerated < now) {
+            self.metrics.late();
         }
     }
 
@@ -190,7 +199,7 @@ impl Worker {
         let ready = |position: usize| {
             descriptors.get(position).and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
         };
-        Ok(Woken { orders: ready(0), link: ready(1), adverts: ready(2) })
+        Ok(Woken { orders: ready(0), link: ready(1) })
     }
 
     /// Reads the packets that wait.
