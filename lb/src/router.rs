@@ -23,6 +23,8 @@ mod interface;
 mod metrics;
 mod realtime;
 mod status;
+mod tracker;
+mod tracking;
 mod worker;
 
 use std::io;
@@ -39,6 +41,7 @@ pub use self::metrics::RouterMetrics;
 pub(crate) use self::realtime::lock_memory;
 use self::status::SharedStatus;
 pub use self::status::{Peer, RouterStatus};
+pub use self::tracking::{Sight, Track, TrackedInterface, Witness};
 use self::worker::{Worker, now};
 
 /// Which virtual router to take part in, and where.
@@ -58,6 +61,8 @@ pub struct RouterConfig {
     pub audience: Audience,
     /// What the master holds.
     pub addresses: RouterAddresses,
+    /// What the priority follows.
+    pub track: Track,
 }
 
 impl RouterConfig {
@@ -164,6 +169,13 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Lets the priority follow what `witness` says, too, as [`RouterConfig::track`] wants it.
+    #[must_use]
+    pub fn follow(mut self, witness: impl Witness + 'static) -> Self {
+        self.worker.follow(Box::new(witness));
+        self
+    }
+
     /// Starts the thread.
     pub fn start(mut self, beginning: Beginning) -> Result<Router, RouterError> {
         self.worker.begin(beginning)?;
@@ -317,6 +329,7 @@ mod tests {
             preempt: Preempt::Never,
             audience: Peers::new(peers).map_or(Audience::Group, Audience::Peers),
             addresses: RouterAddresses::new(vec![virtual_address.parse().unwrap()]).unwrap(),
+            track: Track::default(),
         }
     }
 }

@@ -6,6 +6,7 @@ mod keepalived;
 mod partition;
 mod peers;
 mod realtime;
+mod tracking;
 
 use std::time::Duration;
 

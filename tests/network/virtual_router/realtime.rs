@@ -1,10 +1,15 @@
-//! A node that is short of processors, of memory, or of privileges.
+//! A node that is short of processors, of memory, or of privileges, or stopped altogether.
 
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use tests::capture::Capture;
+use tests::topology::INTERFACE;
 use tests::{Error, Process, Program, Result, binary};
 
+use super::A_WHILE;
+use super::contents::advert_of;
 use crate::site::{FrontDoor, Plan, Site, throughout, until};
 
 /// `SCHED_RR` of sched(7).
@@ -61,6 +66,34 @@ fn without_the_privileges_it_works_and_says_what_is_missing() -> Result<()> {
     let log = front_door.process.log()?;
     for line in ["no real-time priority", "CAP_SYS_NICE", "memory not locked", "CAP_IPC_LOCK"] {
         assert_eq!(log.matches(line).count(), 1, "{line}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stopped_master_that_goes_on_is_no_second_one() -> Result<()> {
+    // The second node is master first: it is stopped while it is the stronger one, and while it is the weaker one.
+    for (stopped, other) in [(250, 100), (100, 250)] {
+        let site = Site::new(2)?;
+        let mut master = site.front_door(1, &Plan::new(stopped))?;
+        until("the first to start holds the address", || Ok(site.link.holders()? == [1]))?;
+        let _other = site.front_door(0, &Plan::new(other))?;
+        let capture = Capture::on_interface(site.client(), INTERFACE)?;
+        let adverts = |of: usize| {
+            let frames = capture.frames();
+            frames.iter().filter(|frame| advert_of(site.master(of), frame).is_some()).count()
+        };
+        until("the master speaks", || Ok(adverts(1) > 3))?;
+        master.process.signal(Signal::SIGSTOP)?;
+        until("the other one takes over", || Ok(adverts(0) > 3))?;
+        let (stays, yields) = if stopped > other { (1, 0) } else { (0, 1) };
+        let before = adverts(yields);
+        master.process.signal(Signal::SIGCONT)?;
+        until("one master remains", || Ok(site.link.holders()? == [stays]))?;
+        throughout(A_WHILE, "one master remains", || Ok(site.link.holders()? == [stays]))?;
+        // One that was due anyhow, and the one by which it gives way.
+        let after = adverts(yields) - before;
+        assert!(after <= 2, "who gives way sent {after} adverts");
     }
     Ok(())
 }
