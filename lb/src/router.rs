@@ -10,9 +10,8 @@
 //!   orders ----------/
 //! ```
 //!
-//! The clock is read first, then the adverts that wait, then a timer is looked at, by the time read before: a thread that
-//! was kept from running, wherever that happened, takes over only if the master was silent, not because it was slow
-//! itself. It has real-time priority where that is permitted. All times are monotonic: setting the clock does nothing.
+//! Waiting adverts are read before a timer is looked at: a thread that was kept from running takes over only if the
+//! master was silent, not because it was slow itself.
 //!
 //! The addresses carry the interface's own MAC address, not the virtual one of RFC 9568 §7.3: as with keepalived, no
 //! further interface is needed, and clients follow gratuitous ARP or, over IPv6, unsolicited neighbour advertisements.
@@ -21,10 +20,7 @@ mod attachment;
 mod complaints;
 mod interface;
 mod metrics;
-mod realtime;
 mod status;
-mod tracker;
-mod tracking;
 mod worker;
 
 use std::io;
@@ -38,10 +34,8 @@ use vrrp::{Audience, Family, Preempt, Priority, Role, RouterId, Version, Virtual
 
 pub(crate) use self::attachment::is_link_local;
 pub use self::metrics::RouterMetrics;
-pub(crate) use self::realtime::lock_memory;
 use self::status::SharedStatus;
 pub use self::status::{Peer, RouterStatus};
-pub use self::tracking::{Sight, Track, TrackedInterface, Witness};
 use self::worker::{Worker, now};
 
 /// Which virtual router to take part in, and where.
@@ -61,8 +55,6 @@ pub struct RouterConfig {
     pub audience: Audience,
     /// What the master holds.
     pub addresses: RouterAddresses,
-    /// What the priority follows.
-    pub track: Track,
 }
 
 impl RouterConfig {
@@ -169,13 +161,6 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Lets the priority follow what `witness` says, too, as [`RouterConfig::track`] wants it.
-    #[must_use]
-    pub fn follow(mut self, witness: impl Witness + 'static) -> Self {
-        self.worker.follow(Box::new(witness));
-        self
-    }
-
     /// Starts the thread.
     pub fn start(mut self, beginning: Beginning) -> Result<Router, RouterError> {
         self.worker.begin(beginning)?;
@@ -329,7 +314,6 @@ mod tests {
             preempt: Preempt::Never,
             audience: Peers::new(peers).map_or(Audience::Group, Audience::Peers),
             addresses: RouterAddresses::new(vec![virtual_address.parse().unwrap()]).unwrap(),
-            track: Track::default(),
         }
     }
 }

@@ -176,9 +176,6 @@ mod tests {
     use crate::config::HEALTHZ_PORT;
 
     const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/kube-proxy-config.yaml");
-    const NO_MASQUERADE: &str =
-        "has no effect: connections are translated at the socket, nothing is masqueraded";
-
     fn config(arguments: &[&str]) -> Result<(Config, Vec<String>), String> {
         let arguments = std::iter::once(&"fairway-proxy").chain(arguments);
         let arguments = arguments.map(|argument| with_dashes(argument.into()));
@@ -238,7 +235,6 @@ mod tests {
         assert_eq!(config.logging.verbosity, 4);
         assert_eq!(config.healthz, Some(([0, 0, 0, 0], HEALTHZ_PORT).into()));
         let expected = [
-            &format!("clusterCIDR: {NO_MASQUERADE}"),
             "--log-dir: has no effect: logs go to standard error, in one stream",
             "--proxy-mode: has no effect beside --config",
             "--kubeconfig: has no effect beside --config",
@@ -251,7 +247,7 @@ mod tests {
     fn manifests_need_no_cluster() {
         let (with_file, warnings) = config(&["--config", FIXTURE, "--manifests=/m"]).expect("valid");
         assert_eq!(with_file.source, Source::Manifests("/m".into()));
-        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
         assert_eq!(config(&["--manifests=/m"]).expect("valid").1, [""; 0]);
         assert!(config(&["--manifests=/m", "--kubeconfig=/k"]).is_err());
     }
@@ -352,11 +348,8 @@ mod tests {
         let expected = [
             "--feature-gates",
             "--proxy-mode",
-            "--cluster-cidr",
-            "--nodeport-addresses",
             "--kube-api-qps",
             "--vmodule",
-            "--masquerade-all",
             "--ipvs-sync-period",
             "--ipvs-min-sync-period",
             "--log-dir",

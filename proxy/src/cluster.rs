@@ -14,11 +14,13 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-pub use endpoints::{Endpoint, EndpointPort, Group, Readiness, SERVICE_NAME_LABEL, Slice};
+pub use endpoints::{Endpoint, EndpointPort, Group, Hints, Readiness, SERVICE_NAME_LABEL, Slice};
 pub use kind::Kind;
-pub use node::Standing;
+pub use node::{Here, Node, Standing};
 pub use refusal::Refusal;
-pub use service::{Feature, HEADLESS_LABEL, PROXY_NAME_LABEL, Service, ServicePort};
+pub use service::{
+    Disregarded, HEADLESS_LABEL, PROXY_NAME_LABEL, SCHEDULER_ANNOTATION, Service, ServicePort, TrafficPolicy,
+};
 
 /// The name of an object within the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,6 +82,12 @@ pub enum Update {
     Services(Delta<Service>),
     /// About endpoints.
     Slices(Delta<Slice>),
+    /// About the Node that this process runs on, and no other.
+    Node(Delta<Node>),
+    /// The Node is not to be waited for any longer.
+    NodeUnknown,
+    /// About the addresses of this node's interfaces: all there are.
+    Interfaces(BTreeSet<IpAddr>),
 }
 
 /// What a source learnt about objects of one kind.
@@ -101,11 +109,13 @@ pub enum Delta<T> {
 /// The index.
 #[derive(Debug, Default)]
 pub struct Cluster {
+    here: Here,
     services: BTreeMap<Name, Service>,
     slices: BTreeMap<Name, Slice>,
     slices_by_service: BTreeMap<Name, BTreeSet<Name>>,
     services_listed: bool,
     slices_listed: bool,
+    node_listed: bool,
     touched: Touched,
 }
 
@@ -123,6 +133,11 @@ pub struct Touched {
 }
 
 impl Cluster {
+    /// As this node sees it.
+    pub fn new(node: impl Into<String>) -> Self {
+        Self { here: Here { name: node.into(), ..Here::default() }, ..Self::default() }
+    }
+
     /// Takes in what a source learnt. What it knew already touches nothing.
     pub fn update(&mut self, update: Update) {
         match update {
@@ -148,12 +163,20 @@ impl Cluster {
                 }
                 self.slices_listed = true;
             }
+            Update::Node(news) => self.set_node(news),
+            Update::NodeUnknown => self.node_listed = true,
+            Update::Interfaces(interfaces) => self.set_here(Here { interfaces, ..self.here.clone() }),
         }
+    }
+
+    /// What is known of this node.
+    pub const fn here(&self) -> &Here {
+        &self.here
     }
 
     /// Whether every kind has been listed once; before that, what is missing here may well exist.
     pub fn is_complete(&self) -> bool {
-        self.services_listed && self.slices_listed
+        self.services_listed && self.slices_listed && self.node_listed
     }
 
     /// What was touched since the last call.
@@ -179,6 +202,29 @@ impl Cluster {
     /// The slices of a Service.
     pub fn slices(&self, service: &Name) -> impl Iterator<Item = &Slice> + Clone {
         self.slices_by_service.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
+    }
+
+    /// A node that lost its object goes on as it was.
+    fn set_node(&mut self, news: Delta<Node>) {
+        let node = match news {
+            Delta::Applied(_, node) => Some(node),
+            Delta::Removed(_) => None,
+            Delta::Listed { objects, refused: _ } => {
+                self.node_listed = true;
+                objects.into_values().next()
+            }
+        };
+        if let Some(Node { standing: _, zone, addresses }) = node {
+            self.set_here(Here { zone, addresses, ..self.here.clone() });
+        }
+    }
+
+    /// What is served depends on where, for every Service.
+    fn set_here(&mut self, here: Here) {
+        if self.here != here {
+            self.here = here;
+            self.touched.services.extend(self.services.keys().cloned());
+        }
     }
 
     fn set_service(&mut self, name: Name, service: Option<Service>) {
@@ -241,7 +287,7 @@ mod tests {
     }
 
     fn service() -> Service {
-        Service { created: None, addresses: BTreeSet::new(), ports: Vec::new(), unserved: BTreeSet::new() }
+        Service::default()
     }
 
     fn slice(service: &str) -> Slice {
@@ -294,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_complete_once_both_kinds_have_been_listed() {
+    fn it_is_complete_once_every_kind_has_been_listed() {
         let mut cluster = Cluster::default();
         cluster
             .update(Update::Services(Delta::Listed { objects: BTreeMap::new(), refused: BTreeSet::new() }));
@@ -302,6 +348,25 @@ mod tests {
         cluster.update(Update::Slices(Delta::Applied(name("s1"), slice("web"))));
         assert!(!cluster.is_complete());
         cluster.update(Update::Slices(Delta::Listed { objects: BTreeMap::new(), refused: BTreeSet::new() }));
+        assert!(!cluster.is_complete());
+        cluster.update(Update::NodeUnknown);
         assert!(cluster.is_complete());
+    }
+
+    #[test]
+    fn another_zone_or_address_touches_every_service_and_news_of_nothing_else_does() {
+        let mut cluster = Cluster::new("m1");
+        cluster.update(Update::Services(Delta::Applied(name("web"), service())));
+        cluster.take_touched();
+        let node = Node { zone: Some("az-1".into()), ..Node::default() };
+        cluster.update(Update::Node(Delta::Applied(name("m1"), node.clone())));
+        assert_eq!(touched(&mut cluster), ["web"]);
+        let leaving = Node { standing: Standing::Leaving, ..node };
+        cluster.update(Update::Node(Delta::Applied(name("m1"), leaving)));
+        cluster.update(Update::Node(Delta::Removed(name("m1"))));
+        assert_eq!(touched(&mut cluster), Vec::<String>::new());
+        assert_eq!(cluster.here().zone.as_deref(), Some("az-1"));
+        cluster.update(Update::Interfaces([[10, 0, 0, 1].into()].into()));
+        assert_eq!(touched(&mut cluster), ["web"]);
     }
 }

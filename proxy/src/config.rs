@@ -7,6 +7,7 @@ mod check;
 mod effective;
 mod field;
 mod flags;
+mod serving;
 mod table;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,8 @@ pub(crate) use effective::yaml;
 pub(crate) use field::boolean;
 pub(crate) use flags::{Flags, beside_a_file};
 
+use crate::translate;
+
 /// kube-proxy's: among the last to be killed when memory runs out.
 pub const OOM_SCORE_ADJUSTMENT: i64 = -999;
 
@@ -41,6 +44,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whether an address that cannot be bound ends the program. Otherwise it is tried again every five seconds.
     pub bind_address_hard_fail: bool,
+    /// How Services are served, whatever they say themselves.
+    pub serving: translate::Settings,
     /// Everything is compared with the kernel this often.
     pub sync_period: Duration,
     /// Least time between two syncs. Zero, the default, writes every change as it comes.
@@ -101,6 +106,7 @@ impl Default for Config {
             healthz,
             metrics,
             bind_address_hard_fail: false,
+            serving: translate::Settings::default(),
             sync_period: Duration::from_secs(30),
             least_sync_interval: Duration::ZERO,
             oom_score_adjustment: OOM_SCORE_ADJUSTMENT,

@@ -18,6 +18,7 @@ mod clock;
 pub mod cluster;
 pub mod config;
 mod health_check;
+mod interfaces;
 mod manifests;
 mod metrics;
 mod pacing;
@@ -186,6 +187,8 @@ async fn serve(
     let (updates, received) = mpsc::channel(QUEUED_UPDATES);
     let source = prepare(&config, &health, &metrics.sources, &updates).await?;
     let settings = sync::Settings {
+        node: node_name(&config)?,
+        serving: config.serving.clone(),
         least_interval: config.least_sync_interval,
         period: config.sync_period,
         metrics: metrics.sync.clone(),
@@ -246,17 +249,16 @@ async fn prepare(
 ) -> Result<Prepared, Failure> {
     Ok(match &config.source {
         Source::Cluster(access) => {
-            // Without anyone to ask for its health, the node is nobody's business.
-            let node = match config.healthz {
-                Some(_) => Some(OwnNode { name: node_name(config)?, health: health.clone() }),
-                None => None,
-            };
+            let node = OwnNode { name: node_name(config)?, health: health.clone() };
             let watch = Watch::prepare(access, node, metrics, updates).await;
             Prepared::Watch(Box::new(watch.map_err(unreachable_cluster)?))
         }
-        Source::Manifests(directory) => {
-            Prepared::Manifests(Manifests::new(directory.clone(), metrics, updates.clone()))
-        }
+        Source::Manifests(directory) => Prepared::Manifests(Manifests::new(
+            directory.clone(),
+            node_name(config)?,
+            metrics,
+            updates.clone(),
+        )),
     })
 }
 

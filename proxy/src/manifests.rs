@@ -20,7 +20,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::{Delta, Kind, Name, Refusal, Service, Slice, Update, kind};
+use crate::cluster::{Delta, Kind, Name, Node, Refusal, Service, Slice, Update, kind};
 use crate::metrics::SourceMetrics;
 
 /// The directory is read at least this often: inotify sees nothing on some network file systems.
@@ -31,6 +31,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// A watched directory.
 pub(crate) struct Manifests {
     directory: PathBuf,
+    /// The name of this node, whose Node object counts.
+    node: String,
     metrics: SourceMetrics,
     updates: mpsc::Sender<Update>,
     /// `None` before the directory was read for the first time.
@@ -51,6 +53,7 @@ struct File {
 struct Objects {
     services: BTreeMap<Name, Service>,
     slices: BTreeMap<Name, Slice>,
+    nodes: BTreeMap<Name, Node>,
 }
 
 /// What is wrong with one document of a file.
@@ -63,8 +66,13 @@ struct Complaint {
 }
 
 impl Manifests {
-    pub(crate) fn new(directory: PathBuf, metrics: &SourceMetrics, updates: mpsc::Sender<Update>) -> Self {
-        Self { directory, metrics: metrics.clone(), updates, files: None, unreadable: false }
+    pub(crate) fn new(
+        directory: PathBuf,
+        node: String,
+        metrics: &SourceMetrics,
+        updates: mpsc::Sender<Update>,
+    ) -> Self {
+        Self { directory, node, metrics: metrics.clone(), updates, files: None, unreadable: false }
     }
 
     /// Follows the directory until nobody listens any more.
@@ -135,11 +143,19 @@ impl Manifests {
         self.files = Some(files);
         match merged {
             None => true,
-            Some(Objects { services, slices }) => {
-                let services = Delta::Listed { objects: services, refused: BTreeSet::new() };
-                let slices = Delta::Listed { objects: slices, refused: BTreeSet::new() };
-                self.updates.send(Update::Slices(slices)).await.is_ok()
-                    && self.updates.send(Update::Services(services)).await.is_ok()
+            Some(Objects { services, slices, mut nodes }) => {
+                nodes.retain(|name, _| name.name == self.node);
+                let updates = [
+                    Update::Node(listed(nodes)),
+                    Update::Slices(listed(slices)),
+                    Update::Services(listed(services)),
+                ];
+                for update in updates {
+                    if self.updates.send(update).await.is_err() {
+                        return false;
+                    }
+                }
+                true
             }
         }
     }
@@ -163,6 +179,10 @@ impl Manifests {
             }
         }
     }
+}
+
+fn listed<T>(objects: BTreeMap<Name, T>) -> Delta<T> {
+    Delta::Listed { objects, refused: BTreeSet::new() }
 }
 
 /// The texts of the manifests in `directory`, hidden files left out.
@@ -242,7 +262,7 @@ fn read_objects(documents: Vec<(usize, Value)>, before: &Objects) -> (Objects, V
             Kind::Endpoints => {
                 keep(&mut objects.slices, &before.slices, name, kind::endpoints(object), complain);
             }
-            Kind::Node => tracing::debug!(document, "a node is not taken from manifests"),
+            Kind::Node => keep(&mut objects.nodes, &before.nodes, name, kind::node(object), complain),
         }
     }
     (objects, complaints)
@@ -280,12 +300,17 @@ fn keep<T: Clone>(
 fn merge(files: &BTreeMap<String, File>) -> Objects {
     let mut merged = Objects::default();
     for (file, File { objects, .. }) in files {
-        let doubled = objects.services.keys().filter(|name| merged.services.contains_key(name));
-        for name in doubled.chain(objects.slices.keys().filter(|name| merged.slices.contains_key(name))) {
+        let services = objects.services.keys().filter(|name| merged.services.contains_key(name));
+        let slices = objects.slices.keys().filter(|name| merged.slices.contains_key(name));
+        let nodes = objects.nodes.keys().filter(|name| merged.nodes.contains_key(name));
+        for name in services.chain(slices).chain(nodes) {
             tracing::warn!(file, %name, "object is in an earlier file already, this one is left out");
         }
         for (name, service) in &objects.services {
             merged.services.entry(name.clone()).or_insert_with(|| service.clone());
+        }
+        for (name, node) in &objects.nodes {
+            merged.nodes.entry(name.clone()).or_insert_with(|| node.clone());
         }
         for (name, slice) in &objects.slices {
             merged.slices.entry(name.clone()).or_insert_with(|| slice.clone());

@@ -4,19 +4,33 @@
 //! translation of the Services it touches and of nothing else; what comes out is the frontends whose rules differ.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
-use plan::{Forwarding, Frontend};
+use plan::{Forwarding, Frontend, Port};
 
-use crate::cluster::{Cluster, Feature, Name, Touched, Update};
-use crate::translate::translate;
+use crate::cluster::{Cluster, Disregarded, Family, Here, Name, Readiness, Service, Slice, Touched, Update};
+use crate::translate::{Settings, translate};
 
 /// The cluster, and the plan that follows from it.
 #[derive(Debug, Default)]
 pub struct Planner {
+    settings: Settings,
     cluster: Cluster,
     derived: BTreeMap<Name, Derived>,
     claims: BTreeMap<Frontend, BTreeSet<Claim>>,
+    health_checks: BTreeMap<Name, HealthCheck>,
+    /// Whether it has been said that node ports are served nowhere.
+    homeless: bool,
+}
+
+/// What a load balancer is to be told that asks whether it should send a Service's traffic to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// `spec.healthCheckNodePort`.
+    pub port: Port,
+    /// How many endpoints of the Service are ready on this node. One of two families counts once.
+    pub local_endpoints: usize,
 }
 
 /// What came of taking in updates.
@@ -42,12 +56,17 @@ pub enum Remark {
         /// Who does not.
         loser: Name,
     },
-    /// It asks for more than is done yet.
-    Unserved {
-        /// Who asks.
+    /// Parts of it cannot be followed.
+    Disregarded {
+        /// Whose parts.
         service: Name,
-        /// For what.
-        features: BTreeSet<Feature>,
+        /// Which.
+        parts: BTreeSet<Disregarded>,
+    },
+    /// It has node ports, and the node has no address to serve them at.
+    NoNodeAddress {
+        /// The first that was met; others may be concerned.
+        service: Name,
     },
 }
 
@@ -55,7 +74,7 @@ pub enum Remark {
 struct Derived {
     created: Option<SystemTime>,
     forwarding: Forwarding,
-    unserved: BTreeSet<Feature>,
+    disregarded: BTreeSet<Disregarded>,
 }
 
 /// Ordered by age, so that the first has the frontend.
@@ -66,6 +85,11 @@ struct Claim {
 }
 
 impl Planner {
+    /// For the node of this name, on which Services are served by `settings`.
+    pub fn new(node: impl Into<String>, settings: Settings) -> Self {
+        Self { settings, cluster: Cluster::new(node), ..Self::default() }
+    }
+
     /// Takes in what a source learnt; what follows from it comes with [`Planner::settle`].
     pub fn update(&mut self, update: Update) {
         self.cluster.update(update);
@@ -87,6 +111,11 @@ impl Planner {
         self.derived.get(&claim.service)?.forwarding.get(&frontend)
     }
 
+    /// What load balancers are to be told, by Service, as last settled.
+    pub const fn health_checks(&self) -> &BTreeMap<Name, HealthCheck> {
+        &self.health_checks
+    }
+
     /// The whole plan as last settled.
     pub fn forwarding(&self) -> Forwarding {
         let desired = |&frontend| Some((frontend, self.desired(frontend)?.clone()));
@@ -99,25 +128,48 @@ impl Planner {
         let mut settled = Settled::default();
         for name in &touched.services {
             self.settle_service(name, &mut settled);
+            self.settle_health_check(name);
         }
+        let at = self.settings.node_port_addresses.of(self.cluster.here());
+        let mut names = touched.services.iter().filter(|_| at.is_empty());
+        let homeless = names.find(|name| self.cluster.service(name).is_some_and(Service::has_node_ports));
+        match homeless {
+            Some(name) if !self.homeless => {
+                settled.remarks.push(Remark::NoNodeAddress { service: name.clone() });
+            }
+            Some(_) | None => {}
+        }
+        self.homeless = at.is_empty() && (self.homeless || homeless.is_some());
         settled.touched = touched;
         settled
     }
 
+    fn settle_health_check(&mut self, name: &Name) {
+        let slices = self.cluster.slices(name);
+        match self.cluster.service(name).and_then(|service| service.health_check) {
+            Some(port) => {
+                let local_endpoints = local_endpoints(slices, self.cluster.here());
+                self.health_checks.insert(name.clone(), HealthCheck { port, local_endpoints });
+            }
+            None => drop(self.health_checks.remove(name)),
+        }
+    }
+
     fn settle_service(&mut self, name: &Name, settled: &mut Settled) {
+        let here = self.cluster.here();
         let derived = self.cluster.service(name).map(|service| Derived {
             created: service.created,
-            forwarding: translate(service, &self.cluster.slices(name)),
-            unserved: service.unserved.clone(),
+            forwarding: translate(name, service, &self.cluster.slices(name), here, &self.settings),
+            disregarded: disregarded(service, &self.settings),
         });
         let known = self.derived.remove(name).unwrap_or_default();
         let (new, stays) = match derived {
             Some(derived) => (derived, true),
             None => (Derived::default(), false),
         };
-        if new.unserved != known.unserved && !new.unserved.is_empty() {
-            let features = new.unserved.clone();
-            settled.remarks.push(Remark::Unserved { service: name.clone(), features });
+        if new.disregarded != known.disregarded && !new.disregarded.is_empty() {
+            let parts = new.disregarded.clone();
+            settled.remarks.push(Remark::Disregarded { service: name.clone(), parts });
         }
         let old_claim = Claim { created: known.created, service: name.clone() };
         let new_claim = Claim { created: new.created, service: name.clone() };
@@ -153,6 +205,22 @@ impl Planner {
     }
 }
 
+fn disregarded(service: &Service, settings: &Settings) -> BTreeSet<Disregarded> {
+    let absent = service.scheduler.filter(|scheduler| settings.absent_schedulers.contains(scheduler));
+    service.disregarded.iter().cloned().chain(absent.map(Disregarded::AbsentScheduler)).collect()
+}
+
+/// The ready endpoints on this node of the family that has more of them, whatever their ports.
+fn local_endpoints<'a>(slices: impl Iterator<Item = &'a Slice>, here: &Here) -> usize {
+    let endpoints = slices.flat_map(|slice| &slice.groups).flat_map(|group| &group.endpoints);
+    let local = endpoints.filter(|endpoint| {
+        endpoint.readiness == Readiness::Ready && endpoint.node.as_deref() == Some(&here.name)
+    });
+    let addresses: BTreeSet<IpAddr> = local.map(|endpoint| endpoint.address).collect();
+    let of_family = |family| addresses.iter().filter(|address| Family::of(**address) == family).count();
+    Family::ALL.into_iter().map(of_family).max().unwrap_or_default()
+}
+
 fn lost_claims(frontend: Frontend, claims: &BTreeSet<Claim>) -> Vec<Remark> {
     let Some(winner) = claims.first() else { return Vec::new() };
     let remark = |loser: &Claim| Remark::Claimed {
@@ -171,7 +239,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::cluster::{Delta, Endpoint, EndpointPort, Group, Readiness, Service, ServicePort, Slice};
+    use crate::cluster::{Delta, Endpoint, EndpointPort, Group, Node, ServicePort, TrafficPolicy};
 
     fn name(name: impl std::fmt::Display) -> Name {
         Name::new(None, &format!("{name}"))
@@ -182,20 +250,29 @@ mod tests {
     }
 
     fn service(created: u64, address: u8, ports: &[u16]) -> Service {
-        let port =
-            |number: &u16| ServicePort { name: String::new(), port: port(*number), protocol: Protocol::Tcp };
+        let port = |number: &u16| ServicePort {
+            name: String::new(),
+            port: port(*number),
+            protocol: Protocol::Tcp,
+            node_port: None,
+        };
         Service {
             created: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(created)),
             addresses: BTreeSet::from([[10, 0, 0, address].into()]),
             ports: ports.iter().map(port).collect(),
-            unserved: BTreeSet::new(),
+            ..Service::default()
         }
     }
 
     fn slice(service: &str, endpoints: &[(u8, Readiness)]) -> Slice {
         let at = EndpointPort { name: String::new(), port: port(8080), protocol: Protocol::Tcp };
-        let endpoint =
-            |&(last, readiness): &(u8, Readiness)| Endpoint { address: [10, 1, 0, last].into(), readiness };
+        // Those with an even number are here.
+        let endpoint = |&(last, readiness): &(u8, Readiness)| Endpoint {
+            readiness,
+            address: [10, 1, 0, last].into(),
+            node: Some(if last.is_multiple_of(2) { "here" } else { "there" }.into()),
+            hints: None,
+        };
         let group = Group { ports: vec![at], endpoints: endpoints.iter().map(endpoint).collect() };
         Slice { service: name(service), groups: vec![group], triggered: None }
     }
@@ -238,23 +315,84 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_served_is_remarked_once() {
+    fn what_cannot_be_followed_is_remarked_once() {
         let mut planner = Planner::default();
-        let affine = Service { unserved: BTreeSet::from([Feature::SessionAffinity]), ..service(1, 1, &[80]) };
-        applied_service(&mut planner, "web", affine.clone());
+        let scheduler = Disregarded::Scheduler("rr".into());
+        let odd = Service { disregarded: BTreeSet::from([scheduler]), ..service(1, 1, &[80]) };
+        applied_service(&mut planner, "web", odd.clone());
         assert_eq!(planner.settle().remarks.len(), 1);
-        applied_service(&mut planner, "web", Service { ports: Vec::new(), ..affine });
+        applied_service(&mut planner, "web", Service { ports: Vec::new(), ..odd });
         assert_eq!(planner.settle().remarks, []);
     }
 
+    fn exposed(created: u64, address: u8, ports: &[u16]) -> Service {
+        let mut service = service(created, address, ports);
+        for port in &mut service.ports {
+            port.node_port = Port::new(30_000 + port.port.number());
+        }
+        Service { external_policy: TrafficPolicy::Local, ..service }
+    }
+
+    fn node(last: u8) -> Update {
+        let node = Node { addresses: vec![[172, 16, 0, last].into()], ..Node::default() };
+        Update::Node(Delta::Applied(name("here"), node))
+    }
+
+    #[test]
+    fn a_node_without_an_address_is_remarked_until_it_has_one() {
+        let mut planner = Planner::new("here", Settings::default());
+        applied_service(&mut planner, "web", exposed(1, 1, &[80]));
+        assert_eq!(planner.settle().remarks, [Remark::NoNodeAddress { service: name("web") }]);
+        applied_service(&mut planner, "shop", exposed(1, 2, &[81]));
+        assert_eq!(planner.settle().remarks, []);
+        assert_eq!(planner.forwarding().len(), 2, "cluster addresses are served all the same");
+        planner.update(node(1));
+        let settled = planner.settle();
+        assert_eq!(settled.remarks, []);
+        assert_eq!(settled.frontends.len(), 4, "each node port for everyone and for outside");
+        assert_eq!(planner.forwarding().len(), 6);
+    }
+
+    #[test]
+    fn a_load_balancer_is_told_of_ready_endpoints_on_this_node() {
+        let mut planner = Planner::new("here", Settings::default());
+        let checked = Service { health_check: Port::new(32_000), ..exposed(1, 1, &[80]) };
+        applied_service(&mut planner, "web", checked.clone());
+        let told = |planner: &mut Planner| {
+            planner.settle();
+            planner
+                .health_checks()
+                .get(&name("web"))
+                .map(|check| (check.port.number(), check.local_endpoints))
+        };
+        assert_eq!(told(&mut planner), Some((32_000, 0)));
+        let endpoints =
+            [(1, Readiness::Ready), (2, Readiness::Ready), (4, Readiness::Leaving), (6, Readiness::Ready)];
+        for part in ["a", "b"] {
+            planner.update(Update::Slices(Delta::Applied(name(part), slice("web", &endpoints))));
+        }
+        assert_eq!(
+            told(&mut planner),
+            Some((32_000, 2)),
+            "each once, and neither those elsewhere nor those leaving"
+        );
+        applied_service(&mut planner, "web", Service { health_check: Port::new(32_001), ..checked.clone() });
+        assert_eq!(told(&mut planner), Some((32_001, 2)));
+        applied_service(&mut planner, "web", Service { health_check: None, ..checked });
+        assert_eq!(told(&mut planner), None);
+    }
+
     fn any_readiness() -> impl Strategy<Value = Readiness> {
-        prop_oneof![Just(Readiness::Ready), Just(Readiness::Leaving)]
+        prop_oneof![Just(Readiness::Ready), Just(Readiness::Leaving), Just(Readiness::Unready)]
     }
 
     fn any_service() -> impl Strategy<Value = Service> {
         // Few addresses and ports, so that Services contend.
         let ports = prop::sample::subsequence(vec![80, 443], 0..=2);
-        (0..4u64, 1..4u8, ports).prop_map(|(created, address, ports)| service(created, address, &ports))
+        (0..4u64, 1..4u8, ports, any::<bool>()).prop_map(|(created, address, ports, is_exposed)| {
+            let make = if is_exposed { exposed } else { service };
+            make(created, address, &ports)
+        })
     }
 
     fn any_slice() -> impl Strategy<Value = Slice> {
@@ -279,6 +417,7 @@ mod tests {
             2 => any_name().prop_map(|of| Update::Slices(Delta::Removed(of))),
             1 => listed(any_service()).prop_map(Update::Services),
             1 => listed(any_slice()).prop_map(Update::Slices),
+            1 => (1..3u8).prop_map(node),
         ]
     }
 
@@ -288,7 +427,9 @@ mod tests {
         services.sort_by_key(|(name, service)| (service.created, (*name).clone()));
         let mut forwarding = Forwarding::new();
         for (name, service) in services {
-            for (frontend, rules) in translate(service, &cluster.slices(name)) {
+            for (frontend, rules) in
+                translate(name, service, &cluster.slices(name), cluster.here(), &Settings::default())
+            {
                 forwarding.entry(frontend).or_insert(rules);
             }
         }
@@ -307,7 +448,8 @@ mod tests {
         /// frontends that are said to differ lead there; and those frontends are claimed by Services that were touched.
         #[test]
         fn step_by_step_equals_from_scratch(updates in prop::collection::vec((any_update(), any::<bool>()), 1..40)) {
-            let (mut planner, mut reference) = (Planner::default(), Cluster::default());
+            let mut planner = Planner::new("here", Settings::default());
+            let mut reference = Cluster::new("here");
             let mut applied = Observed::default();
             for (update, settle) in updates {
                 planner.update(update.clone());

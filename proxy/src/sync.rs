@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::Ipv4Addr;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use daemon::exit::chain;
 use dataplane::{Dataplane, Error};
-use plan::{Change, Forwarding, Frontend, Observed, Scope};
+use plan::{Change, Forwarding, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
@@ -20,12 +21,16 @@ use crate::health_check::SharedHealth;
 use crate::metrics::SyncMetrics;
 use crate::pacing::{Extent, Pacing};
 use crate::planner::{Planner, Remark, Settled};
+use crate::{interfaces, translate};
 
 /// So many updates are taken in before what they lead to is written.
 const FOLDED_UPDATES: usize = 4096;
 
 /// How the thread is set up.
 pub(crate) struct Settings {
+    /// The name of this node.
+    pub(crate) node: String,
+    pub(crate) serving: translate::Settings,
     pub(crate) least_interval: Duration,
     pub(crate) period: Duration,
     pub(crate) metrics: SyncMetrics,
@@ -34,22 +39,30 @@ pub(crate) struct Settings {
 
 /// Starts the thread. It ends when every sender of `updates` is gone, and leaves the kernel as it is.
 pub(crate) fn start(
-    settings: Settings,
+    mut settings: Settings,
     dataplane: Box<dyn Dataplane>,
     updates: mpsc::Receiver<Update>,
 ) -> io::Result<JoinHandle<()>> {
+    settings.serving.absent_schedulers = absent_schedulers(dataplane.as_ref());
+    let scheduler = settings.serving.scheduler;
+    if settings.serving.absent_schedulers.contains(&scheduler) {
+        tracing::warn!(
+            scheduler = scheduler.name(),
+            "the default scheduler is not available here, round-robin is used"
+        );
+    }
     // A runtime of its own, for nothing but waiting with a deadline.
     let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let writer = Writer {
         pacing: Pacing::new(settings.least_interval, settings.period),
-        settings,
         dataplane,
-        planner: Planner::default(),
+        planner: Planner::new(&*settings.node, settings.serving.clone()),
         applied: None,
         left_out: BTreeMap::new(),
         triggers: Vec::new(),
         unwritten: (0, 0),
         started: clock::wall(),
+        settings,
     };
     std::thread::Builder::new().name("sync".into()).spawn(move || timer.block_on(writer.run(updates)))
 }
@@ -121,6 +134,9 @@ impl Writer {
 
     fn sync(&mut self, extent: Extent) {
         let begun = clock::now();
+        if extent == Extent::Whole && self.settings.serving.node_port_addresses.needs_interfaces() {
+            self.read_interfaces();
+        }
         let settled = self.planner.settle();
         self.note_settled(&settled);
         let known = self.applied.take_if(|_| extent == Extent::Changes);
@@ -134,6 +150,15 @@ impl Writer {
         let took = clock::now().saturating_duration_since(begun);
         log_changes(&written, took);
         self.note_written(extent, &written, took);
+    }
+
+    fn read_interfaces(&mut self) {
+        match interfaces::addresses() {
+            Ok(addresses) => self.planner.update(Update::Interfaces(addresses)),
+            Err(error) => {
+                tracing::error!(%error, "addresses of the interfaces not read, node ports stay where they are");
+            }
+        }
     }
 
     fn note_settled(&mut self, settled: &Settled) {
@@ -150,10 +175,14 @@ impl Writer {
                     %frontend, served = %winner, left_out = %loser,
                     "two services claim one address, the older is served"
                 ),
-                Remark::Unserved { service, features } => {
-                    let features: Vec<String> = features.iter().map(ToString::to_string).collect();
-                    tracing::warn!(%service, features = features.join(", "), "service served by its cluster IPs only");
+                Remark::Disregarded { service, parts } => {
+                    let parts: Vec<String> = parts.iter().map(ToString::to_string).collect();
+                    tracing::warn!(%service, parts = parts.join("; "), "parts of a service cannot be followed, the rest is served");
                 }
+                Remark::NoNodeAddress { service } => tracing::warn!(
+                    %service,
+                    "this node has no address to serve node ports at: its Node object names none"
+                ),
             }
         }
     }
@@ -231,6 +260,18 @@ impl Writer {
         self.settings.health.lock().written(wall);
         self.pacing.succeeded(extent, now);
     }
+}
+
+/// The schedulers that `dataplane` does not have.
+fn absent_schedulers(dataplane: &dyn Dataplane) -> BTreeSet<Scheduler> {
+    let Some(port) = Port::new(1) else { return BTreeSet::new() };
+    let frontend = Frontend::new(Ipv4Addr::LOCALHOST.into(), port, Protocol::Tcp);
+    let is_absent = |scheduler: &Scheduler| {
+        let rules = Rules { scheduler: *scheduler, ..Rules::default() };
+        let service = plan::Service { rules, ..plan::Service::default() };
+        dataplane.supports(frontend, &service).is_err()
+    };
+    Scheduler::ALL.into_iter().filter(is_absent).collect()
 }
 
 /// `desired`, unless the dataplane cannot serve it; that is said once.

@@ -1,141 +1,103 @@
 //! From one Service and its endpoints to what a node should forward for it.
+//!
+//! The rules are those of kube-proxy 1.36, of its nftables mode where modes differ.
 
-use std::collections::BTreeSet;
+mod node_port;
+mod topology;
+mod traffic_policy;
 
-use plan::{Backend, Forwarding, Frontend};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 
-use crate::cluster::{Family, Readiness, Service, ServicePort, Slice};
+use plan::{Audience, Forwarding, Frontend, Scheduler};
 
-/// The frontends of `service`, each with the endpoints that take its new connections: those of the frontend's family
-/// that are ready or, where none is ready, those that are terminating and still serve
-/// (`CategorizeEndpoints` in kube-proxy's `topology.go`).
-pub fn translate<'slice>(
-    service: &Service,
-    slices: &(impl Iterator<Item = &'slice Slice> + Clone),
+pub use self::node_port::NodePortAddresses;
+pub use self::topology::{Endpoints, Judgement, List, Topology};
+pub use self::traffic_policy::Exposure;
+use self::traffic_policy::{Context, common, exposures, treatments};
+use crate::cluster::{Family, Here, Name, Service, Slice};
+
+/// How Services are served on this node, whatever they say themselves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// The scheduler of Services that name none.
+    pub scheduler: Scheduler,
+    /// Those that the dataplane does not have: round robin takes their place.
+    pub absent_schedulers: BTreeSet<Scheduler>,
+    /// Where node ports are served.
+    pub node_port_addresses: NodePortAddresses,
+    /// `masqueradeAll`: the source address of whatever goes to a cluster IP is replaced.
+    pub masquerade_all: bool,
+    /// Pods are to be told from others (`detectLocalMode`): then what is not from a pod of this node is masqueraded on its
+    /// way to a cluster IP.
+    pub detects_local: bool,
+}
+
+/// One frontend of a Service, and how it came to be.
+#[derive(Clone, Debug)]
+pub struct Derivation<'a> {
+    /// The frontend.
+    pub frontend: Frontend,
+    /// `ports[].name`.
+    pub port: &'a str,
+    /// In what capacity its address is there.
+    pub exposure: Exposure,
+    /// Which endpoints it has.
+    pub list: List,
+    /// All endpoints of the port, in the frontend's family.
+    pub endpoints: Rc<Endpoints<'a>>,
+    /// How it treats its clients.
+    pub rules: plan::Rules,
+}
+
+/// What is to be forwarded for `service`.
+pub fn translate<'a>(
+    name: &Name,
+    service: &'a Service,
+    slices: &(impl Iterator<Item = &'a Slice> + Clone),
+    here: &'a Here,
+    settings: &Settings,
 ) -> Forwarding {
+    let derivations = derive(name, service, slices, here, settings);
+    // Of two ports that would be served at one address, the first is.
     let mut forwarding = Forwarding::new();
-    for port in &service.ports {
-        for &address in &service.addresses {
-            let backends = backends(port, Family::of(address), slices.clone());
-            let service = plan::Service { backends, ..plan::Service::default() };
-            forwarding.insert(Frontend::new(address, port.port, port.protocol), service);
-        }
+    for Derivation { frontend, list, endpoints, rules, .. } in derivations {
+        let service = || plan::Service { rules, backends: endpoints.list(list).collect() };
+        forwarding.entry(frontend).or_insert_with(service);
     }
     forwarding
 }
 
-fn backends<'slice>(
-    port: &ServicePort,
-    family: Family,
-    slices: impl Iterator<Item = &'slice Slice>,
-) -> BTreeSet<Backend> {
-    let (mut ready, mut leaving) = (BTreeSet::new(), BTreeSet::new());
-    for group in slices.flat_map(|slice| &slice.groups) {
-        let same = group.ports.iter().filter(|at| at.name == port.name && at.protocol == port.protocol);
-        for at in same {
-            for endpoint in group.endpoints.iter().filter(|endpoint| Family::of(endpoint.address) == family) {
-                let backend = Backend::new(endpoint.address, at.port);
-                match endpoint.readiness {
-                    Readiness::Ready => ready.insert(backend),
-                    Readiness::Leaving => leaving.insert(backend),
+/// The same with the reasons.
+pub fn derive<'a>(
+    name: &Name,
+    service: &'a Service,
+    slices: &(impl Iterator<Item = &'a Slice> + Clone),
+    here: &'a Here,
+    settings: &Settings,
+) -> Vec<Derivation<'a>> {
+    let mut derivations = Vec::new();
+    for port in &service.ports {
+        let common = common(name, service, port, settings);
+        let mut of_family: BTreeMap<Family, Rc<Endpoints<'a>>> = BTreeMap::new();
+        for ((address, number), exposure) in exposures(service, port, here, settings) {
+            let family = Family::of(address);
+            let gather = || Rc::new(Endpoints::gather(port, family, slices.clone(), here));
+            let endpoints = Rc::clone(of_family.entry(family).or_insert_with(gather));
+            let context = Context { service, settings, here, endpoints: &endpoints };
+            for (audience, list, rules) in treatments(exposure, address, &common, &context) {
+                let everyone = Frontend::new(address, number, port.protocol);
+                let frontend = match audience {
+                    Audience::Everyone => everyone,
+                    Audience::Outside => everyone.for_outside(),
                 };
+                let endpoints = Rc::clone(&endpoints);
+                derivations.push(Derivation { frontend, port: &port.name, exposure, list, endpoints, rules });
             }
         }
     }
-    if ready.is_empty() { leaving } else { ready }
+    derivations
 }
 
 #[cfg(test)]
-mod tests {
-    use plan::{Port, Protocol};
-
-    use super::*;
-    use crate::cluster::{Endpoint, EndpointPort, Group, Name};
-
-    fn port(name: &str, number: u16, protocol: Protocol) -> EndpointPort {
-        EndpointPort { name: name.into(), port: Port::new(number).expect("not 0"), protocol }
-    }
-
-    fn slice(ports: &[EndpointPort], endpoints: &[(&str, Readiness)]) -> Slice {
-        let endpoint = |(address, readiness): &(&str, _)| Endpoint {
-            address: address.parse().expect("an address"),
-            readiness: *readiness,
-        };
-        let group = Group { ports: ports.to_vec(), endpoints: endpoints.iter().map(endpoint).collect() };
-        Slice { service: Name::new(None, "web"), groups: vec![group], triggered: None }
-    }
-
-    fn translated(addresses: &[&str], ports: &[EndpointPort], slices: &[Slice]) -> Vec<String> {
-        let port = |port: &EndpointPort| ServicePort {
-            name: port.name.clone(),
-            port: port.port,
-            protocol: port.protocol,
-        };
-        let service = Service {
-            created: None,
-            addresses: addresses.iter().map(|address| address.parse().expect("an address")).collect(),
-            ports: ports.iter().map(port).collect(),
-            unserved: BTreeSet::new(),
-        };
-        let line = |(frontend, service): (&Frontend, &plan::Service)| {
-            let backends: Vec<String> = service.backends.iter().map(Backend::to_string).collect();
-            format!("{frontend} -> {}", backends.join(" "))
-        };
-        translate(&service, &slices.iter()).iter().map(line).collect()
-    }
-
-    const READY: Readiness = Readiness::Ready;
-    const LEAVING: Readiness = Readiness::Leaving;
-
-    #[test]
-    fn slices_are_joined_and_the_same_endpoint_counts_once() {
-        let http = [port("", 80, Protocol::Tcp)];
-        let target = [port("", 8080, Protocol::Tcp)];
-        let slices = [
-            slice(&target, &[("10.1.0.1", READY), ("10.1.0.2", READY)]),
-            slice(&target, &[("10.1.0.1", READY)]),
-        ];
-        assert_eq!(
-            translated(&["10.0.0.1"], &http, &slices),
-            ["TCP 10.0.0.1:80 -> 10.1.0.1:8080 10.1.0.2:8080"]
-        );
-        assert_eq!(translated(&["10.0.0.1"], &http, &[]), ["TCP 10.0.0.1:80 -> "]);
-    }
-
-    #[test]
-    fn leaving_endpoints_serve_only_where_none_is_ready() {
-        let http = [port("", 80, Protocol::Tcp)];
-        let cases: [(&[(&str, Readiness)], &str); 3] = [
-            (&[("10.1.0.1", READY), ("10.1.0.2", LEAVING)], "TCP 10.0.0.1:80 -> 10.1.0.1:80"),
-            (&[("10.1.0.2", LEAVING)], "TCP 10.0.0.1:80 -> 10.1.0.2:80"),
-            (&[("10.1.0.1", LEAVING), ("10.1.0.1", READY)], "TCP 10.0.0.1:80 -> 10.1.0.1:80"),
-        ];
-        for (endpoints, expected) in cases {
-            assert_eq!(translated(&["10.0.0.1"], &http, &[slice(&http, endpoints)]), [expected]);
-        }
-    }
-
-    #[test]
-    fn families_do_not_mix() {
-        let http = [port("", 80, Protocol::Tcp)];
-        let slices = [slice(&http, &[("10.1.0.1", READY)]), slice(&http, &[("fd01::1", LEAVING)])];
-        assert_eq!(
-            translated(&["10.0.0.1", "fd00::1"], &http, &slices),
-            ["TCP 10.0.0.1:80 -> 10.1.0.1:80", "TCP [fd00::1]:80 -> [fd01::1]:80"]
-        );
-    }
-
-    #[test]
-    fn a_port_takes_its_endpoints_by_name_and_protocol() {
-        let dns = [port("dns", 53, Protocol::Udp), port("dns-tcp", 53, Protocol::Tcp)];
-        let slices = [
-            slice(&[port("dns", 5353, Protocol::Udp)], &[("10.1.0.1", READY)]),
-            slice(&[port("dns-tcp", 5354, Protocol::Tcp)], &[("10.1.0.2", READY)]),
-            slice(&[port("dns", 5355, Protocol::Tcp)], &[("10.1.0.3", READY)]),
-        ];
-        assert_eq!(
-            translated(&["10.0.0.1"], &dns, &slices),
-            ["TCP 10.0.0.1:53 -> 10.1.0.2:5354", "UDP 10.0.0.1:53 -> 10.1.0.1:5353"]
-        );
-    }
-}
+mod tests;

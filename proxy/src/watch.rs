@@ -7,8 +7,8 @@
 //! Endpoints come as `EndpointSlice`s or, from servers that do not serve `discovery.k8s.io/v1` (before Kubernetes 1.21),
 //! as Endpoints.
 //!
-//! Beside them the Node that this process runs on is followed, for `/healthz` alone: whatever becomes of that, forwarding
-//! does not wait for it.
+//! Beside them the Node that this process runs on is followed, for its addresses, its zone and `/healthz`. Forwarding
+//! waits for it at the start, but not for ever.
 
 mod connection;
 mod node;
@@ -32,7 +32,7 @@ use tokio::time::{sleep, timeout};
 use self::object::Object;
 use crate::clock;
 use crate::cluster::{
-    Delta, HEADLESS_LABEL, Kind, Name, PROXY_NAME_LABEL, Refusal, Slice, Standing, Update, kind,
+    Delta, HEADLESS_LABEL, Kind, Name, Node, PROXY_NAME_LABEL, Refusal, Slice, Update, kind,
 };
 use crate::config::Access;
 use crate::metrics::SourceMetrics;
@@ -43,6 +43,8 @@ pub(crate) use self::node::OwnNode;
 
 /// While a list is read, the server must go on with it this often.
 const LIST_WITHIN: Duration = Duration::from_mins(1);
+/// Forwarding waits so long for the Node: without its addresses the node ports of an earlier run would be given up.
+const NODE_WITHIN: Duration = Duration::from_secs(5);
 /// The first delay after a failure; it doubles up to [`LONGEST_DELAY`], which keeps us within seconds of a server that
 /// comes back, and is spread so that not all nodes come at once.
 const FIRST_DELAY: Duration = Duration::from_millis(100);
@@ -56,8 +58,8 @@ const WELL_AFTER: Duration = Duration::from_secs(5);
 pub(crate) struct Watch {
     services: Follower<crate::cluster::Service>,
     endpoints: Endpoints,
-    /// `None` where nobody can ask for its health.
-    node: Option<Follower<Standing>>,
+    node: Follower<Node>,
+    updates: mpsc::Sender<Update>,
 }
 
 /// The endpoints, in whichever kind of object the server has them.
@@ -72,7 +74,7 @@ impl Watch {
     /// Prepares the connections; nothing is sent yet.
     pub(crate) async fn prepare(
         access: &Access,
-        node: Option<OwnNode>,
+        node: OwnNode,
         metrics: &SourceMetrics,
         updates: &mpsc::Sender<Update>,
     ) -> Result<Self, AccessError> {
@@ -84,33 +86,28 @@ impl Watch {
             Ok((client, Following { kind, link, metrics: metrics.clone(), updates: updates.clone() }))
         };
         let (client, following) = follower(Kind::Service)?;
-        let services = Follower::new(client, following, kind::service, |delta| Some(Update::Services(delta)));
+        let services = Follower::new(client, following, kind::service, Update::Services);
         let (client, following) = follower(Kind::EndpointSlice)?;
-        let slices = Follower::new(client.clone(), following, kind::endpoint_slice, |delta| {
-            Some(Update::Slices(delta))
-        });
+        let slices = Follower::new(client.clone(), following, kind::endpoint_slice, Update::Slices);
         let (old_client, following) = follower(Kind::Endpoints)?;
-        let old = Follower::new(old_client, following, kind::endpoints, |delta| Some(Update::Slices(delta)));
-        let node = match node {
-            None => None,
-            Some(node) => {
-                let (client, following) = follower(Kind::Node)?;
-                Some(node.follower(client, following))
-            }
-        };
-        Ok(Self { services, endpoints: Endpoints { client, slices, old }, node })
+        let old = Follower::new(old_client, following, kind::endpoints, Update::Slices);
+        let (node_client, following) = follower(Kind::Node)?;
+        let node = node.follower(node_client, following);
+        Ok(Self { services, endpoints: Endpoints { client, slices, old }, node, updates: updates.clone() })
     }
 
     /// Follows the cluster until nobody listens any more.
     pub(crate) async fn run(self) {
-        let Self { mut services, mut endpoints, node } = self;
+        let Self { mut services, mut endpoints, mut node, updates } = self;
         let services = async { while services.follow().await == Ended::Broken {} };
-        let node = async {
-            if let Some(mut node) = node {
-                while node.follow().await == Ended::Broken {}
-            }
+        let node = async { while node.follow().await == Ended::Broken {} };
+        let patience = async {
+            sleep(NODE_WITHIN).await;
+            // Where nobody listens any more, nobody waits either.
+            drop(updates.send(Update::NodeUnknown).await);
+            drop(updates);
         };
-        tokio::join!(services, endpoints.follow(), node);
+        tokio::join!(services, endpoints.follow(), node, patience);
     }
 }
 
@@ -170,8 +167,8 @@ struct Follower<T> {
     read: fn(Value) -> Result<Option<T>, Refusal>,
     /// What is to be selected of the kind's objects.
     selection: watcher::Config,
-    /// What the sync thread is told, if anything.
-    update: Box<dyn FnMut(Delta<T>) -> Option<Update> + Send>,
+    /// What the sync thread is told.
+    update: Box<dyn FnMut(Delta<T>) -> Update + Send>,
     /// Versions that were refused already, so that each is said once.
     refused: BTreeMap<Name, String>,
     /// The list being read.
@@ -185,7 +182,7 @@ impl<T> Follower<T> {
         client: Client,
         following: Following,
         read: fn(Value) -> Result<Option<T>, Refusal>,
-        update: impl FnMut(Delta<T>) -> Option<Update> + Send + 'static,
+        update: impl FnMut(Delta<T>) -> Update + Send + 'static,
     ) -> Self {
         let labels = format!("!{PROXY_NAME_LABEL},!{HEADLESS_LABEL}");
         Self {
@@ -228,9 +225,8 @@ impl<T> Follower<T> {
                     };
                     if let Some(delta) = self.read_event(event) {
                         self.delay = FIRST_DELAY;
-                        if let Some(update) = (self.update)(delta)
-                            && self.following.updates.send(update).await.is_err()
-                        {
+                        let update = (self.update)(delta);
+                        if self.following.updates.send(update).await.is_err() {
                             return Ended::Unheard;
                         }
                     }
@@ -332,8 +328,12 @@ impl<T> Follower<T> {
             Some(status) => {
                 let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
                 let reason = format!("{} {}: {}", status.code, status.reason, status.message);
-                // Without the right to see it, the node is asked for now and then: nothing depends on it.
+                // Without the right to see it, the node is asked for now and then.
                 let barred = self.following.kind == Kind::Node && status.code == 403;
+                if barred {
+                    // Where nobody listens any more, this ends by itself.
+                    drop(self.following.updates.send(Update::NodeUnknown).await);
+                }
                 let asked = if barred { LONGEST_REST } else { Duration::from_secs(asked.into()) };
                 self.pause(&reason, asked).await;
             }

@@ -5,8 +5,6 @@ mod forgery;
 mod keepalived;
 mod partition;
 mod peers;
-mod realtime;
-mod tracking;
 
 use std::time::Duration;
 

@@ -23,6 +23,7 @@ fn forwarding(services: &[Value], endpoints: Update) -> Forwarding {
     let mut planner = Planner::default();
     planner.update(Update::Services(listed(services.to_vec(), kind::service)));
     planner.update(endpoints);
+    planner.update(Update::NodeUnknown);
     planner.settle();
     planner.forwarding()
 }

@@ -30,7 +30,7 @@ fn synced() -> Result<(Server, Node)> {
     server.store.put(slice("web", &[LEFT]))?;
     let node = Node::start(&server)?;
     node.reaches(WEB, &[LEFT_8080])?;
-    wait::until("both kinds are watched", SOON, || server.stub().watches() == 2)?;
+    wait::until("every kind is watched", SOON, || server.stub().watches() == 3)?;
     Ok((server, node))
 }
 

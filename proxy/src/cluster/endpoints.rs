@@ -1,5 +1,6 @@
 //! Endpoints of Services: `EndpointSlice`s, or the `Endpoints` objects that older clusters have instead.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::SystemTime;
 
@@ -33,7 +34,7 @@ pub struct Slice {
 pub struct Group {
     /// The ports.
     pub ports: Vec<EndpointPort>,
-    /// The endpoints; those that may never get a connection are left out.
+    /// The endpoints, also those that get no connections now.
     pub endpoints: Vec<Endpoint>,
 }
 
@@ -49,21 +50,41 @@ pub struct EndpointPort {
 }
 
 /// A pod, most likely.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Endpoint {
-    /// Its address.
-    pub address: IpAddr,
     /// Whether it is wanted.
     pub readiness: Readiness,
+    /// Its address.
+    pub address: IpAddr,
+    /// `nodeName`: the node it is on.
+    pub node: Option<Box<str>>,
+    /// `hints`: who should use it.
+    pub hints: Option<Box<Hints>>,
+}
+
+/// For whom an endpoint is meant, where all endpoints say so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Hints {
+    /// `forNodes[].name`.
+    pub nodes: BTreeSet<Box<str>>,
+    /// `forZones[].name`.
+    pub zones: BTreeSet<Box<str>>,
 }
 
 /// Which endpoints get new connections: those that are ready; where none is, those on their way out that still serve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// The order is that in which one is believed of an endpoint that is there several times: an address that a new pod has
+/// may still be listed for the terminating pod that had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Readiness {
     /// Ready.
     Ready,
+    /// Not ready, and not terminating.
+    Unready,
     /// Terminating, but still serving.
     Leaving,
+    /// Terminating, and not serving any more.
+    Gone,
 }
 
 impl Slice {
@@ -103,8 +124,12 @@ impl Slice {
             if Family::of(address) != family {
                 return Err(Refusal::Family { field: "endpoints[].addresses", address });
             }
-            let readiness = readiness(endpoint.conditions.as_ref());
-            endpoints.extend(readiness.map(|readiness| Endpoint { address, readiness }));
+            endpoints.push(Endpoint {
+                readiness: readiness(endpoint.conditions.as_ref()),
+                address,
+                node: endpoint.node_name.as_deref().map(Box::from),
+                hints: endpoint.hints.as_ref().and_then(hints),
+            });
         }
         Ok(Some(Self {
             service: Name::new(object.metadata.namespace.as_deref(), service),
@@ -113,7 +138,8 @@ impl Slice {
         }))
     }
 
-    /// Reads an `Endpoints` object, which has the name of its Service. Addresses that are not ready are not endpoints.
+    /// Reads an `Endpoints` object, which has the name of its Service. It knows of no hints, and counts among those that
+    /// are not ready whatever is terminating.
     pub fn read_endpoints(object: &core::Endpoints) -> Result<Option<Self>, Refusal> {
         let labels = object.metadata.labels.as_ref();
         if labels.is_some_and(|labels| labels.contains_key(HEADLESS_LABEL)) {
@@ -131,9 +157,19 @@ impl Slice {
                 });
             }
             let mut endpoints = Vec::new();
-            for address in subset.addresses.iter().flatten() {
-                let address = refusal::address("subsets[].addresses[].ip", &address.ip)?;
-                endpoints.push(Endpoint { address, readiness: Readiness::Ready });
+            let lists = [
+                ("subsets[].addresses[].ip", &subset.addresses, Readiness::Ready),
+                ("subsets[].notReadyAddresses[].ip", &subset.not_ready_addresses, Readiness::Unready),
+            ];
+            for (field, list, readiness) in lists {
+                for entry in list.iter().flatten() {
+                    endpoints.push(Endpoint {
+                        readiness,
+                        address: refusal::address(field, &entry.ip)?,
+                        node: entry.node_name.as_deref().map(Box::from),
+                        hints: None,
+                    });
+                }
             }
             groups.push(Group { ports, endpoints });
         }
@@ -156,16 +192,26 @@ impl Slice {
     }
 }
 
-/// What the conditions come to, with the API's defaults for those that are absent; `None` gets no connections.
-fn readiness(conditions: Option<&discovery::EndpointConditions>) -> Option<Readiness> {
+/// What the conditions come to, with the API's defaults for those that are absent.
+fn readiness(conditions: Option<&discovery::EndpointConditions>) -> Readiness {
     let ready = conditions.and_then(|conditions| conditions.ready).unwrap_or(true);
     let serving = conditions.and_then(|conditions| conditions.serving).unwrap_or(true);
     let terminating = conditions.and_then(|conditions| conditions.terminating).unwrap_or(false);
-    match (ready, serving && terminating) {
-        (true, _) => Some(Readiness::Ready),
-        (false, true) => Some(Readiness::Leaving),
-        (false, false) => None,
+    match (ready, terminating, serving) {
+        (true, _, _) => Readiness::Ready,
+        (false, false, _) => Readiness::Unready,
+        (false, true, true) => Readiness::Leaving,
+        (false, true, false) => Readiness::Gone,
     }
+}
+
+/// `None` where it is meant for nobody in particular.
+fn hints(hints: &discovery::EndpointHints) -> Option<Box<Hints>> {
+    let read = Hints {
+        nodes: hints.for_nodes.iter().flatten().map(|node| node.name.as_str().into()).collect(),
+        zones: hints.for_zones.iter().flatten().map(|zone| zone.name.as_str().into()).collect(),
+    };
+    (read != Hints::default()).then(|| Box::new(read))
 }
 
 /// An unreadable time stamp costs a sample of a metric and nothing else.
@@ -200,22 +246,36 @@ mod tests {
     #[test]
     fn conditions_decide_who_gets_connections() {
         let cases = [
-            (json!(null), Some(Readiness::Ready)),
-            (json!({}), Some(Readiness::Ready)),
-            (json!({ "ready": true, "terminating": true }), Some(Readiness::Ready)),
-            (json!({ "ready": false }), None),
-            (json!({ "ready": false, "serving": true }), None),
-            (json!({ "ready": false, "terminating": true }), Some(Readiness::Leaving)),
-            (json!({ "ready": false, "serving": true, "terminating": true }), Some(Readiness::Leaving)),
-            (json!({ "ready": false, "serving": false, "terminating": true }), None),
+            (json!(null), Readiness::Ready),
+            (json!({}), Readiness::Ready),
+            (json!({ "ready": true, "terminating": true }), Readiness::Ready),
+            (json!({ "ready": false }), Readiness::Unready),
+            (json!({ "ready": false, "serving": true }), Readiness::Unready),
+            (json!({ "ready": false, "terminating": true }), Readiness::Leaving),
+            (json!({ "ready": false, "serving": true, "terminating": true }), Readiness::Leaving),
+            (json!({ "ready": false, "serving": false, "terminating": true }), Readiness::Gone),
         ];
         for (conditions, expected) in cases {
             let found =
                 endpoints(json!({ "endpoints": [{ "addresses": ["10.1.0.1"], "conditions": conditions }] }));
-            let expected: Vec<_> =
-                expected.into_iter().map(|readiness| ("10.1.0.1".into(), readiness)).collect();
-            assert_eq!(found, expected, "{conditions}");
+            assert_eq!(found, [("10.1.0.1".to_owned(), expected)], "{conditions}");
         }
+    }
+
+    #[test]
+    fn an_endpoint_says_where_it_is_and_for_whom() {
+        let hints =
+            json!({ "forZones": [{ "name": "az-1" }, { "name": "az-2" }], "forNodes": [{ "name": "m1" }] });
+        let list = json!([
+            { "addresses": ["10.1.0.1"], "nodeName": "m1", "hints": hints },
+            { "addresses": ["10.1.0.2"], "hints": { "forZones": [] } },
+        ]);
+        let slice = slice(json!({ "endpoints": list })).expect("valid").expect("ours");
+        let [first, second] = &slice.groups[0].endpoints[..] else { panic!("two endpoints") };
+        assert_eq!(first.node.as_deref(), Some("m1"));
+        let hints = Hints { nodes: ["m1".into()].into(), zones: ["az-1".into(), "az-2".into()].into() };
+        assert_eq!(first.hints.as_deref(), Some(&hints));
+        assert_eq!((&second.node, &second.hints), (&None, &None));
     }
 
     #[test]
@@ -276,20 +336,25 @@ mod tests {
     }
 
     #[test]
-    fn old_endpoints_give_their_ready_addresses() {
+    fn old_endpoints_say_who_is_ready_and_where() {
         let object = json!({
             "metadata": { "name": "web", "namespace": "shop", "annotations": { TRIGGER_ANNOTATION: "2026-01-02T03:04:05Z" } },
             "subsets": [
-                { "addresses": [{ "ip": "10.1.0.1" }], "notReadyAddresses": [{ "ip": "10.1.0.9" }], "ports": [{ "port": 8080 }] },
+                { "addresses": [{ "ip": "10.1.0.1", "nodeName": "m1" }], "notReadyAddresses": [{ "ip": "10.1.0.9" }], "ports": [{ "port": 8080 }] },
                 { "notReadyAddresses": [{ "ip": "10.1.0.8" }], "ports": [{ "port": 8080 }] },
             ],
         });
         let slice = Slice::read_endpoints(&serde_json::from_value(object).expect("an Endpoints"));
         let slice = slice.expect("valid").expect("ours");
-        let addresses: Vec<_> =
-            slice.groups.iter().flat_map(|group| &group.endpoints).map(|endpoint| endpoint.address).collect();
+        let endpoints = slice.groups.iter().flat_map(|group| &group.endpoints);
+        let told = endpoints.map(|it| (it.address.to_string(), it.readiness, it.node.as_deref()));
         assert_eq!(slice.service.to_string(), "shop/web");
-        assert_eq!(addresses, ["10.1.0.1".parse::<IpAddr>().expect("an address")]);
+        let expected = [
+            ("10.1.0.1".to_owned(), Readiness::Ready, Some("m1")),
+            ("10.1.0.9".to_owned(), Readiness::Unready, None),
+            ("10.1.0.8".to_owned(), Readiness::Unready, None),
+        ];
+        assert_eq!(told.collect::<Vec<_>>(), expected);
         assert!(slice.triggered.is_some());
     }
 }

@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Name, Refusal, Service, Slice};
+use super::{Name, Node, Refusal, Service, Slice, node};
 
 /// A kind of API object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -87,6 +87,11 @@ pub fn endpoint_slice(object: Value) -> Result<Option<Slice>, Refusal> {
 /// Reads an Endpoints object; `None` where it says nothing to this proxy.
 pub fn endpoints(object: Value) -> Result<Option<Slice>, Refusal> {
     Slice::read_endpoints(&decoded::<core::Endpoints>(Kind::Endpoints, object)?)
+}
+
+/// Reads a Node.
+pub fn node(object: Value) -> Result<Option<Node>, Refusal> {
+    node::read(object)
 }
 
 pub(super) fn decoded<T: DeserializeOwned>(kind: Kind, object: Value) -> Result<T, Refusal> {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use plan::{Port, Protocol};
 
 /// What is wrong with an API object. The object is left out whole, and the version before it stays in force.
@@ -30,6 +31,24 @@ pub enum Refusal {
         field: &'static str,
         /// What was found.
         address: IpAddr,
+    },
+    /// Not a network in CIDR notation.
+    #[error("{field}: {text:?} is not a network")]
+    Network {
+        /// Where.
+        field: &'static str,
+        /// What was found.
+        text: String,
+    },
+    /// A duration that the API does not allow.
+    #[error("{field}: {seconds} is not between 1 and {most}")]
+    Seconds {
+        /// Where.
+        field: &'static str,
+        /// What was found.
+        seconds: i32,
+        /// The longest that is allowed.
+        most: i32,
     },
     /// A number outside of 1 to 65535.
     #[error("{field}: {number} is not a port")]
@@ -91,6 +110,14 @@ pub(super) fn address(field: &'static str, text: &str) -> Result<IpAddr, Refusal
         return Err(Refusal::NoHost { field, address });
     }
     Ok(address)
+}
+
+/// Reads a network.
+pub(super) fn network(field: &'static str, text: &str) -> Result<IpNet, Refusal> {
+    let Ok(network) = text.trim().parse::<IpNet>() else {
+        return Err(Refusal::Network { field, text: text.to_owned() });
+    };
+    Ok(network.trunc())
 }
 
 /// Reads a port number.

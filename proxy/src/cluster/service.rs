@@ -1,12 +1,13 @@
-//! A Service as far as cluster IPs go.
+//! A Service: the addresses at which clients find it, and how they are to be treated.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
-use plan::{Port, Protocol};
+use plan::{Port, Protocol, Scheduler};
 
 use super::refusal::{self, Refusal};
 
@@ -14,19 +15,43 @@ use super::refusal::{self, Refusal};
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// Says that a Service, or a slice, needs no proxy.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+/// Names the scheduler of a Service, as [`Scheduler::name`] spells it, in place of the node's default.
+pub const SCHEDULER_ANNOTATION: &str = "fairway.dev/scheduler";
 
-/// A Service that clients reach through cluster IPs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` where it is not said: three hours.
+const AFFINITY_TIMEOUT: i32 = 10_800;
+/// The longest it may be: a day.
+const LONGEST_AFFINITY_TIMEOUT: i32 = 86_400;
+
+/// A Service that clients reach through cluster IPs, and maybe through other addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
     /// `metadata.creationTimestamp`: of two Services that claim one address, the older has it. `None`, as in a manifest
     /// that never met an API server, counts as the oldest.
     pub created: Option<SystemTime>,
     /// The cluster IPs, at most one per family.
     pub addresses: BTreeSet<IpAddr>,
+    /// `spec.externalIPs`.
+    pub external_addresses: BTreeSet<IpAddr>,
+    /// `status.loadBalancer.ingress[].ip` of mode `VIP`. Those of mode `Proxy`, and host names, lead to a balancer that
+    /// sends to other addresses.
+    pub balancer_addresses: BTreeSet<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`: who may use the addresses of the load balancer, and no others.
+    pub source_ranges: BTreeSet<IpNet>,
     /// The ports at each of these.
     pub ports: Vec<ServicePort>,
-    /// What this Service asks for and this proxy does not do yet.
-    pub unserved: BTreeSet<Feature>,
+    /// `sessionAffinity: ClientIP`: how long a client is remembered.
+    pub affinity: Option<Duration>,
+    /// `spec.internalTrafficPolicy`: which endpoints the cluster IPs lead to.
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`: which endpoints all other addresses lead to.
+    pub external_policy: TrafficPolicy,
+    /// `spec.healthCheckNodePort`, where it has a meaning: type `LoadBalancer`, external traffic to this node's endpoints.
+    pub health_check: Option<Port>,
+    /// What its annotation asks for.
+    pub scheduler: Option<Scheduler>,
+    /// What cannot be followed of it.
+    pub disregarded: BTreeSet<Disregarded>,
 }
 
 /// One of a Service's ports.
@@ -38,32 +63,54 @@ pub struct ServicePort {
     pub port: Port,
     /// What they speak.
     pub protocol: Protocol,
+    /// Where they knock at a node's own addresses.
+    pub node_port: Option<Port>,
 }
 
-/// Something a Service can ask for that goes beyond its cluster IPs and that is not done yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Feature {
-    /// `sessionAffinity: ClientIP`.
-    SessionAffinity,
-    /// `internalTrafficPolicy: Local`.
-    InternalTrafficPolicy,
-    /// `externalIPs`.
-    ExternalAddresses,
-    /// `status.loadBalancer.ingress[].ip`.
-    LoadBalancer,
-    /// `ports[].nodePort`.
-    NodePort,
+/// Which endpoints get traffic of a kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrafficPolicy {
+    /// All.
+    #[default]
+    Cluster,
+    /// Those on the node that the traffic comes to.
+    Local,
 }
 
-impl fmt::Display for Feature {
+/// A part of a Service that cannot be followed. The rest is served; kube-proxy reads past such parts too.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Disregarded {
+    /// An entry of `externalIPs`.
+    ExternalAddress(String),
+    /// An entry of `status.loadBalancer.ingress`.
+    BalancerAddress(String),
+    /// The annotation with the scheduler.
+    Scheduler(String),
+    /// The annotation names a scheduler that the dataplane does not have.
+    AbsentScheduler(Scheduler),
+}
+
+impl fmt::Display for Disregarded {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::SessionAffinity => "sessionAffinity",
-            Self::InternalTrafficPolicy => "internalTrafficPolicy",
-            Self::ExternalAddresses => "externalIPs",
-            Self::LoadBalancer => "loadBalancer",
-            Self::NodePort => "nodePort",
-        })
+        match self {
+            Self::ExternalAddress(text) => {
+                write!(formatter, "spec.externalIPs: {text:?} is no address of a host")
+            }
+            Self::BalancerAddress(text) => {
+                write!(formatter, "status.loadBalancer.ingress[].ip: {text:?} is no address of a host")
+            }
+            Self::Scheduler(text) => {
+                let names = Scheduler::ALL.map(Scheduler::name).join(", ");
+                write!(formatter, "annotation {SCHEDULER_ANNOTATION}: must be one of {names}, found {text:?}")
+            }
+            Self::AbsentScheduler(scheduler) => {
+                write!(
+                    formatter,
+                    "annotation {SCHEDULER_ANNOTATION}: {} is not available here",
+                    scheduler.name()
+                )
+            }
+        }
     }
 }
 
@@ -82,12 +129,44 @@ impl Service {
         if addresses.is_empty() {
             return Ok(None);
         }
+        let mut disregarded = BTreeSet::new();
+        let mut understood = |texts: Vec<&String>, named: fn(String) -> Disregarded| -> BTreeSet<IpAddr> {
+            let mut addresses = BTreeSet::new();
+            for text in texts {
+                match refusal::address("", text.trim()) {
+                    Ok(address) => addresses.insert(address),
+                    Err(_) => disregarded.insert(named(text.clone())),
+                };
+            }
+            addresses
+        };
+        let external_addresses =
+            understood(spec.external_ips.iter().flatten().collect(), Disregarded::ExternalAddress);
+        let balancer_addresses = understood(ingress(object), Disregarded::BalancerAddress);
+        let external_policy = policy(spec.external_traffic_policy.as_deref());
+        let annotations = object.metadata.annotations.as_ref();
+        let asked = annotations.and_then(|annotations| annotations.get(SCHEDULER_ANNOTATION));
+        let scheduler = asked.and_then(|name| Scheduler::named(name));
+        disregarded.extend(asked.filter(|_| scheduler.is_none()).cloned().map(Disregarded::Scheduler));
         Ok(Some(Self {
             created: object.metadata.creation_timestamp.as_ref().map(|time| SystemTime::from(time.0)),
             addresses,
+            external_addresses,
+            balancer_addresses,
+            source_ranges: source_ranges(spec)?,
             ports: ports(spec)?,
-            unserved: unserved(spec, object.status.as_ref()),
+            affinity: affinity(spec)?,
+            internal_policy: policy(spec.internal_traffic_policy.as_deref()),
+            external_policy,
+            health_check: health_check(spec, external_policy)?,
+            scheduler,
+            disregarded,
         }))
+    }
+
+    /// Whether it is to be found at the addresses of nodes.
+    pub fn has_node_ports(&self) -> bool {
+        self.ports.iter().any(|port| port.node_port.is_some())
     }
 }
 
@@ -124,6 +203,11 @@ fn ports(spec: &core::ServiceSpec) -> Result<Vec<ServicePort>, Refusal> {
             name: port.name.clone().unwrap_or_default(),
             port: refusal::port("spec.ports[].port", port.port)?,
             protocol: refusal::protocol("spec.ports[].protocol", port.protocol.as_deref())?,
+            node_port: port
+                .node_port
+                .filter(|number| *number != 0)
+                .map(|number| refusal::port("spec.ports[].nodePort", number))
+                .transpose()?,
         };
         if !taken.insert((read.port, read.protocol)) {
             return Err(Refusal::Twice { port: read.port, protocol: read.protocol });
@@ -133,20 +217,45 @@ fn ports(spec: &core::ServiceSpec) -> Result<Vec<ServicePort>, Refusal> {
     Ok(ports)
 }
 
-fn unserved(spec: &core::ServiceSpec, status: Option<&core::ServiceStatus>) -> BTreeSet<Feature> {
-    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+/// The addresses that a load balancer in front passes on as they are; see [`Service::balancer_addresses`].
+fn ingress(object: &core::Service) -> Vec<&String> {
+    let balancer = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     let ingress = balancer.and_then(|balancer| balancer.ingress.as_deref()).unwrap_or_default();
-    let asked = [
-        (Feature::SessionAffinity, spec.session_affinity.as_deref() == Some("ClientIP")),
-        (Feature::InternalTrafficPolicy, spec.internal_traffic_policy.as_deref() == Some("Local")),
-        (Feature::ExternalAddresses, spec.external_ips.as_ref().is_some_and(|list| !list.is_empty())),
-        (Feature::LoadBalancer, ingress.iter().any(|entry| entry.ip.is_some())),
-        (
-            Feature::NodePort,
-            spec.ports.iter().flatten().any(|port| port.node_port.is_some_and(|port| port > 0)),
-        ),
-    ];
-    asked.into_iter().filter(|(_, asked)| *asked).map(|(feature, _)| feature).collect()
+    let passed_on = |entry: &&core::LoadBalancerIngress| entry.ip_mode.as_deref() != Some("Proxy");
+    ingress
+        .iter()
+        .filter(passed_on)
+        .filter_map(|entry| entry.ip.as_ref())
+        .filter(|ip| !ip.is_empty())
+        .collect()
+}
+
+/// One that cannot be read refuses the Service: without it, more would be let in than its author wants.
+fn source_ranges(spec: &core::ServiceSpec) -> Result<BTreeSet<IpNet>, Refusal> {
+    let ranges = spec.load_balancer_source_ranges.iter().flatten();
+    ranges.map(|text| refusal::network("spec.loadBalancerSourceRanges", text)).collect()
+}
+
+fn affinity(spec: &core::ServiceSpec) -> Result<Option<Duration>, Refusal> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return Ok(None);
+    }
+    let client = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = client.and_then(|client| client.timeout_seconds).unwrap_or(AFFINITY_TIMEOUT);
+    let timeout = u64::try_from(seconds).ok().filter(|_| (1..=LONGEST_AFFINITY_TIMEOUT).contains(&seconds));
+    let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+    let refusal = Refusal::Seconds { field, seconds, most: LONGEST_AFFINITY_TIMEOUT };
+    timeout.map(|seconds| Some(Duration::from_secs(seconds))).ok_or(refusal)
+}
+
+fn policy(text: Option<&str>) -> TrafficPolicy {
+    if text == Some("Local") { TrafficPolicy::Local } else { TrafficPolicy::Cluster }
+}
+
+fn health_check(spec: &core::ServiceSpec, external: TrafficPolicy) -> Result<Option<Port>, Refusal> {
+    let asked = spec.health_check_node_port.filter(|number| *number != 0);
+    let meant = spec.type_.as_deref() == Some("LoadBalancer") && external == TrafficPolicy::Local;
+    asked.filter(|_| meant).map(|number| refusal::port("spec.healthCheckNodePort", number)).transpose()
 }
 
 #[cfg(test)]
@@ -216,6 +325,14 @@ mod tests {
                 "spec.ports[].port: 65536 is not a port",
             ),
             (
+                json!({ "clusterIP": "10.0.0.1", "ports": [{ "port": 80, "nodePort": 70_000 }] }),
+                "spec.ports[].nodePort: 70000 is not a port",
+            ),
+            (
+                json!({ "clusterIP": "10.0.0.1", "loadBalancerSourceRanges": ["10.0.0.0/8", "x/8"] }),
+                "spec.loadBalancerSourceRanges: \"x/8\" is not a network",
+            ),
+            (
                 json!({ "clusterIP": "10.0.0.1", "ports": [port(80, "tcp")] }),
                 "spec.ports[].protocol: \"tcp\" is not a known protocol",
             ),
@@ -239,14 +356,86 @@ mod tests {
         assert!(matches!(read(&json!({ "name": "web" }), &spec), Ok(Some(_))));
     }
 
+    fn service(spec: &Value) -> Service {
+        read(&json!({ "name": "web" }), spec).expect("valid").expect("ours")
+    }
+
     #[test]
-    fn what_is_not_served_yet_is_named() {
-        let spec = json!({
-            "clusterIP": "10.0.0.1", "sessionAffinity": "ClientIP", "internalTrafficPolicy": "Local",
-            "externalIPs": ["192.0.2.1"], "ports": [{ "port": 80, "nodePort": 30080 }],
+    fn whoever_is_outside_finds_it_by_other_addresses() {
+        let object = json!({
+            "metadata": { "name": "web" },
+            "spec": {
+                "type": "LoadBalancer", "clusterIP": "10.0.0.1", "externalIPs": ["192.0.2.1", "nonsense", "0.0.0.0"],
+                "ports": [{ "port": 80, "nodePort": 30080 }, { "port": 81, "nodePort": 0 }],
+                "loadBalancerSourceRanges": [" 192.0.2.7/24 ", "fd00::/8"],
+            },
+            "status": { "loadBalancer": { "ingress": [
+                { "ip": "192.0.2.2" }, { "ip": "192.0.2.3", "ipMode": "VIP" }, { "ip": "192.0.2.4", "ipMode": "Proxy" },
+                { "hostname": "lb.example.org" }, { "ip": "" }, { "ip": "192.0.2.05" },
+            ] } },
         });
-        let service = read(&json!({ "name": "web" }), &spec).expect("valid").expect("ours");
-        let named: Vec<String> = service.unserved.iter().map(Feature::to_string).collect();
-        assert_eq!(named, ["sessionAffinity", "internalTrafficPolicy", "externalIPs", "nodePort"]);
+        let service =
+            Service::read(&serde_json::from_value(object).expect("a Service")).expect("valid").expect("ours");
+        let texts =
+            |addresses: &BTreeSet<IpAddr>| addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>();
+        assert_eq!(texts(&service.external_addresses), ["192.0.2.1"]);
+        assert_eq!(texts(&service.balancer_addresses), ["192.0.2.2", "192.0.2.3"]);
+        let ranges: Vec<String> = service.source_ranges.iter().map(IpNet::to_string).collect();
+        assert_eq!(ranges, ["192.0.2.0/24", "fd00::/8"]);
+        assert_eq!(
+            service.ports.iter().map(|port| port.node_port).collect::<Vec<_>>(),
+            [Port::new(30080), None]
+        );
+        let disregarded: Vec<String> = service.disregarded.iter().map(Disregarded::to_string).collect();
+        let expected = [
+            "spec.externalIPs: \"0.0.0.0\" is no address of a host",
+            "spec.externalIPs: \"nonsense\" is no address of a host",
+            "status.loadBalancer.ingress[].ip: \"192.0.2.05\" is no address of a host",
+        ];
+        assert_eq!(disregarded, expected);
+    }
+
+    #[test]
+    fn a_client_is_remembered_for_three_hours_unless_said_otherwise() {
+        let with = |config: Value| json!({ "clusterIP": "10.0.0.1", "sessionAffinity": "ClientIP", "sessionAffinityConfig": config });
+        let cases = [
+            (json!({ "clusterIP": "10.0.0.1", "sessionAffinity": "None" }), None),
+            (with(json!(null)), Some(10_800)),
+            (with(json!({ "clientIP": {} })), Some(10_800)),
+            (with(json!({ "clientIP": { "timeoutSeconds": 1 } })), Some(1)),
+        ];
+        for (spec, seconds) in cases {
+            assert_eq!(service(&spec).affinity, seconds.map(Duration::from_secs), "{spec}");
+        }
+        for seconds in [0, -1, 86_401] {
+            let spec = with(json!({ "clientIP": { "timeoutSeconds": seconds } }));
+            let expected = format!(
+                "spec.sessionAffinityConfig.clientIP.timeoutSeconds: {seconds} is not between 1 and 86400"
+            );
+            assert_eq!(addresses(&spec), Err(expected));
+        }
+    }
+
+    #[test]
+    fn a_health_check_needs_a_balancer_that_asks_for_this_nodes_endpoints() {
+        let spec = |kind: &str, policy: &str| json!({ "clusterIP": "10.0.0.1", "type": kind, "externalTrafficPolicy": policy, "healthCheckNodePort": 32_000 });
+        let cases = [
+            (spec("LoadBalancer", "Local"), Port::new(32_000)),
+            (spec("LoadBalancer", "Cluster"), None),
+            (spec("NodePort", "Local"), None),
+        ];
+        for (spec, expected) in cases {
+            assert_eq!(service(&spec).health_check, expected, "{spec}");
+        }
+    }
+
+    #[test]
+    fn an_annotation_names_the_scheduler() {
+        let cases = [("maglev", Some(Scheduler::Maglev), 0), ("rr", None, 1)];
+        for (name, scheduler, disregarded) in cases {
+            let metadata = json!({ "name": "web", "annotations": { SCHEDULER_ANNOTATION: name } });
+            let service = read(&metadata, &json!({ "clusterIP": "10.0.0.1" })).expect("valid").expect("ours");
+            assert_eq!((service.scheduler, service.disregarded.len()), (scheduler, disregarded), "{name}");
+        }
     }
 }

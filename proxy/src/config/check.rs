@@ -15,6 +15,7 @@ use serde_json::Value;
 
 use super::effective::effective;
 use super::field::Field;
+use super::serving;
 use super::table::FIELDS;
 use super::{
     Access, Config, HEALTHZ_PORT, Logging, METRICS_PORT, OOM_SCORE_ADJUSTMENT, Source, bind_address,
@@ -91,6 +92,11 @@ fn read_fields(
             // An existing configuration must start, and clients cannot tell the difference.
             warnings.add(field.path, format!("{mode} is not offered, ebpf is used instead"));
         }
+        if let ("ipvs.scheduler", Some(text)) = (field.path, value.as_str().filter(|text| !text.is_empty()))
+            && serving::scheduler(text).is_none()
+        {
+            warnings.add(field.path, format!("{text} is not offered, round-robin is used instead"));
+        }
         given.insert(field.path, value);
     }
 }
@@ -99,6 +105,16 @@ impl Reading {
     /// Whether a field was given, if only its default.
     pub(crate) fn has(&self, path: &str) -> bool {
         self.given.contains_key(path)
+    }
+
+    /// Whether a flag is set.
+    pub(super) fn flag(&self, path: &str) -> bool {
+        self.given.get(path) == Some(&Value::Bool(true))
+    }
+
+    /// The texts of a list.
+    pub(super) fn texts(&self, path: &str) -> impl Iterator<Item = &str> {
+        self.given.get(path).and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
     }
 
     /// Text that is not empty.
@@ -132,7 +148,8 @@ impl Reading {
             hostname_override: self.text("hostnameOverride").and_then(node_name),
             healthz,
             metrics,
-            bind_address_hard_fail: self.given.get("bindAddressHardFail") == Some(&Value::Bool(true)),
+            bind_address_hard_fail: self.flag("bindAddressHardFail"),
+            serving: serving::settings(self),
             oom_score_adjustment: oom_score.unwrap_or(OOM_SCORE_ADJUSTMENT),
             logging: Logging { format: if json { Format::Json } else { Format::Text }, verbosity },
             document: effective(&self.given, healthz, metrics),
@@ -171,6 +188,7 @@ const fn loopback(bind: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::translate;
 
     const HEAD: &str = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
 
@@ -186,11 +204,9 @@ mod tests {
         let kubeconfig = Some(PathBuf::from("/var/lib/kube-proxy/kubeconfig.conf"));
         let source = Source::Cluster(Access { kubeconfig, master: None });
         let document = config.document.clone();
-        assert_eq!(config, Config { source, document, ..Config::default() });
-        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        let expected =
-            "clusterCIDR: has no effect: connections are translated at the socket, nothing is masqueraded";
-        assert_eq!(warnings, [expected]);
+        let serving = translate::Settings { detects_local: true, ..translate::Settings::default() };
+        assert_eq!(config, Config { source, serving, document, ..Config::default() });
+        assert_eq!(warnings, []);
     }
 
     #[test]
@@ -234,13 +250,13 @@ mod tests {
         let defaults = "configSyncPeriod: 15m0s\noomScoreAdj: -999\niptables: {masqueradeBit: 14, syncPeriod: 30s}\n\
             ipvs: {scheduler: rr}\nlogging: {verbosity: 0}\n";
         assert_eq!(warnings(defaults), [""; 0]);
-        let set = "mode: ipvs\nipvs: {scheduler: wrr, strictARP: true}\niptables: {localhostNodePorts: false}\n\
+        let set = "mode: ipvs\nipvs: {scheduler: sed, strictARP: true}\niptables: {localhostNodePorts: false}\n\
             featureGates: {A: true}\n";
         let expected = [
             "featureGates: has no effect: nothing here is behind a gate",
             "mode: ipvs is not offered, ebpf is used instead",
-            "iptables.localhostNodePorts: has no effect: node ports are not served in this version",
-            "ipvs.scheduler: has no effect: ipvs is not offered in this version",
+            "iptables.localhostNodePorts: has no effect: node ports are not served at loopback addresses, as in nftables mode",
+            "ipvs.scheduler: sed is not offered, round-robin is used instead",
             "ipvs.strictARP: has no effect: ipvs is not offered in this version",
         ];
         assert_eq!(warnings(set), expected);

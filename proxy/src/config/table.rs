@@ -9,10 +9,10 @@ use super::field::Kind::{
 };
 use super::field::{Effect, Field, Kind};
 
-const NO_MASQUERADE: Effect =
-    Effect::None("connections are translated at the socket, nothing is masqueraded");
+const NO_MARKS: Effect = Effect::None("what is to be masqueraded carries no mark");
 const NO_CONNTRACK: Effect = Effect::None("connections are translated at the socket, none is tracked");
-const NO_NODE_PORTS: Effect = Effect::None("node ports are not served in this version");
+const NO_LOCALHOST: Effect =
+    Effect::None("node ports are not served at loopback addresses, as in nftables mode");
 const NO_RULES: Effect = Effect::None("each change is written as it comes");
 const NO_IPVS: Effect = Effect::None("ipvs is not offered in this version");
 const NO_WINDOWS: Effect = Effect::None("this is not Windows");
@@ -49,10 +49,10 @@ pub(crate) const FIELDS: &[Field] = &[
         "detectLocalMode",
         "detect-local-mode",
         Choice(&["ClusterCIDR", "NodeCIDR", "BridgeInterface", "InterfaceNamePrefix"]),
-        NO_MASQUERADE,
+        Honoured,
     ),
-    field("clusterCIDR", "cluster-cidr", CidrText, NO_MASQUERADE),
-    field("nodePortAddresses", "nodeport-addresses", NodePortAddresses, NO_NODE_PORTS),
+    field("clusterCIDR", "cluster-cidr", CidrText, Honoured),
+    field("nodePortAddresses", "nodeport-addresses", NodePortAddresses, Honoured),
     field("oomScoreAdj", "oom-score-adj", Number(OOM_SCORE_ADJUSTMENT, (-1000, 1000)), Honoured),
     field("configSyncPeriod", "config-sync-period", Duration("15m0s"), NO_REQUESTS),
     field("portRange", "proxy-port-range", Text(""), RETIRED),
@@ -94,23 +94,23 @@ pub(crate) const FIELDS: &[Field] = &[
     field("conntrack.tcpBeLiberal", "conntrack-tcp-be-liberal", Flag(false), NO_CONNTRACK),
     field("conntrack.udpTimeout", "conntrack-udp-timeout", Duration("0s"), NO_CONNTRACK),
     field("conntrack.udpStreamTimeout", "conntrack-udp-timeout-stream", Duration("0s"), NO_CONNTRACK),
-    field("detectLocal.bridgeInterface", "pod-bridge-interface", Text(""), NO_MASQUERADE),
-    field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Text(""), NO_MASQUERADE),
-    field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, NO_MASQUERADE),
-    field("iptables.masqueradeAll", "masquerade-all", Flag(false), NO_MASQUERADE),
-    field("iptables.localhostNodePorts", "iptables-localhost-nodeports", Flag(true), NO_NODE_PORTS),
+    field("detectLocal.bridgeInterface", "pod-bridge-interface", Text(""), Honoured),
+    field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Text(""), Honoured),
+    field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, NO_MARKS),
+    field("iptables.masqueradeAll", "masquerade-all", Flag(false), Honoured),
+    field("iptables.localhostNodePorts", "iptables-localhost-nodeports", Flag(true), NO_LOCALHOST),
     field("iptables.syncPeriod", "iptables-sync-period", Duration("30s"), NO_RULES),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Duration("1s"), NO_RULES),
     field("ipvs.syncPeriod", "ipvs-sync-period", Duration("30s"), NO_RULES),
     field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Duration("0s"), NO_RULES),
-    field("ipvs.scheduler", "ipvs-scheduler", Text("rr"), NO_IPVS),
+    field("ipvs.scheduler", "ipvs-scheduler", Text("rr"), Honoured),
     field("ipvs.excludeCIDRs", "ipvs-exclude-cidrs", Cidrs, NO_IPVS),
     field("ipvs.strictARP", "ipvs-strict-arp", Flag(false), NO_IPVS),
     field("ipvs.tcpTimeout", "ipvs-tcp-timeout", Duration("0s"), NO_IPVS),
     field("ipvs.tcpFinTimeout", "ipvs-tcpfin-timeout", Duration("0s"), NO_IPVS),
     field("ipvs.udpTimeout", "ipvs-udp-timeout", Duration("0s"), NO_IPVS),
-    field("nftables.masqueradeBit", "", BIT, NO_MASQUERADE),
-    field("nftables.masqueradeAll", "", Flag(false), NO_MASQUERADE),
+    field("nftables.masqueradeBit", "", BIT, NO_MARKS),
+    field("nftables.masqueradeAll", "", Flag(false), Honoured),
     field("nftables.syncPeriod", "", Duration("30s"), NO_RULES),
     field("nftables.minSyncPeriod", "", Duration("1s"), NO_RULES),
     field("winkernel.networkName", "network-name", Text(""), NO_WINDOWS),

@@ -4,7 +4,7 @@ use kube::Client;
 use kube::runtime::watcher;
 
 use super::{Follower, Following};
-use crate::cluster::{Delta, Standing, Update, node};
+use crate::cluster::{Delta, Node, Standing, Update, kind};
 use crate::health_check::SharedHealth;
 
 /// Which Node this is, and who is told of its standing.
@@ -17,17 +17,17 @@ pub(crate) struct OwnNode {
 
 impl OwnNode {
     /// Follows this Node and no other.
-    pub(super) fn follower(self, client: Client, following: Following) -> Follower<Standing> {
+    pub(super) fn follower(self, client: Client, following: Following) -> Follower<Node> {
         let selection = watcher::Config::default().fields(&format!("metadata.name={}", self.name));
         let mut missed = false;
-        let follower = Follower::new(client, following, node::standing, move |news| {
+        let follower = Follower::new(client, following, kind::node, move |news| {
             self.note(&news, &mut missed);
-            None::<Update>
+            Update::Node(news)
         });
         Follower { selection, ..follower }
     }
 
-    fn note(&self, news: &Delta<Standing>, missed: &mut bool) {
+    fn note(&self, news: &Delta<Node>, missed: &mut bool) {
         let mut health = self.health.lock();
         let standing = health.node().after(news);
         let before = health.note_node(standing);
@@ -36,7 +36,10 @@ impl OwnNode {
         match (before, standing) {
             (Standing::Unknown, Standing::Unknown) => {
                 if !std::mem::replace(missed, true) {
-                    tracing::warn!(node, "no Node of this name, /healthz cannot tell when it is to go");
+                    tracing::warn!(
+                        node,
+                        "no Node of this name: node ports are not served, and /healthz cannot tell when it is to go"
+                    );
                 }
             }
             (Standing::Unknown | Standing::Staying, Standing::Leaving) => {

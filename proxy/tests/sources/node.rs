@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use crate::api::{Answer, Api, discovery, event, list, service, slice, status};
+use crate::api::{Answer, Api, discovery, event, list, service, silence, slice, status};
 use crate::window::{Window, quiet, with_proxy};
 
 fn anywhere() -> SocketAddr {
@@ -24,7 +24,7 @@ fn free_address() -> SocketAddr {
 
 /// An API server with one Service, where `nodes` answers for Nodes; it is told whether a watch is asked for.
 async fn api(mut nodes: impl FnMut(bool) -> Answer + Send + 'static) -> Api {
-    Api::start(anywhere(), move |target| {
+    Api::start_with_nodes(anywhere(), move |target| {
         let watch = target.contains("watch=true");
         match target.split('?').next().unwrap() {
             "/apis/discovery.k8s.io/v1" => discovery(),
@@ -32,11 +32,7 @@ async fn api(mut nodes: impl FnMut(bool) -> Answer + Send + 'static) -> Api {
                 assert!(target.contains("fieldSelector=metadata.name%3Dn1"), "{target}");
                 nodes(watch)
             }
-            _ if watch => {
-                let (sender, lines) = mpsc::channel(1);
-                tokio::spawn(async move { sender.closed().await });
-                Answer::Lines(lines)
-            }
+            _ if watch => silence(),
             "/api/v1/services" => list(&[service("one", 1)], ""),
             _ => list(&[slice("one", &[1])], ""),
         }

@@ -10,7 +10,7 @@ use proxy::config::{Access, Config, Source};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::api::{Answer, Api, discovery, event, list, service, slice, status};
+use crate::api::{Answer, Api, discovery, event, list, service, silence, slice, status};
 use crate::window::{Window, frontend, quiet, with_proxy};
 
 const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
@@ -44,13 +44,6 @@ fn asked(target: &str) -> Asked {
         ("/api/v1/endpoints", true) => Asked::WatchEndpoints,
         other => panic!("nobody asks for {other:?}"),
     }
-}
-
-/// A watch that stays open and silent.
-fn silence() -> Answer {
-    let (sender, lines) = mpsc::channel(1);
-    tokio::spawn(async move { sender.closed().await });
-    Answer::Lines(lines)
 }
 
 /// A watch that sends what the test sends; the first request for it gets it, later ones are silent.
