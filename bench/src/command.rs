@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 use tests::{Error, Result};
 
-use crate::{fail_over, front_door, node, statistics::median};
+use crate::{fail_over, front_door, node, scale, statistics::median};
 
 /// Figures of this machine's kernel, in namespaces of its own. Needs root.
 #[derive(Clone, Debug, clap::Parser)]
@@ -29,6 +29,8 @@ enum Subject {
     FailOver,
     /// What a node with fairway-proxy does.
     Node,
+    /// How the proxy's costs grow with the cluster; writes bench/results/.
+    Scale,
 }
 
 /// Measures what was asked for.
@@ -37,6 +39,9 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let outcome = || -> Result<()> {
         if wanted(Subject::Node) {
             measure_node()?;
+        }
+        if wanted(Subject::Scale) {
+            measure_scale(arguments.quick)?;
         }
         if wanted(Subject::FrontDoor) {
             measure_front_door(arguments.quick)?;
@@ -76,6 +81,15 @@ fn measure_fail_over(quick: bool) -> Result<()> {
     };
     let command = format!("cargo run --release -p bench --{flag} fail-over");
     let report = fail_over::measure(rounds, &command, |line| eprintln!("{line}"))?;
+    write(&report.json(), &report.markdown(), name)?;
+    println!("{}", report.markdown());
+    Ok(())
+}
+
+fn measure_scale(quick: bool) -> Result<()> {
+    let (rounds, name, flag) = if quick { (1, "scale-quick", " --quick") } else { (5, "scale", "") };
+    let command = format!("cargo run --release -p bench --{flag} scale");
+    let report = scale::measure(rounds, &command, |line| eprintln!("{line}"))?;
     write(&report.json(), &report.markdown(), name)?;
     println!("{}", report.markdown());
     Ok(())

@@ -5,8 +5,9 @@ pub mod fail_over;
 pub mod front_door;
 pub mod machine;
 pub mod node;
+pub mod scale;
 pub mod statistics;
-mod usage;
+pub mod usage;
 
 use std::net::{IpAddr, Ipv4Addr};
 

@@ -1,14 +1,16 @@
 //! A node with a proxy, an API server and two pods.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tests::apiserver::{Options, Store, Stub};
 use tests::certificates::Authority;
 use tests::traffic::{self, PourReport};
-use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, kubeconfig, objects, wait};
+use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, admin, kubeconfig, objects, wait};
+
+use crate::usage::{self, Usage};
 
 /// The Service whose endpoint changes.
 const FRONTEND: &str = "10.254.0.80:80";
@@ -16,12 +18,13 @@ const FRONTEND: &str = "10.254.0.80:80";
 const SINK_FRONTEND: &str = "10.254.0.81:80";
 const SINK: &str = "10.42.1.1:9000";
 const API: &str = "127.0.0.1:6443";
-const PATIENCE: Duration = Duration::from_secs(20);
+const METRICS_PORT: u16 = 10_249;
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Everything on it ends when it is dropped.
 pub struct Node {
     // Dropped in this order: processes, then what they used.
-    _proxy: Process,
+    proxy: Process,
     _pods: Vec<Process>,
     _stub: Stub,
     store: Store,
@@ -35,15 +38,26 @@ pub struct Node {
 impl Node {
     /// Starts it and waits until its Services answer.
     pub fn start() -> Result<Self> {
+        Self::among(0, 0).map(|(node, _)| node)
+    }
+
+    /// The same in a cluster with so many more Services, of so many `endpoints` each. Also returns the time from the
+    /// start of the proxy until its Services answer, the way of the lists from the API server included.
+    pub fn among(others: u32, endpoints: u32) -> Result<(Self, Duration)> {
         let folder = tempfile::tempdir().map_err(Error::system("make", "a temporary directory"))?;
         let network = Namespace::new("node")?;
         let (pods, pod_networks) = start_pods(&network, folder.path())?;
         let store = services()?;
+        for number in 0..others {
+            store.put(other_service(number))?;
+            store.put(other_slice(number, endpoints, 0))?;
+        }
         let authority = Authority::new("bench")?;
         let identity = authority.server("stub", &["127.0.0.1"])?;
         let listener = network.run(|| TcpListener::bind(API))?.map_err(Error::system("bind", API))?;
         let stub = Stub::serve(listener, Options::new("bench", identity), &store)?;
         let (cgroup, bpf_fs) = (Cgroup::new("node")?, BpfFs::new()?);
+        let started = wait::now();
         let proxy = Program::ours("fairway-proxy")?
             .arguments(["--kubeconfig".into(), write_kubeconfig(folder.path(), &authority)?])
             .arguments(["--cgroup".as_ref(), cgroup.path(), "--bpf-fs".as_ref(), bpf_fs.path()])
@@ -51,7 +65,7 @@ impl Node {
             .log_to(folder.path().join("fairway-proxy"))
             .spawn()?;
         let node = Self {
-            _proxy: proxy,
+            proxy,
             _pods: pods,
             _stub: stub,
             store,
@@ -65,7 +79,31 @@ impl Node {
         node.network.run(|| {
             wait::until("the Service answers", PATIENCE, || answerer().is_ok_and(|name| name == "pod1"))
         })??;
-        Ok(node)
+        Ok((node, wait::now() - started))
+    }
+
+    /// What the proxy has used so far.
+    pub fn usage(&self) -> Result<Usage> {
+        usage::of_process(self.proxy.id())
+    }
+
+    /// Changes the endpoints of so many other Services at once; returns how long it took until the proxy had written
+    /// all of them.
+    pub fn burst(&self, changes: u32, endpoints: u32) -> Result<Duration> {
+        let written = || -> Result<u64> {
+            let metrics = admin::metrics(&self.network, METRICS_PORT, PATIENCE)?.unwrap_or_default();
+            Ok(admin::value(&metrics, "kubeproxy_sync_proxy_rules_endpoint_changes_total")
+                .unwrap_or_default())
+        };
+        let before = written()?;
+        let start = wait::now();
+        for number in 0..changes {
+            self.store.put(other_slice(number, endpoints, 1))?;
+        }
+        wait::until_some("every change is written", PATIENCE, || {
+            Ok((written()? >= before + u64::from(changes)).then_some(()))
+        })?;
+        Ok(wait::now() - start)
     }
 
     /// For each of `rounds` changes of the only endpoint: from its commit in the API server until a new connection
@@ -161,6 +199,22 @@ fn listening<const N: usize>(arguments: [&str; N], network: &Namespace, log: Pat
 fn endpoint_of_web(round: u32) -> serde_json::Value {
     let address = if round.is_multiple_of(2) { "10.42.1.1" } else { "10.42.2.1" };
     objects::slice("web", "web-1").port("http", "TCP", 8080).ready(&[address]).json()
+}
+
+/// The other Services count up from 10.96.0.0, their endpoints from 100.64.0.0.
+fn other_service(number: u32) -> serde_json::Value {
+    let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 0).to_bits() + number);
+    objects::service(&format!("other-{number}"), &address.to_string()).port("http", "TCP", 80).json()
+}
+
+/// `shift` moves the first endpoint to another address.
+fn other_slice(number: u32, endpoints: u32, shift: u32) -> serde_json::Value {
+    let name = format!("other-{number}");
+    let base = Ipv4Addr::new(100, 64, 0, 0).to_bits() + number * (endpoints + 1);
+    let numbers = (shift..endpoints).chain((shift > 0).then_some(endpoints));
+    let addresses: Vec<String> = numbers.map(|at| Ipv4Addr::from_bits(base + at).to_string()).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    objects::slice(&name, &format!("{name}-1")).port("http", "TCP", 8080).ready(&addresses).json()
 }
 
 /// Who answers at the Service.

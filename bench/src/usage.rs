@@ -10,12 +10,12 @@ const KIBIBYTES_PER_MEBIBYTE: f64 = 1024.0;
 
 /// What a process and its children use.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Usage {
+pub struct Usage {
     /// Seconds of processor time so far, user and system. What the kernel does for a process in interrupts that come
     /// while it runs is in it; what ksoftirqd does is in nobody's account.
-    pub(crate) cpu_seconds: f64,
+    pub cpu_seconds: f64,
     /// Resident memory in MiB. Pages that processes share count for each of them.
-    pub(crate) resident: f64,
+    pub resident: f64,
 }
 
 /// Reads the usage of `process` and its children, all threads included.
