@@ -10,8 +10,9 @@
 //!                                   +-----> Pool: health, turn, connection counts          virtual addresses
 //! ```
 //!
-//! * The relay runs whatever the role of the node; a fail-over moves the address and nothing else. The role never
-//!   depends on the backends: moving the address because all of them are sick would cut every connection and cure none.
+//! * The relay runs whatever the role of the node; a fail-over moves the address and nothing else. A node whose relay
+//!   hangs gives the address up. Backends are a weight at most, and none when all nodes lose sight of them: moving the
+//!   address because all of them are sick would cut every connection and cure none.
 //! * Probes have a thread that no client's bytes pass through, so load does not make backends look dead.
 //! * Every task may be cancelled at any await: a probe is repeated, an admin request too; a relayed connection is
 //!   closed on both sides. The virtual router is not a task: its end takes the address off, in order, before anything
@@ -82,6 +83,9 @@ fn check(file: &Path) -> Result<(), Failure> {
 }
 
 async fn serve(config: Config) -> Result<(), Error> {
+    if !config.virtual_routers.is_empty() {
+        router::lock_memory();
+    }
     let registry = Registry::new();
     let metrics_error = |source| Error::Metrics { source };
     let metrics = Metrics::register(&registry).map_err(metrics_error)?;
@@ -164,7 +168,7 @@ impl FrontDoor {
     fn open(&self, relay: Running, config: Config, metrics: &RouterMetrics) -> Result<(), Error> {
         let prepare = |config| Router::prepare(config, metrics);
         let prepared: Vec<_> = config.virtual_routers.into_iter().map(prepare).collect::<Result<_, _>>()?;
-        let start = |prepared: Prepared| prepared.start(Beginning::Afresh);
+        let start = |prepared: Prepared| prepared.follow(relay.vitality()).start(Beginning::Afresh);
         let routers = prepared.into_iter().map(start).collect::<Result<_, _>>()?;
         *self.parts() = Some(Parts { relay, routers });
         Ok(())

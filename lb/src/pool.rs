@@ -177,6 +177,13 @@ impl Pool {
         configured.map(|entry| Arc::clone(&entry.member)).collect()
     }
 
+    /// Whether a backend takes connections; `None` if somebody else is about to change that: a thread with real-time
+    /// priority must not wait for one without.
+    pub fn sees_backend(&self) -> Option<bool> {
+        let state = self.state.try_lock().ok()?;
+        Some(state.entries.iter().any(|entry| state.takes_connections(entry)))
+    }
+
     /// What is known of a backend; `None` once it is forgotten.
     pub fn status(&self, id: usize) -> Option<Status> {
         self.state().entry(id).map(|entry| entry.health.status())

@@ -26,12 +26,13 @@ mod opening;
 mod pipe;
 mod pump;
 mod socket;
+mod vitality;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
@@ -43,6 +44,7 @@ use crate::config::{CongestionControl, Frontend};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 use listening::{Bound, Listening};
+pub use vitality::Vitality;
 
 /// Why the relay cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +122,9 @@ impl Relay {
             frontend: RwLock::new(Arc::new(self.frontend)),
             limit,
             free: Arc::new(Semaphore::new(limit)),
+            listeners: AtomicUsize::new(0),
             accepting: AtomicUsize::new(0),
+            beats: (0..self.threads.get()).map(|_| AtomicU64::new(0)).collect(),
         });
         let stop = watch::Sender::new(false);
         let mut running =
@@ -129,6 +133,7 @@ impl Relay {
             let fail = |source| RelayError::Start { thread, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
             running.runtimes.push(runtime.handle().clone());
+            runtime.spawn(vitality::beat(Arc::clone(&running.shared), thread));
             let mut stopped = running.stop.subscribe();
             let work = move || {
                 // An error means that nobody is left who could stop us otherwise.
@@ -165,8 +170,12 @@ struct Shared {
     limit: usize,
     /// One permit per connection that may still be accepted.
     free: Arc<Semaphore>,
-    /// How many listeners accept, of all threads.
+    /// How many listeners should accept, of all threads.
+    listeners: AtomicUsize,
+    /// How many do.
     accepting: AtomicUsize,
+    /// How often each thread has got round to counting.
+    beats: Vec<AtomicU64>,
 }
 
 impl Shared {
@@ -204,8 +213,12 @@ impl Change {
 impl Running {
     /// Whether every thread accepts on every address. False for a moment after the start.
     pub fn accepts(&self) -> bool {
-        let listeners: usize = self.listening.iter().map(|listening| listening.sockets().len()).sum();
-        listeners > 0 && self.shared.accepting.load(Ordering::Relaxed) >= listeners
+        !self.listening.is_empty() && self.vitality().beats().is_some()
+    }
+
+    /// For those who want to know whether it works.
+    pub fn vitality(&self) -> Vitality {
+        Vitality(Arc::clone(&self.shared))
     }
 
     /// Whether no thread has ended by itself.
@@ -228,6 +241,7 @@ impl Running {
     /// Accepts no more and goes on with the connections it has, however long they take.
     pub fn close(&mut self) {
         self.listening.clear();
+        self.count_listeners();
     }
 
     /// Binds the addresses that `frontend` adds. From now on clients of these are queued by the kernel.
@@ -251,6 +265,7 @@ impl Running {
         *self.shared.frontend.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(frontend);
         self.accept(bound)?;
         self.listening.retain(|listening| wanted.contains(&listening.configured()));
+        self.count_listeners();
         Ok(())
     }
 
@@ -258,7 +273,13 @@ impl Running {
         for bound in bound {
             self.listening.push(bound.accept(&self.runtimes, &self.shared)?);
         }
+        self.count_listeners();
         Ok(())
+    }
+
+    fn count_listeners(&self) {
+        let listeners = self.listening.iter().map(|listening| listening.sockets().len()).sum();
+        self.shared.listeners.store(listeners, Ordering::Relaxed);
     }
 
     /// Accepts no more, closes all connections and waits for the threads: milliseconds.

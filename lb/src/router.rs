@@ -10,8 +10,9 @@
 //!   orders ----------/
 //! ```
 //!
-//! Waiting adverts are read before a timer is looked at: a thread that was kept from running takes over only if the
-//! master was silent, not because it was slow itself.
+//! The clock is read first, then the adverts that wait, then a timer is looked at, by the time read before: a thread that
+//! was kept from running, wherever that happened, takes over only if the master was silent, not because it was slow
+//! itself. It has real-time priority where that is permitted. All times are monotonic: setting the clock does nothing.
 //!
 //! The addresses carry the interface's own MAC address, not the virtual one of RFC 9568 §7.3: as with keepalived, no
 //! further interface is needed, and clients follow gratuitous ARP or, over IPv6, unsolicited neighbour advertisements.
@@ -20,7 +21,10 @@ mod attachment;
 mod complaints;
 mod interface;
 mod metrics;
+mod realtime;
 mod status;
+mod tracker;
+mod tracking;
 mod worker;
 
 use std::io;
@@ -34,8 +38,10 @@ use vrrp::{Audience, Family, Preempt, Priority, Role, RouterId, Version, Virtual
 
 pub(crate) use self::attachment::is_link_local;
 pub use self::metrics::RouterMetrics;
+pub(crate) use self::realtime::lock_memory;
 use self::status::SharedStatus;
 pub use self::status::{Peer, RouterStatus};
+pub use self::tracking::{Sight, Track, TrackedInterface, Witness};
 use self::worker::{Worker, now};
 
 /// Which virtual router to take part in, and where.
@@ -55,6 +61,8 @@ pub struct RouterConfig {
     pub audience: Audience,
     /// What the master holds.
     pub addresses: RouterAddresses,
+    /// What the priority follows.
+    pub track: Track,
 }
 
 impl RouterConfig {
@@ -161,6 +169,13 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    /// Lets the priority follow what `witness` says, too, as [`RouterConfig::track`] wants it.
+    #[must_use]
+    pub fn follow(mut self, witness: impl Witness + 'static) -> Self {
+        self.worker.follow(Box::new(witness));
+        self
+    }
+
     /// Starts the thread.
     pub fn start(mut self, beginning: Beginning) -> Result<Router, RouterError> {
         self.worker.begin(beginning)?;
@@ -314,6 +329,7 @@ mod tests {
             preempt: Preempt::Never,
             audience: Peers::new(peers).map_or(Audience::Group, Audience::Peers),
             addresses: RouterAddresses::new(vec![virtual_address.parse().unwrap()]).unwrap(),
+            track: Track::default(),
         }
     }
 }

@@ -135,10 +135,14 @@ impl Site {
 
     /// Starts a front door and waits until it is open.
     pub(crate) fn front_door(&self, master: usize, plan: &Plan) -> Result<FrontDoor> {
+        self.front_door_of(Program::ours("fairway-lb")?, master, plan)
+    }
+
+    /// The same of `program`, which runs a front door with the arguments it is given.
+    pub(crate) fn front_door_of(&self, program: Program, master: usize, plan: &Plan) -> Result<FrontDoor> {
         let file = self.write(&format!("front-door-{master}.yaml"), &self.configuration(plan))?;
         let namespace = self.master(master).namespace();
-        let mut process =
-            Program::ours("fairway-lb")?.arguments(["--config", &file]).inside(namespace).spawn()?;
+        let mut process = program.arguments(["--config", &file]).inside(namespace).spawn()?;
         process.wait_for_log("front door open", LIMIT)?;
         Ok(FrontDoor { process, namespace: namespace.clone(), instance: format!("{INTERFACE}-51-ipv4") })
     }

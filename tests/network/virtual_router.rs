@@ -5,6 +5,8 @@ mod forgery;
 mod keepalived;
 mod partition;
 mod peers;
+mod realtime;
+mod tracking;
 
 use std::time::Duration;
 

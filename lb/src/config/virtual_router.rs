@@ -14,6 +14,7 @@ use vrrp::{
 
 use super::check::{duration, noted};
 use super::defaults;
+use super::track::track;
 use crate::router::{RouterAddresses, RouterConfig, is_link_local};
 
 /// Enough for every node of a control plane, and few enough to send to each at every interval.
@@ -82,6 +83,7 @@ fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> {
     let version = version(section);
     let preempt = preempt(section);
     let audience = audience(section);
+    let track = section.section("track", |section| track(section, priority)).unwrap_or_default();
     let addresses =
         section.parsed_list("addresses", "an IP address and prefix length such as 172.16.60.250/32");
     let addresses = section.require("addresses", addresses).and_then(|list| virtual_addresses(section, list));
@@ -102,6 +104,7 @@ fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> {
         version: version?,
         preempt,
         audience: audience?,
+        track,
         addresses: addresses?,
     })
 }
@@ -216,7 +219,7 @@ const fn name(family: Family) -> &'static str {
 }
 
 /// What the kernel takes for a name (`dev_valid_name`).
-fn is_interface_name(name: &str) -> bool {
+pub(super) fn is_interface_name(name: &str) -> bool {
     let forbidden = |letter: char| letter == '/' || letter == ':' || letter == '\0' || letter.is_whitespace();
     (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(forbidden)
 }

@@ -1,7 +1,7 @@
 //! What is measured about virtual routers.
 
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry};
-use vrrp::{Rejected, Role};
+use vrrp::{Priority, Rejected, Role};
 
 use super::RouterConfig;
 
@@ -10,10 +10,12 @@ use super::RouterConfig;
 #[derive(Clone, Debug)]
 pub struct RouterMetrics {
     state: IntGaugeVec,
+    priority: IntGaugeVec,
     transitions: IntCounterVec,
     received: IntCounterVec,
     sent: IntCounterVec,
     rejected: IntCounterVec,
+    late: IntCounterVec,
 }
 
 /// Those of one virtual router.
@@ -26,21 +28,23 @@ pub(super) struct InstanceMetrics {
 impl RouterMetrics {
     /// Makes the metrics known to `registry`.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let state = IntGaugeVec::new(
-            Opts::new(
-                "fairway_lb_vrrp_state",
-                "Role of the virtual router: 0 initialize, 1 backup, 2 master.",
-            ),
-            &["instance"],
-        )?;
-        registry.register(Box::new(state.clone()))?;
+        let gauges = |name: &str, help: &str| {
+            let options = Opts::new(format!("fairway_lb_vrrp_{name}"), help);
+            let family = IntGaugeVec::new(options, &["instance"])?;
+            registry.register(Box::new(family.clone()))?;
+            Ok::<_, prometheus::Error>(family)
+        };
         let counters = |name: &str, help: &str, labels: &[&str]| {
             let family = IntCounterVec::new(Opts::new(format!("fairway_lb_vrrp_{name}"), help), labels)?;
             registry.register(Box::new(family.clone()))?;
             Ok::<_, prometheus::Error>(family)
         };
         Ok(Self {
-            state,
+            state: gauges("state", "Role of the virtual router: 0 initialize, 1 backup, 2 master.")?,
+            priority: gauges(
+                "priority",
+                "Priority as tracked facts leave it; 0 while a fault keeps the router from taking part.",
+            )?,
             transitions: counters(
                 "transitions_total",
                 "Changes of role, by the new role.",
@@ -61,6 +65,11 @@ impl RouterMetrics {
                 "Packets that were no advert for this virtual router, by what was found wrong first.",
                 &["instance", "reason"],
             )?,
+            late: counters(
+                "late_timers_total",
+                "Timers that were noticed later than a tenth of the advert interval.",
+                &["instance"],
+            )?,
         })
     }
 
@@ -69,8 +78,10 @@ impl RouterMetrics {
         let metrics = InstanceMetrics { instance: config.instance(), families: self.clone() };
         let instance = metrics.instance.as_str();
         self.state.with_label_values(&[instance]);
+        self.priority.with_label_values(&[instance]);
         self.received.with_label_values(&[instance]);
         self.sent.with_label_values(&[instance]);
+        self.late.with_label_values(&[instance]);
         for role in Role::ALL {
             self.transitions.with_label_values(&[instance, role.label()]);
         }
@@ -91,12 +102,22 @@ impl InstanceMetrics {
         self.families.transitions.with_label_values(&[self.instance.as_str(), to.label()]).inc();
     }
 
+    /// `None` while there is a fault.
+    pub(super) fn priority(&self, priority: Option<Priority>) {
+        let number = priority.map_or(0, |priority| priority.number().into());
+        self.families.priority.with_label_values(&[&self.instance]).set(number);
+    }
+
     pub(super) fn received(&self) {
         self.families.received.with_label_values(&[&self.instance]).inc();
     }
 
     pub(super) fn sent(&self) {
         self.families.sent.with_label_values(&[&self.instance]).inc();
+    }
+
+    pub(super) fn late(&self) {
+        self.families.late.with_label_values(&[&self.instance]).inc();
     }
 
     pub(super) fn rejected(&self, reason: Rejected) {
@@ -124,11 +145,13 @@ mod tests {
             ("fairway_lb_vrrp_adverts_received_total", 2),
             ("fairway_lb_vrrp_adverts_rejected_total", 2 * Rejected::LABELS.len()),
             ("fairway_lb_vrrp_adverts_sent_total", 2),
+            ("fairway_lb_vrrp_late_timers_total", 2),
+            ("fairway_lb_vrrp_priority", 2),
             ("fairway_lb_vrrp_state", 2),
             ("fairway_lb_vrrp_transitions_total", 6),
         ];
         assert_eq!(series, expected.map(|(name, count)| (name.to_owned(), count)));
-        let labels = registry.gather()[3]
+        let labels = registry.gather()[5]
             .get_metric()
             .iter()
             .map(|it| it.get_label()[0].value().to_owned())

@@ -16,8 +16,10 @@ use super::attachment::{Attachment, settings};
 use super::complaints::Complaints;
 use super::interface::{Interface, Monitor};
 use super::metrics::InstanceMetrics;
+use super::realtime::prefer_this_thread;
 use super::status::SharedStatus;
-use super::{Beginning, Order, Orders, RouterConfig, RouterError};
+use super::tracker::Tracker;
+use super::{Beginning, Order, Orders, RouterConfig, RouterError, Witness};
 use crate::announcement;
 use crate::netlink::Netlink;
 use crate::virtual_address::{self, Observed};
@@ -33,6 +35,7 @@ pub(super) struct Worker {
     /// There is one exactly while the link is up.
     attachment: Option<Attachment>,
     state: State,
+    tracker: Tracker,
     complaints: Complaints,
 }
 
@@ -40,7 +43,6 @@ pub(super) struct Worker {
 struct Woken {
     orders: bool,
     link: bool,
-    adverts: bool,
 }
 
 impl Worker {
@@ -60,9 +62,20 @@ impl Worker {
         let monitor =
             Monitor::open().map_err(|source| failure(&config, "watch links", CAP_NET_ADMIN, source))?;
         let (attachment, complaints) = (None, Complaints::default());
-        let state = State::Initialize;
-        let mut worker =
-            Self { config, metrics, orders, status, netlink, monitor, attachment, state, complaints };
+        let (state, tracker) = (State::Initialize, Tracker::begun(config.priority, now()));
+        metrics.priority(Some(config.priority));
+        let mut worker = Self {
+            config,
+            metrics,
+            orders,
+            status,
+            netlink,
+            monitor,
+            attachment,
+            state,
+            tracker,
+            complaints,
+        };
         let interface = worker.find_interface()?;
         worker.attachment = match worker.attach(interface) {
             // Over IPv6 a link has an address of its own only some time after it is up, once nobody objects to it.
@@ -72,10 +85,16 @@ impl Worker {
         Ok(worker)
     }
 
+    pub(super) fn follow(&mut self, witness: Box<dyn Witness>) {
+        self.tracker.follow(witness);
+    }
+
     /// The first step. Fails where a privilege is missing.
     pub(super) fn begin(&mut self, beginning: Beginning) -> Result<(), RouterError> {
         let interface = self.find_interface()?;
-        if beginning == Beginning::Afresh || !interface.up || self.attachment.is_none() {
+        self.track(now())?;
+        let afresh = beginning == Beginning::Afresh || self.tracker.fault().is_some();
+        if afresh || !interface.up || self.attachment.is_none() {
             self.release(interface.index)?;
         }
         if !interface.up {
@@ -102,6 +121,7 @@ impl Worker {
 
     /// Runs until it is told to stop, or cannot go on.
     pub(super) fn run(mut self) {
+        prefer_this_thread();
         loop {
             match self.turns() {
                 Ok(End::HandOver) => return,
@@ -131,14 +151,23 @@ impl Worker {
             {
                 return Ok(end);
             }
+            let woken_at = now();
+            self.note_delay(woken_at);
             if woken.link {
                 self.monitor.drain().map_err(|source| self.failure("watch links", source))?;
                 self.look_at_link()?;
             }
-            if woken.adverts {
-                self.receive()?;
-            }
-            self.handle(Event::Tick, now())?;
+            self.receive()?;
+            self.track(woken_at)?;
+            self.handle(Event::Tick, woken_at)?;
+        }
+    }
+
+    /// Counts a timer that should have been noticed earlier.
+    fn note_delay(&self, now: Instant) {
+        let tolerated = self.config.version.interval() / 10;
+        if self.state.deadline().is_some_and(|deadline| deadline + tolerated < now) {
+            self.metrics.late();
         }
     }
 
@@ -156,21 +185,54 @@ impl Worker {
 
     fn change(&mut self, config: RouterConfig) -> Result<(), RouterError> {
         self.config = config;
+        let event = self.judge().unwrap_or(Event::Change);
         let Some(attachment) = &self.attachment else { return Ok(()) };
         let local = attachment.settings.local;
         match settings(&self.config, local) {
             Ok(settings) => {
-                self.status.settings(settings.priority, Some(local));
                 if let Some(attachment) = &mut self.attachment {
                     attachment.settings = settings;
                 }
-                self.handle(Event::Change, now())
+                self.take_priority();
+                self.handle(event, now())
             }
             Err(cause) => {
                 warn!(instance = self.metrics.instance, error = %daemon::exit::chain(&cause), "virtual router goes on with its former settings");
                 Ok(())
             }
         }
+    }
+
+    /// Looks at what the priority follows, and goes by it.
+    fn track(&mut self, now: Instant) -> Result<(), RouterError> {
+        self.tracker.look(&self.config.track, self.state.role(), &mut self.netlink, now);
+        let Some(event) = self.judge() else { return Ok(()) };
+        self.take_priority();
+        self.handle(event, now)
+    }
+
+    /// What follows from what was found, for the operator's timeline too.
+    fn judge(&mut self) -> Option<Event> {
+        let event = self.tracker.judge(&self.config.track, self.config.priority)?;
+        let (priority, configured) = (self.tracker.priority(), self.config.priority);
+        let instance = &self.metrics.instance;
+        if let Some(fault) = self.tracker.fault() {
+            warn!(instance, %fault, "virtual router takes no part");
+        } else {
+            info!(instance, %priority, %configured, "priority follows tracked facts");
+        }
+        self.metrics.priority(self.tracker.fault().is_none().then_some(priority));
+        Some(event)
+    }
+
+    fn take_priority(&mut self) {
+        let priority = self.tracker.priority();
+        let attachment = self.attachment.as_mut().map(|attachment| &mut attachment.settings);
+        let local = attachment.map(|settings| {
+            settings.priority = priority;
+            settings.local
+        });
+        self.status.settings(priority, local);
     }
 
     /// Sleeps until there is something to do.
@@ -182,7 +244,9 @@ impl Worker {
         if let Some(attachment) = &self.attachment {
             descriptors.push(PollFd::new(attachment.adverts.as_fd(), PollFlags::POLLIN));
         }
-        let left = self.state.deadline().map(|deadline| deadline.saturating_duration_since(now()));
+        let deadlines = [self.state.deadline(), self.tracker.deadline(&self.config.track)];
+        let left =
+            deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_duration_since(now()));
         match ppoll(&mut descriptors, left.map(TimeSpec::from_duration), None) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(self.failure("wait", errno.into())),
@@ -190,7 +254,7 @@ impl Worker {
         let ready = |position: usize| {
             descriptors.get(position).and_then(PollFd::revents).is_some_and(|events| !events.is_empty())
         };
-        Ok(Woken { orders: ready(0), link: ready(1), adverts: ready(2) })
+        Ok(Woken { orders: ready(0), link: ready(1) })
     }
 
     /// Reads the packets that wait.
@@ -278,7 +342,8 @@ impl Worker {
 
     fn attach(&mut self, interface: Interface) -> Result<Attachment, RouterError> {
         let observed = self.observe(interface.index)?;
-        let attachment = Attachment::open(&self.config, interface, &observed)?;
+        let mut attachment = Attachment::open(&self.config, interface, &observed)?;
+        attachment.settings.priority = self.tracker.priority();
         self.status.settings(attachment.settings.priority, Some(attachment.settings.local));
         Ok(attachment)
     }
@@ -290,6 +355,9 @@ impl Worker {
     /// One step of the state machine, with all that follows from it.
     fn handle(&mut self, event: Event, now: Instant) -> Result<(), RouterError> {
         let Some(attachment) = &self.attachment else { return Ok(()) };
+        if self.tracker.fault().is_some() && matches!(event, Event::Start | Event::Resume) {
+            return Ok(());
+        }
         let before = self.state.role();
         let (state, actions) = step(&attachment.settings, self.state, event, now);
         self.state = state;
@@ -297,7 +365,8 @@ impl Worker {
         let after = self.state.role();
         if before != after {
             self.metrics.changed(after);
-            let reason = reason(event);
+            let fault = self.tracker.fault().filter(|_| event == Event::Stop);
+            let reason = fault.map_or_else(|| reason(event), ToString::to_string);
             info!(instance = self.metrics.instance, from = %before, to = %after, reason, "role changed");
             self.status.changed(after, reason, now);
         }
@@ -413,7 +482,7 @@ pub(super) fn failure(
 /// Why a role changed, for the operator's timeline.
 fn reason(event: Event) -> String {
     match event {
-        Event::Start => "the link is up".to_owned(),
+        Event::Start => "the link is up and nothing tracked has failed".to_owned(),
         Event::Resume => "handed over by the former process, which was master".to_owned(),
         Event::Change => "configured to be the owner of the addresses".to_owned(),
         Event::Stop => "asked to stop".to_owned(),

@@ -53,6 +53,11 @@ impl Host {
     pub(crate) fn holds_virtual_address(&self) -> bool {
         self.run(holds_virtual_address)
     }
+
+    /// Whether this host has `address`.
+    pub(crate) fn holds(&self, address: IpAddr) -> bool {
+        self.run(|| UdpSocket::bind((address, 0)).is_ok())
+    }
 }
 
 /// Whether the host that the calling thread is in has the virtual address.
@@ -136,11 +141,16 @@ pub(crate) struct Keepalived {
 impl Keepalived {
     /// Starts it with an interval of 100 ms, and its defaults else.
     pub(crate) fn start(lab: &Lab, priority: u8) -> Self {
+        Self::start_with(lab, priority, &format!("virtual_ipaddress {{\n {VIRTUAL}/32\n }}"))
+    }
+
+    /// With these addresses and whatever else a `vrrp_instance` may have.
+    pub(crate) fn start_with(lab: &Lab, priority: u8, further: &str) -> Self {
         let directory = std::env::temp_dir().join(&lab.other.name);
         fs::create_dir_all(&directory).unwrap();
         let configuration = format!(
             "global_defs {{\n vrrp_version 3\n}}\nvrrp_instance V {{\n state BACKUP\n interface {INTERFACE}\n \
-             virtual_router_id 51\n priority {priority}\n advert_int 0.1\n virtual_ipaddress {{\n {VIRTUAL}/32\n }}\n}}\n"
+             virtual_router_id 51\n priority {priority}\n advert_int 0.1\n {further}\n}}\n"
         );
         let file = directory.join("keepalived.conf");
         fs::write(&file, configuration).unwrap();

@@ -2,13 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod ipv6;
 mod lab;
+mod tracking;
 
 use std::net::IpAddr;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use lb::router::{Beginning, Router, RouterAddresses, RouterConfig, RouterError, RouterMetrics};
+use lb::router::{Beginning, Router, RouterAddresses, RouterConfig, RouterError, RouterMetrics, Track};
 use prometheus::Registry;
 use vrrp::{
     AdvertInterval, Audience, Checksum, Preempt, Priority, Role, RouterId, Settings, Version,
@@ -35,6 +37,7 @@ fn config(priority: u8, preempt: bool) -> RouterConfig {
         preempt: if preempt { Preempt::After(Duration::ZERO) } else { Preempt::Never },
         audience: Audience::Group,
         addresses: RouterAddresses::new(vec![format!("{VIRTUAL}/32").parse().unwrap()]).unwrap(),
+        track: Track::default(),
     }
 }
 

@@ -1,13 +1,14 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::num::NonZeroU32;
+use std::num::{NonZeroU8, NonZeroU32};
 
 use rustls::pki_types::ServerName;
 use vrrp::{Audience, Password, Peers, Preempt, Version, WholeSeconds};
 
 use super::*;
 use crate::config::{Check, Tls};
+use crate::router::{Track, TrackedInterface};
 
 const EXAMPLE: &str = include_str!("../../../tests/fixtures/fairway-lb.yaml");
 
@@ -401,6 +402,51 @@ fn each_mistake_is_one_problem_with_its_path() {
 }
 
 #[test]
+fn what_is_tracked_may_be_nothing_or_more() {
+    let track = |text: &str| Files::new().parse(text).unwrap().virtual_routers.remove(0).track;
+    assert_eq!(track(EXAMPLE), Track::default());
+    let nothing = with("weight: -20 # default", "weight: 0").replace("relay: true", "relay: false");
+    assert_eq!(track(&nothing), Track { relay: false, backends: None, interfaces: Vec::new() });
+    let interfaces = &TRACKED[2..];
+    let tracked = |name: &str, weight| TrackedInterface { name: name.to_owned(), weight };
+    let expected = vec![tracked("eth1", NonZeroU8::new(30)), tracked("eth2", None)];
+    assert_eq!(track(&with(TRACKED, interfaces)).interfaces, expected);
+}
+
+#[test]
+fn nonsense_is_not_tracked() {
+    let cases = [
+        ("[{name: eth1}, {name: eth1}]", "virtualRouter.track.interfaces[1].name: eth1 is listed twice"),
+        ("[{weight: -1}]", "virtualRouter.track.interfaces[0].name: is required"),
+        (
+            "[{name: a/b}]",
+            "virtualRouter.track.interfaces[0].name: must be the name of an interface, found \"a/b\"",
+        ),
+        (
+            "[{name: eth1, weight: 0}]",
+            "virtualRouter.track.interfaces[0].weight: must be from -253 to -1, found 0",
+        ),
+        ("[{name: eth1, wait: 1}]", "virtualRouter.track.interfaces[0].wait: unknown field"),
+    ];
+    for (interfaces, expected) in cases {
+        assert_eq!(problems(&with(TRACKED, &format!("interfaces: {interfaces}"))), expected);
+    }
+    let sight = [
+        ("weight: -20 # default", "weight: 5", "weight: must be from -253 to 0, found 5"),
+        ("delay: 5s # default", "delay: 2h", "delay: must be from 0ns to 3600s, found 7200s"),
+    ];
+    for (find, replacement, expected) in sight {
+        let expected = format!("virtualRouter.track.backends.{expected}");
+        assert_eq!(problems(&with(find, replacement)), expected);
+    }
+    let owner = with(TRACKED, &TRACKED[2..]).replace("priority: 100 # default", "priority: 255");
+    let has_no_effect = "has no effect on priority 255, which the owner of the addresses always has";
+    let fields = ["backends.weight", "interfaces[0].weight"];
+    let expected = fields.map(|field| format!("virtualRouter.track.{field}: {has_no_effect}"));
+    assert_eq!(problems(&owner), expected.join("\n"));
+}
+
+#[test]
 fn what_a_library_says_of_a_file_is_passed_on() {
     let cases = [
         (
@@ -466,6 +512,7 @@ fn a_listener_on_every_address_includes_the_loopback_one() {
 /// How the example shows a password.
 const PASSWORD: &str = "# authentication: {password: fairway}";
 /// How the example shows peers.
+const TRACKED: &str = "# interfaces: [{name: eth1, weight: -30}, {name: eth2}]";
 const PEERS: &str = "# peers: [172.16.60.241, 172.16.60.242, 172.16.60.243]";
 
 /// What is replaced in the example, by what, and what is said of it.

@@ -1,0 +1,45 @@
+//! Whether the relay gets round to its work, as others can tell.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Shared;
+use crate::router::Witness;
+
+/// Tells from outside whether a relay works, without waiting for anything it does.
+#[derive(Clone, Debug)]
+pub struct Vitality(pub(super) Arc<Shared>);
+
+impl Vitality {
+    /// One number per thread, each of which changes about five times a second for as long as the thread gets round to
+    /// its tasks; `None` while a listener does not accept.
+    pub fn beats(&self) -> Option<Vec<u64>> {
+        let shared = &self.0;
+        let accepts = shared.accepting.load(Ordering::Relaxed) >= shared.listeners.load(Ordering::Relaxed);
+        accepts.then(|| shared.beats.iter().map(|beat| beat.load(Ordering::Relaxed)).collect())
+    }
+}
+
+impl Witness for Vitality {
+    fn relay_beats(&self) -> Option<Vec<u64>> {
+        self.beats()
+    }
+
+    fn sees_backend(&self) -> Option<bool> {
+        self.0.pool.sees_backend()
+    }
+}
+
+/// Counts on for as long as the runtime of `thread` does its work.
+pub(super) async fn beat(shared: Arc<Shared>, thread: usize) {
+    loop {
+        if let Some(beat) = shared.beats.get(thread) {
+            beat.fetch_add(1, Ordering::Relaxed);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+/// Several in a row may be late without anybody's thinking that the relay hangs.
+const INTERVAL: Duration = Duration::from_millis(190);
