@@ -24,7 +24,7 @@ pub use tls::{Mistakes, Reload, Tls};
 /// The values of fields that are not given.
 pub mod defaults {
     use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
-    use std::num::{NonZeroU8, NonZeroU32};
+    use std::num::NonZeroU32;
     use std::time::Duration;
 
     /// `virtualRouter.priority`: the default of RFC 9568 §6.1.
@@ -40,9 +40,6 @@ pub mod defaults {
     pub const SLOW_START: Duration = Duration::ZERO;
     /// `backends[].weight`: all alike.
     pub const WEIGHT: u16 = 1;
-    /// `virtualRouter.track.backends.weight`, which is written as a negative number: enough to fall behind the next node of
-    /// a control plane whose priorities are a few apart.
-    pub const TRACK_BACKENDS_WEIGHT: NonZeroU8 = NonZeroU8::MIN.saturating_add(19);
     /// `virtualRouter.track.backends.delay`: longer than two nodes take to agree on a backend with these defaults.
     pub const TRACK_BACKENDS_DELAY: Duration = Duration::from_secs(5);
     /// `frontend.connectTimeout`: many round trips within a data centre, yet well below a retransmitted SYN (1 s).

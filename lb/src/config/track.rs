@@ -9,7 +9,7 @@ use daemon::document::Section;
 use vrrp::Priority;
 
 use super::check::{duration, noted};
-use super::defaults::{TRACK_BACKENDS_DELAY, TRACK_BACKENDS_WEIGHT};
+use super::defaults::TRACK_BACKENDS_DELAY;
 use super::virtual_router::is_interface_name;
 use crate::router::{Sight, Track, TrackedInterface};
 
@@ -37,20 +37,12 @@ pub(super) fn track(section: &mut Section<'_>, priority: u8) -> Track {
             section.problem(&field, format!("{} is listed twice", interface.name));
         }
     }
-    Track {
-        relay,
-        backends: backends.unwrap_or_else(|| Track::default().backends),
-        interfaces: interfaces.into_iter().flatten().collect(),
-    }
+    Track { relay, backends: backends.flatten(), interfaces: interfaces.into_iter().flatten().collect() }
 }
 
 fn sight(section: &mut Section<'_>, owner: bool) -> Option<Sight> {
-    let given = section.has("weight");
-    let weight = match weight(section, -253..=0) {
-        Some(lost) => NonZeroU8::new(lost),
-        None => Some(TRACK_BACKENDS_WEIGHT),
-    };
-    if owner && given && weight.is_some() {
+    let weight = weight(section, -253..=0).and_then(NonZeroU8::new);
+    if owner && weight.is_some() {
         section.problem("weight", NO_WEIGHTS);
     }
     let delay = duration(section, "delay", DELAYS, TRACK_BACKENDS_DELAY);

@@ -42,9 +42,7 @@ pub struct TrackedInterface {
 
 impl Default for Track {
     fn default() -> Self {
-        use crate::config::defaults::{TRACK_BACKENDS_DELAY, TRACK_BACKENDS_WEIGHT};
-        let backends = Sight { weight: TRACK_BACKENDS_WEIGHT, delay: TRACK_BACKENDS_DELAY };
-        Self { relay: true, backends: Some(backends), interfaces: Vec::new() }
+        Self { relay: true, backends: None, interfaces: Vec::new() }
     }
 }
 
@@ -185,6 +183,12 @@ mod tests {
         NonZeroU8::new(number)
     }
 
+    /// What is tracked by default, and backends.
+    fn with_backends() -> Track {
+        let sight = Sight { weight: NonZeroU8::new(20).unwrap(), delay: Duration::from_secs(5) };
+        Track { backends: Some(sight), ..Track::default() }
+    }
+
     /// Sees everything, and a relay that has just beaten.
     fn well(beat: u64) -> Facts {
         Facts { relay_beats: Some(vec![beat, beat]), sees_backend: Some(true), interfaces: Vec::new() }
@@ -195,7 +199,7 @@ mod tests {
         let interface = |name: &str, weight| TrackedInterface { name: name.to_owned(), weight };
         let track = Track {
             interfaces: vec![interface("a", weight(30)), interface("b", weight(200)), interface("c", None)],
-            ..Track::default()
+            ..with_backends()
         };
         let fit = |number| Standing::Fit(priority(number));
         let fault = Standing::Fault(Fault::Interface("c".to_owned()));
@@ -251,7 +255,7 @@ mod tests {
     /// Three nodes lose sight of the backends and get it back, each when its own checks say so.
     #[test]
     fn no_backup_is_ever_stronger_while_all_nodes_lose_sight_and_regain_it() {
-        let (track, start) = (Track::default(), start());
+        let (track, start) = (with_backends(), start());
         let configured = [priority(250), priority(240), priority(230)];
         let roles = [Role::Master, Role::Backup, Role::Backup];
         for shifts in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
@@ -278,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_master_that_alone_sees_no_backend_is_weaker_after_the_delay() {
-        let (track, start) = (Track::default(), start());
+        let (track, start) = (with_backends(), start());
         let mut tracking = Tracking::begun();
         for (seconds, sees_backend, expected) in [
             (0, Some(true), 250),

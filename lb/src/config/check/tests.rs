@@ -8,7 +8,7 @@ use vrrp::{Audience, Password, Peers, Preempt, Version, WholeSeconds};
 
 use super::*;
 use crate::config::{Check, Tls};
-use crate::router::{Track, TrackedInterface};
+use crate::router::{Sight, Track, TrackedInterface};
 
 const EXAMPLE: &str = include_str!("../../../tests/fixtures/fairway-lb.yaml");
 
@@ -405,8 +405,9 @@ fn each_mistake_is_one_problem_with_its_path() {
 fn what_is_tracked_may_be_nothing_or_more() {
     let track = |text: &str| Files::new().parse(text).unwrap().virtual_routers.remove(0).track;
     assert_eq!(track(EXAMPLE), Track::default());
-    let nothing = with("weight: -20 # default", "weight: 0").replace("relay: true", "relay: false");
-    assert_eq!(track(&nothing), Track { relay: false, backends: None, interfaces: Vec::new() });
+    let sight = Sight { weight: NonZeroU8::MIN.saturating_add(19), delay: Duration::from_secs(5) };
+    let backends = with("weight: 0 # default", "weight: -20").replace("relay: true", "relay: false");
+    assert_eq!(track(&backends), Track { relay: false, backends: Some(sight), interfaces: Vec::new() });
     let interfaces = &TRACKED[2..];
     let tracked = |name: &str, weight| TrackedInterface { name: name.to_owned(), weight };
     let expected = vec![tracked("eth1", NonZeroU8::new(30)), tracked("eth2", None)];
@@ -432,7 +433,7 @@ fn nonsense_is_not_tracked() {
         assert_eq!(problems(&with(TRACKED, &format!("interfaces: {interfaces}"))), expected);
     }
     let sight = [
-        ("weight: -20 # default", "weight: 5", "weight: must be from -253 to 0, found 5"),
+        ("weight: 0 # default", "weight: 5", "weight: must be from -253 to 0, found 5"),
         ("delay: 5s # default", "delay: 2h", "delay: must be from 0ns to 3600s, found 7200s"),
     ];
     for (find, replacement, expected) in sight {
@@ -440,6 +441,7 @@ fn nonsense_is_not_tracked() {
         assert_eq!(problems(&with(find, replacement)), expected);
     }
     let owner = with(TRACKED, &TRACKED[2..]).replace("priority: 100 # default", "priority: 255");
+    let owner = owner.replace("weight: 0 # default", "weight: -1");
     let has_no_effect = "has no effect on priority 255, which the owner of the addresses always has";
     let fields = ["backends.weight", "interfaces[0].weight"];
     let expected = fields.map(|field| format!("virtualRouter.track.{field}: {has_no_effect}"));
