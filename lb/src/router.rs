@@ -22,6 +22,7 @@ mod complaints;
 mod interface;
 mod metrics;
 mod realtime;
+mod rival;
 mod status;
 mod tracker;
 mod tracking;

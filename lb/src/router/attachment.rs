@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use vrrp::{Audience, Family, Peers, Settings};
 
 use super::interface::Interface;
+use super::rival::RivalSocket;
 use super::worker::{CAP_NET_RAW, failure};
 use super::{RouterConfig, RouterError};
 use crate::advert_socket::AdvertSocket;
@@ -18,6 +19,7 @@ pub(super) struct Attachment {
     pub(super) settings: Settings,
     pub(super) adverts: AdvertSocket,
     pub(super) announcer: PacketSocket,
+    pub(super) rivals: RivalSocket,
 }
 
 impl Attachment {
@@ -35,7 +37,9 @@ impl Attachment {
         let adverts =
             AdvertSocket::open(name, index, settings.local).map_err(refused("open the advert socket"))?;
         let announcer = PacketSocket::open(index).map_err(refused("open a packet socket"))?;
-        Ok(Self { index, mac, settings, adverts, announcer })
+        let rivals =
+            RivalSocket::open(index, &settings.addresses).map_err(refused("listen for other owners"))?;
+        Ok(Self { index, mac, settings, adverts, announcer, rivals })
     }
 }
 

@@ -1,16 +1,41 @@
 //! Which of many equal troubles deserves a log line.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
+
+use super::rival::Hardware;
+
+/// Who makes trouble.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Source {
+    /// Nobody in particular, or too many to tell apart.
+    Nobody,
+    /// A host, by the address it has or is sent to by.
+    Host(IpAddr),
+    /// A host, by its hardware.
+    Hardware(Hardware),
+}
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        Self::Host(address)
+    }
+}
+
+impl From<Hardware> for Source {
+    fn from(mac: Hardware) -> Self {
+        Self::Hardware(mac)
+    }
+}
 
 /// Remembers what has been complained about: each kind and source once, then at most once a minute.
 ///
 /// Sources are chosen by whoever is on the link, so the table is bounded. When it is full, new sources share one entry
-/// per kind, that of `0.0.0.0`; kinds come from a closed set.
+/// per kind, that of nobody; kinds come from a closed set.
 #[derive(Debug, Default)]
 pub(super) struct Complaints {
-    last: BTreeMap<(IpAddr, &'static str), Instant>,
+    last: BTreeMap<(Source, &'static str), Instant>,
 }
 
 impl Complaints {
@@ -18,7 +43,13 @@ impl Complaints {
     const CAPACITY: usize = 64;
 
     /// Whether to log this `kind` of trouble with `source` at `now`.
-    pub(super) fn worth_a_line(&mut self, source: IpAddr, kind: &'static str, now: Instant) -> bool {
+    pub(super) fn worth_a_line(
+        &mut self,
+        source: impl Into<Source>,
+        kind: &'static str,
+        now: Instant,
+    ) -> bool {
+        let source = source.into();
         let recent = |last: &Instant| now.saturating_duration_since(*last) < Self::PAUSE;
         if self.last.get(&(source, kind)).is_some_and(recent) {
             return false;
@@ -26,8 +57,7 @@ impl Complaints {
         if self.last.len() >= Self::CAPACITY {
             self.last.retain(|_, last| recent(last));
         }
-        let source =
-            if self.last.len() < Self::CAPACITY { source } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
+        let source = if self.last.len() < Self::CAPACITY { source } else { Source::Nobody };
         if self.last.get(&(source, kind)).is_some_and(recent) {
             return false;
         }
@@ -38,6 +68,8 @@ impl Complaints {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -68,13 +100,13 @@ mod tests {
     #[test]
     fn ten_thousand_sources_neither_fill_memory_nor_the_log() {
         let (mut complaints, start) = (Complaints::default(), start());
-        let sources = |first: u32| (first..first + 10_000).map(|number| Ipv4Addr::from(number).into());
+        let sources = |first: u32| (first..first + 10_000).map(|number| IpAddr::from(Ipv4Addr::from(number)));
         let lines =
             sources(0x0a00_0000).filter(|&source| complaints.worth_a_line(source, "version", start)).count();
         assert_eq!(lines, Complaints::CAPACITY + 1);
         assert_eq!(complaints.last.len(), Complaints::CAPACITY + 1);
         let later = start + Duration::from_mins(1);
-        assert!(complaints.worth_a_line([10, 9, 9, 9].into(), "version", later));
+        assert!(complaints.worth_a_line(IpAddr::from([10, 9, 9, 9]), "version", later));
         assert_eq!(complaints.last.len(), 1);
     }
 }

@@ -16,6 +16,7 @@ pub struct RouterMetrics {
     sent: IntCounterVec,
     rejected: IntCounterVec,
     late: IntCounterVec,
+    conflicts: IntCounterVec,
 }
 
 /// Those of one virtual router.
@@ -70,6 +71,11 @@ impl RouterMetrics {
                 "Timers that were noticed later than a tenth of the advert interval.",
                 &["instance"],
             )?,
+            conflicts: counters(
+                "address_conflicts_total",
+                "Claims of others, by ARP or neighbour advertisement, to a virtual address that this node held.",
+                &["instance"],
+            )?,
         })
     }
 
@@ -82,6 +88,7 @@ impl RouterMetrics {
         self.received.with_label_values(&[instance]);
         self.sent.with_label_values(&[instance]);
         self.late.with_label_values(&[instance]);
+        self.conflicts.with_label_values(&[instance]);
         for role in Role::ALL {
             self.transitions.with_label_values(&[instance, role.label()]);
         }
@@ -116,6 +123,10 @@ impl InstanceMetrics {
         self.families.sent.with_label_values(&[&self.instance]).inc();
     }
 
+    pub(super) fn conflict(&self) {
+        self.families.conflicts.with_label_values(&[&self.instance]).inc();
+    }
+
     pub(super) fn late(&self) {
         self.families.late.with_label_values(&[&self.instance]).inc();
     }
@@ -142,6 +153,7 @@ mod tests {
             .map(|family| (family.name().to_owned(), family.get_metric().len()))
             .collect();
         let expected = [
+            ("fairway_lb_vrrp_address_conflicts_total", 2),
             ("fairway_lb_vrrp_adverts_received_total", 2),
             ("fairway_lb_vrrp_adverts_rejected_total", 2 * Rejected::LABELS.len()),
             ("fairway_lb_vrrp_adverts_sent_total", 2),
@@ -151,7 +163,7 @@ mod tests {
             ("fairway_lb_vrrp_transitions_total", 6),
         ];
         assert_eq!(series, expected.map(|(name, count)| (name.to_owned(), count)));
-        let labels = registry.gather()[5]
+        let labels = registry.gather()[6]
             .get_metric()
             .iter()
             .map(|it| it.get_label()[0].value().to_owned())

@@ -1,10 +1,10 @@
 //! The router's thread: waits, turns what it finds into events, and does what the state machine says.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
@@ -13,10 +13,11 @@ use tracing::{error, info, warn};
 use vrrp::{Action, Event, Family, Priority, Received, Rejected, Role, State, encode, step};
 
 use super::attachment::{Attachment, settings};
-use super::complaints::Complaints;
+use super::complaints::{Complaints, Source};
 use super::interface::{Interface, Monitor};
 use super::metrics::InstanceMetrics;
 use super::realtime::prefer_this_thread;
+use super::rival::{Claim, Defence};
 use super::status::SharedStatus;
 use super::tracker::Tracker;
 use super::{Beginning, Order, Orders, RouterConfig, RouterError, Witness};
@@ -37,6 +38,9 @@ pub(super) struct Worker {
     state: State,
     tracker: Tracker,
     complaints: Complaints,
+    defence: Defence,
+    /// Until when packets wake nobody.
+    rest_until: Option<Instant>,
 }
 
 /// What woke the thread.
@@ -49,6 +53,7 @@ impl Worker {
     /// More packets than the socket's buffer holds: whatever waited is read before a timer is looked at, but somebody
     /// who sends without a pause cannot keep us from the timers.
     const PACKETS_PER_TURN: usize = 512;
+    const LONGEST_REST: Duration = Duration::from_millis(50);
 
     /// Does all that can fail for reasons of configuration, and changes nothing.
     pub(super) fn prepare(
@@ -61,7 +66,7 @@ impl Worker {
             Netlink::open().map_err(|source| failure(&config, "open netlink", CAP_NET_ADMIN, source))?;
         let monitor =
             Monitor::open().map_err(|source| failure(&config, "watch links", CAP_NET_ADMIN, source))?;
-        let (attachment, complaints) = (None, Complaints::default());
+        let (attachment, complaints, defence) = (None, Complaints::default(), Defence::default());
         let (state, tracker) = (State::Initialize, Tracker::begun(config.priority, now()));
         metrics.priority(Some(config.priority));
         let mut worker = Self {
@@ -75,6 +80,8 @@ impl Worker {
             state,
             tracker,
             complaints,
+            defence,
+            rest_until: None,
         };
         let interface = worker.find_interface()?;
         worker.attachment = match worker.attach(interface) {
@@ -157,10 +164,17 @@ impl Worker {
                 self.monitor.drain().map_err(|source| self.failure("watch links", source))?;
                 self.look_at_link()?;
             }
-            self.receive()?;
+            let flooded = self.receive()? | self.meet_rivals(woken_at)?;
             self.track(woken_at)?;
             self.handle(Event::Tick, woken_at)?;
+            self.rest_until = flooded.then(|| Self::rest_after(woken_at, now()));
         }
+    }
+
+    /// Of the time that packets without end take, three quarters belong to others: this thread has real-time priority.
+    /// Timers are not put off.
+    fn rest_after(woken_at: Instant, now: Instant) -> Instant {
+        now + (3 * now.saturating_duration_since(woken_at)).min(Self::LONGEST_REST)
     }
 
     /// Counts a timer that should have been noticed earlier.
@@ -241,10 +255,12 @@ impl Worker {
             PollFd::new(self.orders.wake.as_fd(), PollFlags::POLLIN),
             PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
         ];
-        if let Some(attachment) = &self.attachment {
+        let rest_until = self.rest_until.filter(|&rest_until| rest_until > now());
+        if let Some(attachment) = self.attachment.as_ref().filter(|_| rest_until.is_none()) {
             descriptors.push(PollFd::new(attachment.adverts.as_fd(), PollFlags::POLLIN));
+            descriptors.push(PollFd::new(attachment.rivals.as_fd(), PollFlags::POLLIN));
         }
-        let deadlines = [self.state.deadline(), self.tracker.deadline(&self.config.track)];
+        let deadlines = [self.state.deadline(), self.tracker.deadline(&self.config.track), rest_until];
         let left =
             deadlines.into_iter().flatten().min().map(|deadline| deadline.saturating_duration_since(now()));
         match ppoll(&mut descriptors, left.map(TimeSpec::from_duration), None) {
@@ -257,15 +273,15 @@ impl Worker {
         Ok(Woken { orders: ready(0), link: ready(1) })
     }
 
-    /// Reads the packets that wait.
-    fn receive(&mut self) -> Result<(), RouterError> {
+    /// Reads the packets that wait; whether more may.
+    fn receive(&mut self) -> Result<bool, RouterError> {
         for _ in 0..Self::PACKETS_PER_TURN {
-            let Some(attachment) = &mut self.attachment else { return Ok(()) };
+            let Some(attachment) = &mut self.attachment else { return Ok(false) };
             let (sender, outcome) = match attachment.adverts.receive() {
                 Ok(Some(arrival)) => (arrival.from, arrival.read(&attachment.settings)),
-                Ok(None) => return Ok(()),
+                Ok(None) => return Ok(false),
                 // The link monitor has more to say about that.
-                Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => return Ok(()),
+                Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => return Ok(false),
                 Err(source) => return Err(self.failure("receive adverts", source)),
             };
             match outcome {
@@ -278,7 +294,31 @@ impl Worker {
                 Err(rejected) => self.reject(sender, rejected, now()),
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Answers those who claim a virtual address that we hold. What they claim of our master's is none of our business. Whether more of them
+    /// may wait.
+    fn meet_rivals(&mut self, now: Instant) -> Result<bool, RouterError> {
+        let Some(attachment) = &mut self.attachment else { return Ok(false) };
+        let claims = attachment.rivals.receive(attachment.mac, &attachment.settings.addresses);
+        let (claims, more) = match claims {
+            Ok((claims, more)) if self.state.role() == Role::Master => (claims, more),
+            Ok((_, more)) => return Ok(more),
+            // The link monitor has more to say about that.
+            Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => return Ok(false),
+            Err(source) => return Err(self.failure("listen for other owners", source)),
+        };
+        for Claim { address, mac } in &claims {
+            self.metrics.conflict();
+            if self.complaints.worth_a_line(*mac, "conflict", now) {
+                warn!(instance = self.metrics.instance, %address, %mac, "virtual address claimed by another host");
+            }
+        }
+        if !claims.is_empty() && self.defence.is_due(now) {
+            self.announce(now);
+        }
+        Ok(more)
     }
 
     fn reject(&mut self, sender: IpAddr, rejected: Rejected, now: Instant) {
@@ -314,7 +354,7 @@ impl Worker {
             }
             // The next change of a link or an address is the next attempt.
             Err(cause) => {
-                if self.complaints.worth_a_line(NOBODY, "attach", now()) {
+                if self.complaints.worth_a_line(Source::Nobody, "attach", now()) {
                     warn!(instance = self.metrics.instance, error = %daemon::exit::chain(&cause), "virtual router waits for its interface");
                 }
                 Ok(())
@@ -415,7 +455,7 @@ impl Worker {
         for &address in attachment.settings.addresses.as_slice() {
             let mut frames = announcement::frames(attachment.mac, address).into_iter();
             if let Err(error) = frames.try_for_each(|frame| attachment.announcer.send(&frame))
-                && self.complaints.worth_a_line(NOBODY, "announce", now)
+                && self.complaints.worth_a_line(Source::Nobody, "announce", now)
             {
                 warn!(instance = self.metrics.instance, %address, %error, "announcement not sent");
             }
@@ -436,7 +476,7 @@ impl Worker {
     fn restore(&mut self, index: u32) -> Result<(), RouterError> {
         if self.state.role() == Role::Master && self.claim(index)? {
             self.announce(now());
-            if self.complaints.worth_a_line(NOBODY, "restore", now()) {
+            if self.complaints.worth_a_line(Source::Nobody, "restore", now()) {
                 warn!(instance = self.metrics.instance, "virtual address had been removed: put back");
             }
         }
@@ -458,9 +498,6 @@ enum End {
     Stop,
     HandOver,
 }
-
-/// The source of troubles that have none.
-const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 const CAP_NET_ADMIN: &str = "CAP_NET_ADMIN";
 pub(super) const CAP_NET_RAW: &str = "CAP_NET_RAW";

@@ -4,6 +4,7 @@
 
 mod ipv6;
 mod lab;
+mod rival;
 mod tracking;
 
 use std::net::IpAddr;
