@@ -3,9 +3,12 @@
 mod contents;
 mod forgery;
 mod keepalived;
+mod link;
 mod partition;
 mod peers;
 mod realtime;
+mod rival;
+mod takeover;
 mod tracking;
 
 use std::time::Duration;

@@ -42,7 +42,7 @@ pub struct Frame {
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// A `VRRPv3` advertisement over IPv4 (RFC 9568 section 5).
+    /// An advertisement over IPv4 of VRRP version 3 (RFC 9568 section 5) or 2 (RFC 3768 section 5).
     Advert {
         /// The IP source.
         from: Ipv4Addr,
@@ -188,14 +188,19 @@ fn parse_arp(packet: &[u8]) -> Option<Content> {
     })
 }
 
-/// IP protocol 112; version 3, type 1.
+/// IP protocol 112; version 2 or 3, type 1.
 fn parse_advert(packet: &[u8]) -> Option<Content> {
     let header = usize::from(packet.first()? & 0x0f) * 4;
     let advert = packet.get(header..)?;
-    if *packet.get(9)? != 112 || *advert.first()? != 0x31 {
+    if *packet.get(9)? != 112 {
         return None;
     }
-    let interval = u16::from_be_bytes(advert.get(4..6)?.try_into().ok()?) & 0x0fff;
+    let [fifth, sixth] = advert.get(4..6)?.try_into().ok()?;
+    let interval = match *advert.first()? {
+        0x21 => Duration::from_secs(u64::from(sixth)),
+        0x31 => Duration::from_millis(10 * u64::from(u16::from_be_bytes([fifth & 0x0f, sixth]))),
+        _ => return None,
+    };
     let count = usize::from(*advert.get(3)?);
     Some(Content::Advert {
         from: address(packet, 12)?,
@@ -203,7 +208,7 @@ fn parse_advert(packet: &[u8]) -> Option<Content> {
         ttl: *packet.get(8)?,
         router: *advert.get(1)?,
         priority: *advert.get(2)?,
-        interval: Duration::from_millis(u64::from(interval) * 10),
+        interval,
         addresses: (0..count).map(|number| address(advert, 8 + 4 * number)).collect::<Option<_>>()?,
     })
 }

@@ -186,6 +186,27 @@ impl Switch {
         self.namespace.ip(&["link", "set", &plug.0, "master", Self::BRIDGE]).map(drop)
     }
 
+    /// From now on this port loses frames at random, so many of a hundred in either direction.
+    pub fn lose(&self, plug: &Plug, percent: u32) -> Result<()> {
+        // Load a random number, take it modulo 100; below `percent`: `TC_ACT_SHOT`, else `TC_ACT_UNSPEC`.
+        let program = format!("5,32 0 0 4294963256,148 0 0 100,53 1 0 {percent},6 0 0 2,6 0 0 4294967295");
+        self.tc(&["qdisc", "add", "dev", &plug.0, "clsact"])?;
+        for direction in ["ingress", "egress"] {
+            let filter = ["filter", "add", "dev", &plug.0, direction];
+            self.tc(&[&filter[..], &["bpf", "direct-action", "bytecode", &program]].concat())?;
+        }
+        Ok(())
+    }
+
+    /// It loses none any more.
+    pub fn lose_nothing(&self, plug: &Plug) -> Result<()> {
+        self.tc(&["qdisc", "delete", "dev", &plug.0, "clsact"])
+    }
+
+    fn tc(&self, arguments: &[&str]) -> Result<()> {
+        command("tc", &[&["-n", self.namespace.name()], arguments].concat()).map(drop)
+    }
+
     /// The namespace of the switch: a capture there sees every port.
     pub const fn namespace(&self) -> &Namespace {
         &self.namespace

@@ -99,6 +99,26 @@ impl Link {
         self.switch.detach(&host.plug)
     }
 
+    /// From now on `host` loses frames at random, so many of a hundred in either direction; with 0, none.
+    pub fn lose(&self, host: &Host, percent: u32) -> Result<()> {
+        match percent {
+            0 => self.switch.lose_nothing(&host.plug),
+            percent => self.switch.lose(&host.plug, percent),
+        }
+    }
+
+    /// Takes the interface of `host` away altogether; [`restore`](Self::restore) brings another one of the same name.
+    pub fn remove(&self, host: &Host) -> Result<()> {
+        host.namespace.ip(&["link", "delete", INTERFACE]).map(drop)
+    }
+
+    /// Gives `host` an interface again. This value stands for it from now on.
+    pub fn restore(&self, host: &Host) -> Result<Host> {
+        let Host { namespace, address, .. } = host.clone();
+        let plug = self.switch.attach(&namespace, INTERFACE, &[&format!("{address}/24")])?;
+        Ok(Host { namespace, address, plug })
+    }
+
     /// Brings it together with them again.
     pub fn join(&self, host: &Host) -> Result<()> {
         self.switch.reattach(&host.plug)

@@ -8,14 +8,14 @@ use super::A_WHILE;
 use crate::site::{FrontDoor, LIMIT, Plan, Site, throughout, until};
 
 /// A running keepalived. Dropping it kills it.
-struct Keepalived {
-    process: Process,
+pub(super) struct Keepalived {
+    pub(super) process: Process,
     _files: TempDir,
 }
 
 impl Keepalived {
     /// With its defaults beyond what `dialect` says; so it preempts.
-    fn start(host: &Host, priority: u8, dialect: &Dialect) -> Result<Self> {
+    pub(super) fn start(host: &Host, priority: u8, dialect: &Dialect) -> Result<Self> {
         let files = tempfile::tempdir().map_err(Error::system("make", "a directory"))?;
         let path = |name: &str| files.path().join(name).display().to_string();
         let Dialect { version, theirs, .. } = dialect;
@@ -57,14 +57,15 @@ enum End {
 }
 
 /// A way to run a virtual router, as either side is told of it. Ours is the first node, theirs the second.
-struct Dialect {
-    version: u8,
-    interval: &'static str,
-    ours: &'static str,
-    theirs: &'static str,
+pub(super) struct Dialect {
+    pub(super) version: u8,
+    pub(super) interval: &'static str,
+    pub(super) ours: &'static str,
+    pub(super) theirs: &'static str,
 }
 
-const MULTICAST: Dialect = Dialect { version: 3, interval: "200ms", ours: "", theirs: "advert_int 0.2" };
+pub(super) const MULTICAST: Dialect =
+    Dialect { version: 3, interval: "200ms", ours: "", theirs: "advert_int 0.2" };
 const UNICAST: Dialect = Dialect {
     version: 3,
     interval: "200ms",
@@ -72,7 +73,7 @@ const UNICAST: Dialect = Dialect {
     theirs: "advert_int 0.2\n unicast_src_ip 172.16.60.242\n unicast_peer {\n 172.16.60.241\n }",
 };
 
-const VERSION_2: Dialect =
+pub(super) const VERSION_2: Dialect =
     Dialect { version: 2, interval: "1s", ours: "version: 2,", theirs: "advert_int 1" };
 const PASSWORD: Dialect = Dialect {
     version: 2,
