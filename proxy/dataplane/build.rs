@@ -13,7 +13,7 @@ const ADVICE: &str = "run ./setup.sh, or `rustup toolchain install nightly --com
                       `cargo install bpf-linker`";
 
 /// The object files that `ebpf/programs` makes.
-const OBJECTS: [&str; 1] = ["socket"];
+const OBJECTS: [&str; 2] = ["socket", "packet"];
 
 /// Where the kernel's compiler comes from.
 struct Toolchain {

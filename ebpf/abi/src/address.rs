@@ -4,7 +4,7 @@ use bytemuck::{AnyBitPattern, NoUninit};
 
 /// An IPv6 address, or an IPv4 address in its mapped form `::ffff:a.b.c.d`, as four words that each hold their bytes in
 /// network order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, NoUninit, AnyBitPattern)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, NoUninit, AnyBitPattern)]
 #[repr(C)]
 pub struct Address {
     words: [u32; 4],
@@ -53,7 +53,7 @@ impl Address {
 }
 
 /// A transport port in network order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, NoUninit, AnyBitPattern)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, NoUninit, AnyBitPattern)]
 #[repr(transparent)]
 pub struct Port(u16);
 

@@ -12,6 +12,12 @@
 //! | [`AFFINITY`] | LRU hash | [`AffinityKey`] | [`Affinity`] | programs |
 //! | [`FLOWS`] | LRU hash | [`FlowKey`] | [`Flow`] | programs |
 //! | [`ORIGINS`] | LRU hash | [`OriginKey`] | [`Origin`] | programs |
+//! | [`CONNECTIONS`] | LRU hash | [`Tuple`] | [`Connection`] | programs |
+//! | [`FRAGMENTS`] | LRU hash | [`FragmentKey`] | [`Ports`] | programs |
+//! | [`INTERFACES`] | hash | interface index | [`Interface`] | dataplane |
+//! | [`PODS`] | LPM trie | [`Address`] | 1 | dataplane |
+//! | [`NODE`] | array | 0 | [`Node`] | dataplane |
+//! | [`COUNTERS`] | array per CPU | [`Counter`] | a number | programs |
 //!
 //! A connection to a service is one look-up in `SERVICES`, one count in `TURNS` and the look-ups of the slot that the
 //! count names and of the backend in it; rules that ask for more cost more. Identifiers are given out once and never again while the maps live, so that
@@ -26,12 +32,17 @@
 mod address;
 mod affinity;
 mod backend;
+mod connection;
 mod flow;
 mod service;
 
 pub use address::{Address, Port};
 pub use affinity::{Affinity, AffinityKey, Client, MemberKey};
 pub use backend::{Backend, BackendId, MaglevTable, NO_BACKEND, SlotKey};
+pub use connection::{
+    ANSWERED, BACKEND_DONE, CLIENT_DONE, Connection, Counter, FragmentKey, Interface, Node, Ports, REPLY,
+    RESET, Tuple,
+};
 pub use flow::{Flow, FlowKey, Origin, OriginKey};
 pub use service::{
     Audience, Masquerade, NO_SERVICE, Rules, Scheduler, Service, ServiceId, ServiceKey, SourceRange, Turn,
@@ -72,7 +83,22 @@ pub const AFFINITY: Table = Table { name: "AFFINITY", capacity: 65_536 };
 pub const FLOWS: Table = Table { name: "FLOWS", capacity: 131_072 };
 /// Which service a translated peer stands for.
 pub const ORIGINS: Table = Table { name: "ORIGINS", capacity: 131_072 };
+/// Conversations that are translated packet by packet, both directions of each.
+pub const CONNECTIONS: Table = Table { name: "CONNECTIONS", capacity: 262_144 };
+/// The ports of datagrams that come in fragments.
+pub const FRAGMENTS: Table = Table { name: "FRAGMENTS", capacity: 16_384 };
+/// The interfaces of the node.
+pub const INTERFACES: Table = Table { name: "INTERFACES", capacity: 16_384 };
+/// Where the pods are whose packets count as the cluster's own.
+pub const PODS: Table = Table { name: "PODS", capacity: 1024 };
+/// What the packet programs are told of the node.
+pub const NODE: Table = Table { name: "NODE", capacity: 1 };
+/// What they count.
+pub const COUNTERS: Table = Table { name: "COUNTERS", capacity: Counter::COUNT };
 
-/// Every map.
+/// The maps of the packet programs alone; they read those of the services too.
+pub const PACKET_TABLES: [Table; 6] = [CONNECTIONS, FRAGMENTS, INTERFACES, PODS, NODE, COUNTERS];
+
+/// Every map of the programs at the socket.
 pub const TABLES: [Table; 10] =
     [SERVICES, SLOTS, BACKENDS, MEMBERS, MAGLEV, SOURCE_RANGES, TURNS, AFFINITY, FLOWS, ORIGINS];

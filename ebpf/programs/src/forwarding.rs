@@ -225,7 +225,7 @@ const fn slot_of(turn: u64, slots: u32) -> u32 {
 
 /// A backend that still is one of this service's.
 #[inline(always)]
-fn own(tables: &impl Tables, service: ServiceId, id: BackendId) -> Option<Backend> {
+pub(crate) fn own(tables: &impl Tables, service: ServiceId, id: BackendId) -> Option<Backend> {
     let backend = tables.backend(id)?;
     if backend.service.0 == service.0 { Some(backend) } else { None }
 }

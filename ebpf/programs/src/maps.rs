@@ -6,8 +6,8 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap};
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Flow, FlowKey, MaglevTable, MemberKey, Origin, OriginKey,
-    Service, ServiceId, ServiceKey, SlotKey, SourceRange, Turn,
+    Affinity, AffinityKey, Backend, BackendId, Flow, FlowKey, MaglevTable, MemberKey, NO_BACKEND, Origin,
+    OriginKey, Service, ServiceId, ServiceKey, SlotKey, SourceRange, Turn,
 };
 
 use crate::Tables;
@@ -142,7 +142,7 @@ impl Maps {
 /// that was preempted here is about to read it. Identifiers are never given out twice, so what two look-ups agree on is
 /// the key's. When they differ a third decides: to be wrong, it would have to be overtaken in the same way.
 #[inline(always)]
-fn agreed<V>(
+pub(crate) fn agreed<V>(
     look_up: impl Fn() -> Option<*const V>,
     read: impl Fn(*const V) -> V,
     same: impl Fn(&V, &V) -> bool,
@@ -155,7 +155,7 @@ fn agreed<V>(
 /// Reads a value of a map.
 #[inline(always)]
 #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
-fn copy<V: Copy>(value: *const V) -> V {
+pub(crate) fn copy<V: Copy>(value: *const V) -> V {
     // SAFETY: the pointer is of a look-up that found something; the kernel keeps that memory mapped and aligned until
     // the program ends. Its content may change meanwhile, hence volatile; `V` is plain data, valid in every state.
     unsafe { core::ptr::read_volatile(value) }
@@ -178,8 +178,13 @@ fn whole(service: *const Service) -> Service {
 #[inline(always)]
 #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
 fn entry(table: *const MaglevTable, position: u32) -> BackendId {
-    // SAFETY: as in `copy`; a position is less than the table's length.
-    unsafe { table.cast::<BackendId>().add(position as usize).read_volatile() }
+    // Of what the compiler makes of a product, a shift and a scale the verifier loses track.
+    let position = core::hint::black_box(position) as usize;
+    if position >= MaglevTable::LENGTH {
+        return NO_BACKEND;
+    }
+    // SAFETY: as in `copy`; the position is less than the table's length.
+    unsafe { table.cast::<BackendId>().add(position).read_volatile() }
 }
 
 /// Counts one and returns the count before, as one step for all processors.
@@ -208,4 +213,4 @@ const fn increment(_: *mut Turn) -> u64 {
 /// A program has nobody to tell that the kernel is short of memory, and must not keep its socket from forwarding for
 /// that; what is then lost is documented with [`Tables`].
 #[inline(always)]
-fn remembered(_: Result<(), i32>) {}
+pub(crate) fn remembered(_: Result<(), i32>) {}

@@ -1,0 +1,56 @@
+//! Translation of packets: what reaches a node for a service, from wherever, by an interface.
+//!
+//! | program | on | does |
+//! |---|---|---|
+//! | `fairway_in` | what comes in | frontend becomes a backend, backend becomes the frontend, and on it goes |
+//! | `fairway_out` | what processes of the node send | the answers of backends that are such processes become the frontend's |
+//!
+//! Those named `_l3` are for interfaces without Ethernet: tunnels.
+
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(clippy::needless_pass_by_value, reason = "aya hands the context over by value")]
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use ebpf_programs::packet::{BARE, ETHERNET, arrive, leave};
+
+/// By an interface with Ethernet headers.
+#[classifier]
+fn fairway_in(context: TcContext) -> i32 {
+    arrive(&context, ETHERNET)
+}
+
+/// By an interface without.
+#[classifier]
+fn fairway_in_l3(context: TcContext) -> i32 {
+    arrive(&context, BARE)
+}
+
+/// By an interface with Ethernet headers.
+#[classifier]
+fn fairway_out(context: TcContext) -> i32 {
+    leave(&context, ETHERNET)
+}
+
+/// By an interface without.
+#[classifier]
+fn fairway_out_l3(context: TcContext) -> i32 {
+    leave(&context, BARE)
+}
+
+/// The kernel shows it, and lets dual-licensed programs use every helper.
+#[expect(unsafe_code, reason = "the loader finds it by its section and name")]
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual BSD/GPL\0";
+
+/// A program cannot panic: the verifier accepts no loop without an end.
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// On the host there is nothing to run: the kernel runs the functions above.
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

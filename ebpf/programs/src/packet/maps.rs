@@ -1,0 +1,125 @@
+//! The kernel's tables of conversations. Names, kinds and capacities are those of `ebpf_abi`.
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
+use ebpf_abi::{Address, Connection, Counter, FragmentKey, Interface, Node, Ports, SourceRange, Tuple};
+
+use super::Skb;
+use super::translate::{Conversations, Route, Work};
+use crate::Tables;
+use crate::maps::{Maps, agreed, copy, remembered};
+
+#[map]
+static CONNECTIONS: LruHashMap<Tuple, Connection> =
+    LruHashMap::with_max_entries(ebpf_abi::CONNECTIONS.capacity, 0);
+#[map]
+static FRAGMENTS: LruHashMap<FragmentKey, Ports> =
+    LruHashMap::with_max_entries(ebpf_abi::FRAGMENTS.capacity, 0);
+#[map]
+static INTERFACES: HashMap<u32, Interface> =
+    HashMap::with_max_entries(ebpf_abi::INTERFACES.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static PODS: LpmTrie<Address, u32> = LpmTrie::with_max_entries(ebpf_abi::PODS.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static NODE: Array<Node> = Array::with_max_entries(ebpf_abi::NODE.capacity, 0);
+#[map]
+static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(ebpf_abi::COUNTERS.capacity, 0);
+/// More than a program's stack has room for. A program is done with it before another runs on its processor.
+#[map]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+
+/// The maps and routes of the running kernel, for one packet.
+#[derive(Clone, Copy)]
+pub(super) struct Kernel<'context> {
+    pub(super) skb: Skb<'context>,
+}
+
+/// This processor's place for a packet.
+#[inline(always)]
+#[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+pub(super) fn work() -> Option<&'static mut Work> {
+    // SAFETY: nobody else has this processor's entry while the program runs, and it asks once. It began as zeros, which
+    // are a `Work`, and only `Work`s were written since.
+    WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
+}
+
+impl Conversations for Kernel<'_> {
+    #[inline(always)]
+    fn services(&self) -> &impl Tables {
+        &Maps
+    }
+
+    #[inline(always)]
+    fn connection(&self, key: &Tuple) -> Option<Connection> {
+        agreed(|| CONNECTIONS.get_ptr(key), copy, |first, second| first.becomes == second.becomes)
+    }
+
+    #[inline(always)]
+    fn reserve(&self, key: &Tuple, connection: &Connection) -> bool {
+        CONNECTIONS.insert(key, connection, u64::from(BPF_NOEXIST)).is_ok()
+    }
+
+    #[inline(always)]
+    fn remember(&self, key: &Tuple, connection: &Connection) {
+        remembered(CONNECTIONS.insert(key, connection, u64::from(BPF_ANY)));
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+    fn touch(&self, key: &Tuple, seen: u64, flags: u32) -> bool {
+        let Some(connection) = CONNECTIONS.get_ptr_mut(key) else { return false };
+        // SAFETY: the pointer is of a look-up that found something; the kernel keeps that memory mapped and aligned
+        // until the program ends. It may be given to another conversation meanwhile, whose age is then that of this one.
+        unsafe {
+            (&raw mut (*connection).seen).write_volatile(seen);
+            (&raw mut (*connection).flags).write_volatile(flags);
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn fragment(&self, key: &FragmentKey) -> Option<Ports> {
+        FRAGMENTS.get_ptr(key).map(copy)
+    }
+
+    #[inline(always)]
+    fn remember_fragment(&self, key: &FragmentKey, ports: Ports) {
+        remembered(FRAGMENTS.insert(key, ports, u64::from(BPF_ANY)));
+    }
+
+    #[inline(always)]
+    fn route(&self, tuple: &Tuple) -> Route {
+        self.skb.route(tuple)
+    }
+
+    #[inline(always)]
+    fn interface(&self, index: u32) -> Option<Interface> {
+        INTERFACES.get_ptr(index).map(copy)
+    }
+
+    #[inline(always)]
+    fn node(&self) -> Option<Node> {
+        NODE.get_ptr(0).map(copy)
+    }
+
+    #[inline(always)]
+    fn is_pod(&self, address: Address) -> bool {
+        PODS.get(Key::new(128, address)).is_some()
+    }
+
+    #[inline(always)]
+    fn admits(&self, source: SourceRange) -> bool {
+        Maps.admits(source)
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+    fn count(&self, counter: Counter, by: u64) {
+        if let Some(count) = COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: it is this processor's own, and aligned.
+            unsafe { count.write_volatile(count.read_volatile().wrapping_add(by)) };
+        }
+    }
+}

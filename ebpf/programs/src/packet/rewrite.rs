@@ -1,0 +1,193 @@
+//! The headers of a packet as its translation has them, and checksums to match.
+//!
+//! Checksums are corrected by what changed and not computed anew, so that a wrong one stays wrong, and by the kernel's
+//! helpers, which know what is left to the hardware.
+
+use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
+use aya_ebpf::helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
+use bytemuck::NoUninit;
+use ebpf_abi::{Address, Port, Tuple};
+
+use super::Skb;
+use super::parse::{Frame, Part, TCP};
+use super::translate::Work;
+
+/// The kernel could not change the packet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failed;
+
+/// A transport checksum, and how the kernel's helper is to treat it.
+#[derive(Clone, Copy)]
+pub(super) struct Checksum {
+    pub(super) offset: u32,
+    pub(super) flags: u64,
+}
+
+impl Checksum {
+    /// To be corrected for addresses, which it covers too.
+    #[inline(always)]
+    fn with_pseudo_header(self) -> Self {
+        Self { flags: self.flags | u64::from(BPF_F_PSEUDO_HDR), ..self }
+    }
+}
+
+/// Where the checksum is in the headers of ICMP, UDP and TCP.
+const ICMP_CHECKSUM: u32 = 2;
+const UDP_CHECKSUM: u32 = 6;
+pub(super) const TCP_CHECKSUM: u32 = 16;
+/// Where it is in that of IPv4.
+const IPV4_CHECKSUM: u32 = 10;
+
+/// Makes the packet what its work says; one hop further if it is forwarded.
+#[inline(never)]
+pub(super) fn rewrite(skb: Skb<'_>, work: &Work, forward: bool) -> Result<(), Failed> {
+    let packet = &work.packet;
+    let hops = if forward { packet.hops.wrapping_sub(1) } else { packet.hops };
+    if packet.part == Part::Error {
+        return rewrite_error(skb, work, hops);
+    }
+    let difference = internet(skb, packet.network, &packet.tuple, &work.becomes, PSEUDO_HEADER)?;
+    self::hops(skb, work, hops)?;
+    if packet.part == Part::Later {
+        return Ok(());
+    }
+    let checksum = if packet.tuple.protocol == TCP {
+        Checksum { offset: packet.transport + TCP_CHECKSUM, flags: 0 }
+    } else {
+        // Without a checksum it stays so (RFC 768).
+        Checksum { offset: packet.transport + UDP_CHECKSUM, flags: u64::from(BPF_F_MARK_MANGLED_0) }
+    };
+    correct(skb, checksum.with_pseudo_header(), difference)?;
+    ports(skb, packet.transport, checksum, &packet.tuple, &work.becomes)
+}
+
+/// An error is translated twice over: for whom it is, and which packet of theirs it is about.
+#[inline(never)]
+fn rewrite_error(skb: Skb<'_>, work: &Work, hops: u8) -> Result<(), Failed> {
+    let packet = &work.packet;
+    let v4 = packet.tuple.source.is_v4();
+    let checksum = Checksum { offset: packet.transport + ICMP_CHECKSUM, flags: 0 };
+    // Whoever found fault, the client hears of it from whom it talks to, as with conntrack.
+    let source = if v4 {
+        Address::from_v4_word(skb.load(packet.network + 12).ok_or(Failed)?)
+    } else {
+        Address::from_v6_words(skb.load(packet.network + 8).ok_or(Failed)?)
+    };
+    let outer = Tuple { source, ..packet.tuple };
+    let sent = Tuple { destination: packet.tuple.destination, ..outer };
+    let difference = internet(skb, packet.network, &sent, &work.becomes, PSEUDO_HEADER)?;
+    self::hops(skb, work, hops)?;
+    if !v4 {
+        correct(skb, checksum.with_pseudo_header(), difference)?;
+    }
+    let (about, becomes) = (packet.tuple.reversed(), work.becomes.reversed());
+    let difference = internet(skb, packet.inner_network, &about, &becomes, 0)?;
+    if !v4 {
+        correct(skb, checksum, difference)?;
+    }
+    ports(skb, packet.inner_transport, checksum, &about, &becomes)
+}
+
+/// What is stored is no checksum's business: only the sum of the whole packet, where a card has made one, is told.
+pub(super) const WHOLE: u64 = BPF_F_RECOMPUTE_CSUM as u64;
+
+/// How the addresses of IPv6 are to be written where a pseudo-header has them: the kernel takes the correction of such
+/// a checksum for one of IPv4, where the header's own makes up for the addresses, so the sum of the whole packet has to
+/// be told of them.
+const PSEUDO_HEADER: u64 = WHOLE;
+
+/// Writes the addresses of an IP header, with its checksum if it has one; returns by how much their sum differs.
+#[inline(always)]
+fn internet(skb: Skb<'_>, network: u32, from: &Tuple, to: &Tuple, ipv6_flags: u64) -> Result<u32, Failed> {
+    let difference =
+        sum(sum(minus(from.source), minus(from.destination)), sum(plus(to.source), plus(to.destination)));
+    if from.source.is_v4() {
+        correct_ipv4(skb, network, difference)?;
+        store(skb, network + 12, &[to.source.v4_word(), to.destination.v4_word()], 0)?;
+    } else {
+        store(skb, network + 8, &to.source.v6_words(), ipv6_flags)?;
+        store(skb, network + 24, &to.destination.v6_words(), ipv6_flags)?;
+    }
+    Ok(difference)
+}
+
+/// Writes how many routers the packet may pass yet.
+#[inline(always)]
+fn hops(skb: Skb<'_>, work: &Work, hops: u8) -> Result<(), Failed> {
+    let network = work.packet.network;
+    if hops == work.packet.hops {
+        return Ok(());
+    }
+    if work.packet.tuple.source.is_v4() {
+        let word = |hops: u8| u32::from(u16::from_ne_bytes([hops, 0]));
+        correct_ipv4(skb, network, sum(!word(work.packet.hops), word(hops)))?;
+        store(skb, network + 8, &hops, 0)
+    } else {
+        store(skb, network + 7, &hops, WHOLE)
+    }
+}
+
+/// Writes the ports of a transport header, with the checksum that covers them.
+#[inline(always)]
+fn ports(skb: Skb<'_>, transport: u32, checksum: Checksum, from: &Tuple, to: &Tuple) -> Result<(), Failed> {
+    let word = |port: Port| u32::from(port.wire());
+    let difference = sum(
+        sum(!word(from.source_port), !word(from.destination_port)),
+        sum(word(to.source_port), word(to.destination_port)),
+    );
+    correct(skb, checksum, difference)?;
+    store(skb, transport, &[to.source_port.wire(), to.destination_port.wire()], 0)
+}
+
+/// The sum of an address in one's complement (RFC 1071), 32 bits at a time.
+#[inline(always)]
+fn plus(address: Address) -> u32 {
+    let [first, second, third, fourth] = address.v6_words();
+    sum(sum(first, second), sum(third, fourth))
+}
+
+/// The sum of an address taken away.
+#[inline(always)]
+fn minus(address: Address) -> u32 {
+    !plus(address)
+}
+
+#[inline(always)]
+pub(super) fn sum(left: u32, right: u32) -> u32 {
+    let sum = u64::from(left) + u64::from(right);
+    (sum as u32).wrapping_add((sum >> 32) as u32)
+}
+
+#[inline(always)]
+#[expect(unsafe_code, reason = "helpers are calls into the kernel")]
+pub(super) fn correct_ipv4(skb: Skb<'_>, network: u32, difference: u32) -> Result<(), Failed> {
+    // SAFETY: the helper checks the offset against the packet.
+    let failed =
+        unsafe { bpf_l3_csum_replace(skb.0.skb.skb, network + IPV4_CHECKSUM, 0, u64::from(difference), 0) };
+    if failed == 0 { Ok(()) } else { Err(Failed) }
+}
+
+#[inline(always)]
+#[expect(unsafe_code, reason = "helpers are calls into the kernel")]
+pub(super) fn correct(skb: Skb<'_>, checksum: Checksum, difference: u32) -> Result<(), Failed> {
+    let Checksum { offset, flags } = checksum;
+    // SAFETY: as above.
+    let failed = unsafe { bpf_l4_csum_replace(skb.0.skb.skb, offset, 0, u64::from(difference), flags) };
+    if failed == 0 { Ok(()) } else { Err(Failed) }
+}
+
+#[inline(always)]
+#[expect(unsafe_code, reason = "helpers are calls into the kernel")]
+pub(super) fn store<V: NoUninit>(skb: Skb<'_>, offset: u32, value: &V, flags: u64) -> Result<(), Failed> {
+    // SAFETY: as above; the helper reads as many bytes as it is told, and `V` has no byte that is not initialised.
+    let failed = unsafe {
+        bpf_skb_store_bytes(
+            skb.0.skb.skb,
+            offset,
+            core::ptr::from_ref(value).cast(),
+            size_of::<V>() as u32,
+            flags,
+        )
+    };
+    if failed == 0 { Ok(()) } else { Err(Failed) }
+}
