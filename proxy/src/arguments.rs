@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use daemon::problems::{Problem, Problems};
 
 use crate::config::{self, Access, Config, Flags, Reading, Source, beside_a_file, boolean};
+use crate::packet::interface_name;
 
 /// Programs Services into the kernel of a node: a drop-in for kube-proxy.
 #[derive(Clone, Debug, Parser)]
@@ -64,6 +65,10 @@ pub(crate) struct Run {
     /// The directory, on a bpf file system, where state is pinned.
     #[arg(long, value_name = "PATH", default_value = dataplane::DEFAULT_BPF_FS)]
     pub(crate) bpf_fs: PathBuf,
+
+    /// The interfaces at which packets for services are served, by name; a * at the end stands for anything.
+    #[arg(long, value_name = "NAMES", default_value = "*", value_delimiter = ',', value_parser = interface_name)]
+    pub(crate) packet_interfaces: Vec<String>,
 
     /// Load and attach the programs, and exit. To run takes the same privileges all the same.
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]

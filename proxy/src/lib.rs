@@ -22,6 +22,7 @@ mod interfaces;
 mod manifests;
 mod metrics;
 mod pacing;
+mod packet;
 pub mod planner;
 mod sync;
 pub mod translate;
@@ -46,6 +47,7 @@ use self::config::{Config, Logging, Source, yaml};
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
 use self::metrics::{Metrics, SourceMetrics};
+use self::packet::PacketMetrics;
 use self::watch::{AccessError, OwnNode, Watch};
 
 /// Updates on their way to the sync thread; a source that is faster waits.
@@ -114,13 +116,17 @@ fn cleanup(bpf_fs: &Path) -> Result<(), Failure> {
 
 fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
     let (init_only, arguments) = (run.init_only, run.clone());
-    let open = move || -> Result<Box<dyn Dataplane>, dataplane::Error> {
-        let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok)?;
+    let packets = packet::settings(&config, run.packet_interfaces.clone());
+    let open = move |registry: &Registry| -> Result<Box<dyn Dataplane>, Failure> {
+        let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok).map_err(kernel)?;
         tracing::info!(cgroup = %cgroup.display(), bpf_fs = %run.bpf_fs.display(), "opening the dataplane");
-        Ok(Box::new(Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs })?))
+        let mut ebpf = Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs }).map_err(kernel)?;
+        let counters = ebpf.serve_packets(packets).map_err(kernel)?;
+        PacketMetrics::register(registry, counters).map_err(Failure::failed)?;
+        Ok(Box::new(ebpf))
     };
     if init_only {
-        drop(open().map_err(kernel)?);
+        drop(open(&Registry::new())?);
         tracing::info!("the programs are in place");
         return Ok(());
     }
@@ -137,7 +143,7 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
                 file = changed_file(arguments, &in_force) => changed = Some(file),
             }
         };
-        serve(config, || open().map_err(kernel), ended).await?;
+        serve(config, open, ended).await?;
         changed.map_or(Ok(()), |file| Err(Failure::failed(ConfigurationChanged { file })))
     })
 }
@@ -172,13 +178,13 @@ pub async fn run_with(
     dataplane: Box<dyn Dataplane>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    serve(config, || Ok(dataplane), shutdown).await
+    serve(config, |_| Ok(dataplane), shutdown).await
 }
 
 /// The configuration is proved, as far as it can be, before the kernel is touched.
 async fn serve(
     config: Config,
-    open: impl FnOnce() -> Result<Box<dyn Dataplane>, Failure>,
+    open: impl FnOnce(&Registry) -> Result<Box<dyn Dataplane>, Failure>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let registry = Registry::new();
@@ -194,7 +200,7 @@ async fn serve(
         metrics: metrics.sync.clone(),
         health: health.clone(),
     };
-    let writer = sync::start(settings, open()?, received).map_err(Failure::failed)?;
+    let writer = sync::start(settings, open(&registry)?, received).map_err(Failure::failed)?;
     tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");
     let ended = tokio::select! {
         () = shutdown => Ok(()),

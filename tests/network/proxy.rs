@@ -7,6 +7,7 @@ mod configuration;
 mod life_cycle;
 mod manifests;
 mod node;
+mod packet;
 mod pod;
 mod refusal;
 mod scenarios;

@@ -11,6 +11,7 @@ mod encode;
 mod load;
 mod maps;
 mod mirror;
+mod packet;
 mod pins;
 mod pod;
 mod repair;
@@ -25,6 +26,8 @@ use plan::{Backend, Change, Frontend, Observed, Protocol, Scheduler, Service};
 pub use self::load::Program;
 use self::maps::Maps;
 use self::mirror::Mirror;
+use self::packet::Packets;
+pub use self::packet::{PacketCounters, PacketSettings};
 use self::pins::Pins;
 use self::write::Write;
 use crate::{Dataplane, Error, Failure, Unsupported};
@@ -66,7 +69,9 @@ pub struct Ebpf {
     /// A write failed halfway: the mirror must be made anew before it is used.
     stale: bool,
     programs: Vec<Program>,
-    _pins: Pins,
+    /// Before the pins, so that its thread has ended when they are given up.
+    packets: Option<Packets>,
+    pins: Pins,
 }
 
 impl Ebpf {
@@ -84,9 +89,19 @@ impl Ebpf {
         let mut object = load::open(&pins, capacity)?;
         let programs = load::attach(&mut object, &pins, &settings.cgroup)?;
         let maps = Maps::take(&mut object)?;
-        let mut ebpf = Self { maps, mirror: Mirror::default(), stale: true, programs, _pins: pins };
+        let mut ebpf = Self { maps, mirror: Mirror::default(), stale: true, programs, packets: None, pins };
         ebpf.reread()?;
         Ok(ebpf)
+    }
+
+    /// Serves packets too, at the interfaces of this network namespace: those there are and those that come, until this
+    /// is dropped. The programs stay where they are then, but come to no other interface.
+    pub fn serve_packets(&mut self, settings: PacketSettings) -> Result<PacketCounters, Error> {
+        let packets = Packets::start(&self.pins, settings)?;
+        let counters = packets.counters();
+        self.programs.extend_from_slice(packets.programs());
+        self.packets = Some(packets);
+        Ok(counters)
     }
 
     /// Detaches the programs and removes everything pinned below `bpf_fs`. Success where nothing is. The kernel may take

@@ -89,6 +89,12 @@ pub enum Error {
         /// Its capacity.
         capacity: u32,
     },
+    /// What interfaces there are cannot be learnt.
+    #[error("learn of the node's interfaces")]
+    Interfaces {
+        /// Why not.
+        source: io::Error,
+    },
     /// Every identifier was given out once.
     #[error("no identifier is left for another backend: clean up and start anew")]
     Identifiers,

@@ -12,7 +12,8 @@ mod ipvs;
 mod kernel;
 mod memory;
 
-pub use ebpf::{Capacity, DEFAULT_BPF_FS, Ebpf, Program, Settings};
+pub use ebpf::{Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketSettings, Program, Settings};
+pub use ebpf_abi::Counter as PacketCounter;
 pub use error::{Error, Unsupported};
 pub use ipvs::Ipvs;
 pub use kernel::default_cgroup;

@@ -102,7 +102,8 @@ impl Node {
         Ok(())
     }
 
-    fn pod(&mut self, number: u8) -> Result<Namespace> {
+    /// The namespace of pod number `number`.
+    pub(crate) fn pod(&mut self, number: u8) -> Result<Namespace> {
         if let Some(namespace) = self.pod_namespaces.get(&number) {
             return Ok(namespace.clone());
         }

@@ -177,7 +177,8 @@ const fn protocol_number(protocol: Protocol) -> u8 {
     }
 }
 
-fn address(address: IpAddr) -> Address {
+/// An address in the maps' form.
+pub(super) fn address(address: IpAddr) -> Address {
     Address::from_octets(match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),

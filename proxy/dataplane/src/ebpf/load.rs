@@ -114,7 +114,7 @@ fn program<'object>(
     program.try_into().map_err(failed)
 }
 
-fn program_error(action: &'static str, program: &'static str, source: ProgramError) -> Error {
+pub(super) fn program_error(action: &'static str, program: &'static str, source: ProgramError) -> Error {
     let system = if let ProgramError::LoadError { io_error, verifier_log } = &source {
         // The verifier refuses programs with the same numbers, but not without a word.
         Some(io_error).filter(|_| verifier_log.to_string().is_empty())
@@ -129,7 +129,7 @@ fn program_error(action: &'static str, program: &'static str, source: ProgramErr
     Error::Program { action, program, source }
 }
 
-fn load_error(source: EbpfError) -> Error {
+pub(super) fn load_error(source: EbpfError) -> Error {
     if let EbpfError::MapError(error) = &source
         && system_error(error).is_some_and(kernel::is_permission)
     {

@@ -139,7 +139,7 @@ fn remove_directory(directory: &Path) -> Result<(), Error> {
     }
 }
 
-fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let entries = fs::read_dir(directory).map_err(failed("list", directory))?;
     entries.map(|entry| Ok(entry.map_err(failed("list", directory))?.path())).collect()
 }

@@ -1,0 +1,342 @@
+//! Translation of packets: programs at the interfaces of the node serve what reaches it for a service and was not
+//! translated at a socket of its own.
+//!
+//! ```text
+//!   route netlink --"something changed"--> interfaces --what is to be attached--> attach (tcx, or clsact)
+//!                        every second -->      \--what they are--> maps
+//! ```
+
+mod attach;
+mod interfaces;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::{Ebpf, EbpfLoader};
+use ebpf_abi::{Address, Counter, Table};
+use ipnet::IpNet;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
+};
+
+use self::attach::Attachments;
+use self::interfaces::Interface;
+use super::pins::Pins;
+use super::pod::Plain;
+use super::{Program, encode, load};
+use crate::Error;
+
+/// What `build.rs` compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/packet"));
+
+/// What an interface and its programs are looked at again after, whether the kernel said something or not: programs that
+/// somebody took off are back before two seconds have passed.
+const LOOKED_AT_EVERY: u16 = 1000;
+
+/// Which packets are served, and which of them are the cluster's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PacketSettings {
+    /// Interfaces at which packets are served, by name; `*` at the end of a name stands for anything. Loopback is never
+    /// one of them.
+    pub interfaces: Vec<String>,
+    /// The addresses of pods (`clusterCIDR`).
+    pub pods: Vec<IpNet>,
+    /// The interfaces by which the packets of this node's pods come in, in the same spelling (`detectLocal`).
+    pub pod_interfaces: Vec<String>,
+}
+
+impl Default for PacketSettings {
+    fn default() -> Self {
+        Self { interfaces: vec!["*".to_owned()], pods: Vec::new(), pod_interfaces: Vec::new() }
+    }
+}
+
+/// What the packet programs have counted since their maps were made.
+#[derive(Clone)]
+pub struct PacketCounters(Arc<PerCpuArray<MapData, u64>>);
+
+impl fmt::Debug for PacketCounters {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("PacketCounters")
+    }
+}
+
+impl PacketCounters {
+    /// The sum over all processors.
+    pub fn read(&self, counter: Counter) -> Result<u64, Error> {
+        let values = self.0.get(&(counter as u32), 0);
+        let values = values.map_err(map_error("read", ebpf_abi::COUNTERS))?;
+        Ok(values.iter().sum())
+    }
+}
+
+/// The programs, kept at the interfaces by a thread of their own until this is dropped. They stay attached then.
+#[derive(Debug)]
+pub(super) struct Packets {
+    counters: PacketCounters,
+    programs: Vec<Program>,
+    stop: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Packets {
+    /// Attaches the programs to the interfaces there are, and to those that come.
+    pub(super) fn start(pins: &Pins, settings: PacketSettings) -> Result<Self, Error> {
+        let mut object = open(pins)?;
+        // Before the maps are taken: the programs refer to them.
+        let programs = attach::load(&mut object)?;
+        let counters = take(&mut object, ebpf_abi::COUNTERS)?;
+        let counters = PerCpuArray::try_from(counters).map_err(map_error("open", ebpf_abi::COUNTERS))?;
+        write_pods(&mut object, &settings.pods)?;
+        let maps = Maps::take(&mut object)?;
+        let attachments = Attachments::new(object, pins.links());
+        let mut keeper = Keeper { settings, maps, attachments, known: BTreeMap::new() };
+        let notices = subscribe().map_err(notices_failed)?;
+        keeper.look()?;
+        let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
+        let stop = Arc::new(stop.map_err(|error| notices_failed(error.into()))?);
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("interfaces".to_owned())
+            .spawn(move || keeper.run(&notices, &stopped))
+            .map_err(notices_failed)?;
+        Ok(Self { counters: PacketCounters(Arc::new(counters)), programs, stop, thread: Some(thread) })
+    }
+
+    /// What the programs count.
+    pub(super) fn counters(&self) -> PacketCounters {
+        self.counters.clone()
+    }
+
+    /// The programs as the kernel took them.
+    pub(super) fn programs(&self) -> &[Program] {
+        &self.programs
+    }
+}
+
+impl Drop for Packets {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop.write(1) {
+            tracing::error!(%error, "the interfaces' thread was not told to end");
+            return;
+        }
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the interfaces' thread panicked");
+        }
+    }
+}
+
+/// Creates the maps, or opens those that are pinned, which are shared with the programs at the socket.
+fn open(pins: &Pins) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    // Nothing is relocated against the kernel's own types, which would take long to read.
+    loader.btf(None);
+    for table in ebpf_abi::TABLES.iter().chain(&ebpf_abi::PACKET_TABLES) {
+        loader.map_pin_path(table.name, pins.maps().join(table.name));
+    }
+    loader.load(OBJECT).map_err(load::load_error)
+}
+
+/// Makes the addresses of pods those that are settled.
+fn write_pods(object: &mut Ebpf, pods: &[IpNet]) -> Result<(), Error> {
+    let failed = |action| map_error(action, ebpf_abi::PODS);
+    let map = take(object, ebpf_abi::PODS)?;
+    let mut entries: LpmTrie<_, Plain<Address>, u32> = LpmTrie::try_from(map).map_err(failed("open"))?;
+    let wanted: Vec<(u32, Address)> = pods.iter().map(prefix).collect();
+    for &(length, address) in &wanted {
+        entries.insert(&Key::new(length, Plain(address)), 1, 0).map_err(failed("write"))?;
+    }
+    let found: Vec<_> = entries.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
+    for key in found {
+        if !wanted.contains(&(key.prefix_len(), key.data().0)) {
+            entries.remove(&key).map_err(failed("write"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A network in the terms of the maps, where IPv4 addresses have 96 bits before them.
+fn prefix(network: &IpNet) -> (u32, Address) {
+    let network = network.trunc();
+    let before = if network.addr().is_ipv4() { 96 } else { 0 };
+    (before + u32::from(network.prefix_len()), encode::address(network.addr()))
+}
+
+/// The maps that say what the interfaces are.
+struct Maps {
+    interfaces: HashMap<MapData, u32, Plain<ebpf_abi::Interface>>,
+    node: Array<MapData, Plain<ebpf_abi::Node>>,
+}
+
+impl Maps {
+    fn take(object: &mut Ebpf) -> Result<Self, Error> {
+        let interfaces = HashMap::try_from(take(object, ebpf_abi::INTERFACES)?);
+        let node = Array::try_from(take(object, ebpf_abi::NODE)?);
+        Ok(Self {
+            interfaces: interfaces.map_err(map_error("open", ebpf_abi::INTERFACES))?,
+            node: node.map_err(map_error("open", ebpf_abi::NODE))?,
+        })
+    }
+}
+
+/// Keeps programs and maps as the interfaces are.
+struct Keeper {
+    settings: PacketSettings,
+    maps: Maps,
+    attachments: Attachments,
+    /// As last written.
+    known: BTreeMap<u32, ebpf_abi::Interface>,
+}
+
+impl Keeper {
+    fn run(mut self, notices: &impl AsFd, stop: &EventFd) {
+        let mut failing = false;
+        loop {
+            let mut waiting = [
+                PollFd::new(notices.as_fd(), PollFlags::POLLIN),
+                PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            ];
+            match poll(&mut waiting, PollTimeout::from(LOOKED_AT_EVERY)) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(error) => {
+                    tracing::error!(%error, "interfaces cannot be awaited any more");
+                    return;
+                }
+            }
+            if waiting[1].any().unwrap_or(true) {
+                return;
+            }
+            drain(notices);
+            let outcome = self.look();
+            if let (Err(error), false) = (&outcome, failing) {
+                tracing::error!(
+                    error = error as &dyn std::error::Error,
+                    "interfaces not kept up with, trying again"
+                );
+            }
+            failing = outcome.is_err();
+        }
+    }
+
+    /// Reads what interfaces there are and makes programs and maps follow.
+    fn look(&mut self) -> Result<(), Error> {
+        let read = |source| Error::File { action: "read", path: "/proc/sys/net".into(), source };
+        let interfaces = interfaces::read().map_err(notices_failed)?;
+        let node = Plain(interfaces::node().map_err(read)?);
+        self.maps.node.set(0, node, 0).map_err(map_error("write", ebpf_abi::NODE))?;
+        self.write(&interfaces)?;
+        let served =
+            interfaces.iter().filter(|interface| matches(&self.settings.interfaces, &interface.name));
+        self.attachments.keep_at(&served.collect::<Vec<_>>())
+    }
+
+    fn write(&mut self, interfaces: &[Interface]) -> Result<(), Error> {
+        let write = || map_error("write", ebpf_abi::INTERFACES);
+        let (ipv4, ipv6) = interfaces::default_addresses(interfaces);
+        let mut wanted = BTreeMap::new();
+        for interface in interfaces {
+            let (ipv4, ipv6) = (interface.ipv4.or(ipv4), interface.ipv6.or(ipv6));
+            let value = ebpf_abi::Interface {
+                ipv4: ipv4.map_or(NOTHING, |address| encode::address(address.into())),
+                ipv6: ipv6.map_or(NOTHING, |address| encode::address(address.into())),
+                pods: u32::from(matches(&self.settings.pod_interfaces, &interface.name)),
+            };
+            wanted.insert(interface.index, value);
+        }
+        for (index, value) in &wanted {
+            if self.known.get(index) != Some(value) {
+                self.maps.interfaces.insert(index, Plain(*value), 0).map_err(write())?;
+            }
+        }
+        // What an earlier process wrote is no better than what this one did.
+        let found: Vec<u32> = self.maps.interfaces.keys().collect::<Result<_, _>>().map_err(write())?;
+        for index in found.iter().filter(|index| !wanted.contains_key(index)) {
+            self.maps.interfaces.remove(index).map_err(write())?;
+        }
+        self.known = wanted;
+        Ok(())
+    }
+}
+
+/// What stands for no address.
+const NOTHING: Address = Address::from_v6_words([0; 4]);
+
+/// Whether one of the names, which may end in `*`, is that of an interface.
+fn matches(names: &[String], interface: &str) -> bool {
+    names.iter().any(|name| match name.strip_suffix('*') {
+        Some(beginning) => interface.starts_with(beginning),
+        None => name == interface,
+    })
+}
+
+/// A socket that becomes readable when links or addresses change in this network namespace.
+fn subscribe() -> io::Result<std::os::fd::OwnedFd> {
+    const LINKS: u32 = 1;
+    const IPV4_ADDRESSES: u32 = 0x10;
+    const IPV6_ADDRESSES: u32 = 0x100;
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let notices = socket(AddressFamily::Netlink, SockType::Raw, flags, SockProtocol::NetlinkRoute)?;
+    let groups = LINKS | IPV4_ADDRESSES | IPV6_ADDRESSES;
+    bind(std::os::fd::AsRawFd::as_raw_fd(&notices), &NetlinkAddr::new(0, groups))?;
+    Ok(notices)
+}
+
+/// Takes what is there. What it says is not read: everything is looked at anyway, also when some of it was lost.
+fn drain(notices: &impl AsFd) {
+    let mut notice = [0; 8192];
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&notices.as_fd());
+    while let Ok(_) | Err(Errno::EINTR | Errno::ENOBUFS) = recv(descriptor, &mut notice, MsgFlags::empty()) {}
+}
+
+fn notices_failed(source: io::Error) -> Error {
+    Error::Interfaces { source }
+}
+
+fn take(object: &mut Ebpf, table: Table) -> Result<Map, Error> {
+    let missing = || MapError::InvalidName { name: table.name.to_owned() };
+    object.take_map(table.name).ok_or_else(|| map_error("open", table)(missing()))
+}
+
+fn map_error(action: &'static str, table: Table) -> impl Fn(MapError) -> Error {
+    move |source| Error::Map { action, map: table.name, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    #[test]
+    fn an_interface_is_named_whole_or_by_its_beginning() {
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        for (patterns, interface, expected) in [
+            (&["*"][..], "eth0", true),
+            (&["eth0"], "eth0", true),
+            (&["eth0"], "eth00", false),
+            (&["cali*", "eth1"], "cali12", true),
+            (&["cali*", "eth1"], "eth0", false),
+            (&[], "eth0", false),
+        ] {
+            assert_eq!(matches(&names(patterns), interface), expected, "{patterns:?} {interface}");
+        }
+    }
+
+    #[test]
+    fn networks_of_both_families_have_one_kind_of_key() {
+        let key = |text: &str| prefix(&text.parse().expect("a network"));
+        let mapped = encode::address(IpAddr::V4(Ipv4Addr::new(10, 42, 0, 0)));
+        assert_eq!(key("10.42.1.9/16"), (112, mapped));
+        assert_eq!(key("fd00:42::/64").0, 64);
+        assert_eq!(key("0.0.0.0/0").0, 96, "all of IPv4 and nothing of IPv6");
+    }
+}
