@@ -14,12 +14,38 @@ use crate::pool::Refusal;
 pub struct Metrics {
     families: Families,
     refused: [IntCounter; Refusal::ALL.len()],
+    reloads: [IntCounter; ReloadResult::ALL.len()],
     /// Bytes carried from clients to backends.
     pub bytes_to_backends: IntCounter,
     /// Bytes carried from backends to clients.
     pub bytes_to_clients: IntCounter,
     tls_renewed: IntCounter,
     tls_refused: IntCounter,
+}
+
+/// What a reload came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReloadResult {
+    /// Everything is as the file says.
+    Applied,
+    /// Nothing has changed.
+    Refused,
+    /// Something could not be changed after all; the log says what.
+    Partial,
+}
+
+impl ReloadResult {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Applied, Self::Refused, Self::Partial];
+
+    /// The word for it in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Applied => "applied",
+            Self::Refused => "refused",
+            Self::Partial => "partial",
+        }
+    }
 }
 
 /// The metrics of one backend.
@@ -83,6 +109,8 @@ impl Metrics {
     /// Makes the metrics known to `registry`, those of backends once there are any.
     pub fn register(registry: &Registry) -> Result<Self, Error> {
         let families = Families::register(registry)?;
+        let help = "Reloads of the configuration.";
+        let reloads = counters(registry, "reloads_total", help, &["result"])?;
         let bytes = counters(registry, "bytes_total", "Bytes carried.", &["direction"])?;
         let help = "Changes of the certificates of health checks.";
         let tls_reloads = counters(registry, "tls_reloads_total", help, &["result"])?;
@@ -93,6 +121,7 @@ impl Metrics {
         Ok(Self {
             families,
             refused: Refusal::ALL.map(|reason| refused.with_label_values(&[reason.label()])),
+            reloads: ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()])),
             bytes_to_backends: bytes.with_label_values(&["to_backend"]),
             bytes_to_clients: bytes.with_label_values(&["to_client"]),
             tls_renewed: tls_reloads.with_label_values(&["renewed"]),
@@ -111,6 +140,11 @@ impl Metrics {
             Reload::Renewed => &self.tls_renewed,
             Reload::Refused(_) => &self.tls_refused,
         }
+    }
+
+    /// Reloads that ended so.
+    pub fn reloads(&self, result: ReloadResult) -> &IntCounter {
+        &self.reloads[result as usize]
     }
 
     /// The metrics of a backend, at zero unless there was one of this name before.

@@ -2,6 +2,7 @@
 
 mod backends;
 mod command_line;
+mod reload;
 
 use std::net::TcpStream;
 

@@ -1,0 +1,96 @@
+//! What serves clients, once it does: the relay and the virtual routers.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use daemon::admin::Answer;
+use hyper::StatusCode;
+
+use crate::config::Frontend;
+use crate::relay::{Change, RelayError, Running};
+use crate::router::{Router, RouterConfig};
+
+/// Shared by the main loop, which opens, changes and closes it, and by the admin server, which asks how it is.
+#[derive(Debug, Default)]
+pub(crate) struct FrontDoor {
+    parts: Mutex<Option<Parts>>,
+}
+
+#[derive(Debug)]
+struct Parts {
+    relay: Running,
+    /// By instance.
+    routers: BTreeMap<String, Router>,
+}
+
+impl FrontDoor {
+    /// Clients are served from now on. Virtual routers are [added](Self::add_router) later: an address is claimed only
+    /// where clients are served.
+    pub(crate) fn open(&self, relay: Running) {
+        *self.parts() = Some(Parts { relay, routers: BTreeMap::new() });
+    }
+
+    /// The addresses go first, so that clients meet the next master and no closed port.
+    pub(crate) fn close(&self) {
+        let parts = self.parts().take();
+        if let Some(Parts { relay, routers }) = parts {
+            Router::stop_all(routers.into_values().collect());
+            relay.stop();
+        }
+    }
+
+    pub(crate) fn add_router(&self, instance: String, router: Router) {
+        if let Some(parts) = &mut *self.parts() {
+            parts.routers.insert(instance, router);
+        }
+    }
+
+    /// Ends a virtual router: its addresses are off when this returns.
+    pub(crate) fn remove_router(&self, instance: &str) {
+        let router = self.parts().as_mut().and_then(|parts| parts.routers.remove(instance));
+        router.into_iter().for_each(Router::stop);
+    }
+
+    /// Tells a virtual router something else.
+    pub(crate) fn change_router(&self, config: &RouterConfig) {
+        if let Some(router) = self.parts().as_ref().and_then(|parts| parts.routers.get(&config.instance())) {
+            router.change(config.clone());
+        }
+    }
+
+    /// Does what can fail of a change of the frontend.
+    pub(crate) fn prepare(&self, frontend: &Frontend) -> Result<Option<Change>, RelayError> {
+        self.parts().as_ref().map(|parts| parts.relay.prepare(frontend)).transpose()
+    }
+
+    pub(crate) fn change(&self, change: Change) -> Result<(), RelayError> {
+        self.parts().as_mut().map_or(Ok(()), |parts| parts.relay.change(change))
+    }
+
+    /// The part that has ended by itself, if one has.
+    pub(crate) fn ended(&self) -> Option<&'static str> {
+        let parts = self.parts();
+        let Parts { relay, routers } = parts.as_ref()?;
+        if !relay.is_running() {
+            return Some("the relay");
+        }
+        (!routers.values().all(Router::is_running)).then_some("a virtual router")
+    }
+
+    pub(crate) fn health(&self) -> Answer {
+        let unwell = |what| Answer::text(StatusCode::SERVICE_UNAVAILABLE, what);
+        match &*self.parts() {
+            None => unwell("not open yet, or closed\n"),
+            Some(Parts { relay, .. }) if !relay.accepts() => unwell("the relay does not accept\n"),
+            Some(Parts { routers, .. }) if !routers.values().all(Router::is_running) => {
+                unwell("a virtual router does not run\n")
+            }
+            Some(_) => Answer::text(StatusCode::OK, "ok\n"),
+        }
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Option<Parts>> {
+        // Nothing that holds the lock changes it halfway.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
