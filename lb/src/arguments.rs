@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use daemon::telemetry::Format;
+
+use crate::config::defaults;
 
 /// The front door of a Kubernetes control plane: a virtual IP (VRRP) and a load balancer for its apiservers.
 #[derive(Clone, Debug, Parser)]
@@ -20,6 +22,11 @@ pub struct Arguments {
     /// The configuration file.
     #[arg(long, value_name = "FILE", required = true)]
     config: Option<PathBuf>,
+
+    /// Take the place of the front door that runs with the same admin.socket, if one does: no connection is refused or
+    /// broken, and the virtual addresses stay.
+    #[arg(long)]
+    take_over: bool,
 
     /// How log lines are written to standard error.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
@@ -38,10 +45,28 @@ pub enum Task {
         /// The file.
         file: PathBuf,
     },
+    /// Say how the front door behind this socket is.
+    Status {
+        /// Its control socket.
+        socket: PathBuf,
+        /// As JSON, not as a table.
+        json: bool,
+    },
+    /// Tell the front door behind this socket to give a backend no new connections, or some again.
+    Drain {
+        /// Its control socket.
+        socket: PathBuf,
+        /// The backend.
+        backend: String,
+        /// Whether it is to get none.
+        drained: bool,
+    },
     /// Be the front door until told to stop.
     Serve {
         /// The configuration file.
         config: PathBuf,
+        /// Whether to take the place of one that runs.
+        take_over: bool,
         /// How log lines are written.
         log_format: Format,
         /// What is logged.
@@ -52,11 +77,19 @@ pub enum Task {
 impl From<Arguments> for Task {
     #[expect(clippy::expect_used, reason = "`required = true`: clap has refused a line with neither")]
     fn from(arguments: Arguments) -> Self {
-        let Arguments { command, config, log_format, log_level } = arguments;
+        let Arguments { command, config, take_over, log_format, log_level } = arguments;
         match command {
             Some(Command::Check { file }) => Self::Check { file },
+            Some(Command::Status { json, socket: Socket { socket } }) => Self::Status { socket, json },
+            Some(Command::Drain { backend, socket: Socket { socket } }) => {
+                Self::Drain { socket, backend, drained: true }
+            }
+            Some(Command::Undrain { backend, socket: Socket { socket } }) => {
+                Self::Drain { socket, backend, drained: false }
+            }
             None => Self::Serve {
                 config: config.expect("clap requires --config where no subcommand is given"),
+                take_over,
                 log_format,
                 log_level,
             },
@@ -71,6 +104,35 @@ enum Command {
         /// The configuration file.
         file: PathBuf,
     },
+    /// Say how the running front door is: roles, peers, backends, connections.
+    Status {
+        /// As JSON, whose field names are stable.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Give a backend no new connections; those it has stay. It holds until `undrain`, also across reloads and upgrades.
+    Drain {
+        /// Its name.
+        backend: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Give a drained backend new connections again.
+    Undrain {
+        /// Its name.
+        backend: String,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+#[derive(Clone, Debug, Args)]
+struct Socket {
+    /// What the configuration of the front door calls admin.socket.
+    #[arg(long, value_name = "PATH", default_value = defaults::CONTROL_SOCKET)]
+    socket: PathBuf,
 }
 
 #[cfg(test)]
@@ -85,10 +147,19 @@ mod tests {
     fn a_line_is_one_task_or_refused() {
         let serve = |log_format, log_level: &str| Task::Serve {
             config: "a.yaml".into(),
+            take_over: false,
             log_format,
             log_level: log_level.to_owned(),
         };
+        let drain =
+            |socket: &str, drained| Task::Drain { socket: socket.into(), backend: "m1".to_owned(), drained };
+        let default = "/run/fairway-lb/control.sock";
         let cases = [
+            ("fairway-lb status", Some(Task::Status { socket: default.into(), json: false })),
+            ("fairway-lb status --json --socket /s", Some(Task::Status { socket: "/s".into(), json: true })),
+            ("fairway-lb drain m1", Some(drain(default, true))),
+            ("fairway-lb undrain m1 --socket /s", Some(drain("/s", false))),
+            ("fairway-lb drain", None),
             ("fairway-lb --config a.yaml", Some(serve(Format::Text, "info"))),
             (
                 "fairway-lb --config a.yaml --log-format json --log-level debug",

@@ -13,6 +13,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::router::RouterConfig;
@@ -66,6 +67,10 @@ pub mod defaults {
     pub const FALL: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
     /// `healthCheck.kill`: about three seconds of silence. Clients would need 45 to notice (client-go's HTTP/2 pings).
     pub const KILL: u32 = 10;
+    /// `frontend.handOverDeadline`: watches last for as long as their clients do, and nobody wants old processes for ever.
+    pub const HAND_OVER_DEADLINE: Duration = Duration::from_hours(1);
+    /// `admin.socket`: below a directory that the service manager makes for us, so that no privilege is needed.
+    pub const CONTROL_SOCKET: &str = "/run/fairway-lb/control.sock";
     /// `admin.listen`: this node only, because nothing here asks who is asking.
     pub const ADMIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8405));
 }
@@ -84,6 +89,8 @@ pub struct Config {
     pub health_check: HealthCheck,
     /// Where `/metrics` and `/healthz` are served.
     pub admin: SocketAddr,
+    /// Where operators and successors are answered: an absolute path.
+    pub control_socket: PathBuf,
 }
 
 /// Where clients knock and how they are spread.
@@ -100,6 +107,8 @@ pub struct Frontend {
     /// given up (`TCP_USER_TIMEOUT`, RFC 5482; keep-alive probes find out about idle peers). A peer that is alive and
     /// merely silent is never given up.
     pub peer_timeout: Duration,
+    /// For how long the connections of a process go on after another one has taken its place.
+    pub hand_over_deadline: Duration,
     /// How fast both sides are sent to; `None` leaves it to the system (`net.ipv4.tcp_congestion_control`).
     pub congestion_control: Option<CongestionControl>,
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use daemon::exit::{Code, Failure};
 
@@ -28,6 +29,34 @@ pub enum Error {
     Admin {
         /// The address.
         address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Another front door of the same configuration runs.
+    #[error("a front door answers on {socket} already: stop it, or start with --take-over")]
+    Running {
+        /// Its control socket.
+        socket: PathBuf,
+    },
+    /// The control socket could not be made.
+    #[error("listen on {socket}")]
+    Control {
+        /// Its path.
+        socket: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A running front door could not be replaced: it goes on.
+    #[error("take over from the front door behind {socket}")]
+    TakeOver {
+        /// Its control socket.
+        socket: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The service manager, or the sockets that it has given us, cannot be made sense of.
+    #[error("understand what the service manager has given us")]
+    ServiceManager {
         /// Why not.
         source: io::Error,
     },
@@ -70,12 +99,17 @@ impl Error {
                 Code::Configuration
             }
             Self::Admin { source, .. }
+            | Self::Control { source, .. }
             | Self::Relay {
                 source: RelayError::Listen { source, .. } | RelayError::CongestionControl { source, .. },
             } if source.kind() == io::ErrorKind::PermissionDenied => Code::NoPermission,
             Self::Runtime { .. }
             | Self::Metrics { .. }
             | Self::Admin { .. }
+            | Self::Running { .. }
+            | Self::Control { .. }
+            | Self::TakeOver { .. }
+            | Self::ServiceManager { .. }
             | Self::Relay { .. }
             | Self::Router { .. }
             | Self::Signals { .. }

@@ -1,6 +1,8 @@
 //! What serves clients, once it does: the relay and the virtual routers.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::net::TcpListener;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use daemon::admin::Answer;
@@ -8,7 +10,7 @@ use hyper::StatusCode;
 
 use crate::config::Frontend;
 use crate::relay::{Change, RelayError, Running};
-use crate::router::{Router, RouterConfig};
+use crate::router::{Router, RouterConfig, RouterStatus};
 
 /// Shared by the main loop, which opens, changes and closes it, and by the admin server, which asks how it is.
 #[derive(Debug, Default)]
@@ -39,6 +41,17 @@ impl FrontDoor {
         }
     }
 
+    /// As if nothing had been: connections are closed, and the virtual routers end without a word or a change.
+    pub(crate) fn abandon(&self) {
+        let parts = self.parts().take();
+        if let Some(Parts { relay, routers }) = parts {
+            for router in routers.into_values() {
+                router.hand_over();
+            }
+            relay.stop();
+        }
+    }
+
     pub(crate) fn add_router(&self, instance: String, router: Router) {
         if let Some(parts) = &mut *self.parts() {
             parts.routers.insert(instance, router);
@@ -56,6 +69,46 @@ impl FrontDoor {
         if let Some(router) = self.parts().as_ref().and_then(|parts| parts.routers.get(&config.instance())) {
             router.change(config.clone());
         }
+    }
+
+    /// The virtual routers, which are the caller's from now on.
+    pub(crate) fn take_routers(&self) -> BTreeMap<String, Router> {
+        self.parts().as_mut().map(|parts| std::mem::take(&mut parts.routers)).unwrap_or_default()
+    }
+
+    pub(crate) fn router_statuses(&self) -> BTreeMap<String, RouterStatus> {
+        let parts = self.parts();
+        let routers = parts.iter().flat_map(|parts| &parts.routers);
+        routers.map(|(instance, router)| (instance.clone(), router.status())).collect()
+    }
+
+    /// Further descriptors of the sockets on which clients are accepted.
+    pub(crate) fn listeners(&self) -> io::Result<Vec<TcpListener>> {
+        self.parts().as_ref().map_or(Ok(Vec::new()), |parts| parts.relay.listeners())
+    }
+
+    /// Accepts no more; connections stay.
+    pub(crate) fn close_listeners(&self) {
+        if let Some(parts) = &mut *self.parts() {
+            parts.relay.close();
+        }
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.parts().as_ref().map_or(0, |parts| parts.relay.connections())
+    }
+
+    pub(crate) fn accepts(&self) -> bool {
+        self.parts().as_ref().is_some_and(|parts| parts.relay.accepts())
+    }
+
+    /// Whether every thread has done what it was asked at the last time.
+    pub(crate) fn is_responsive(&self) -> bool {
+        let mut parts = self.parts();
+        let Some(Parts { relay, routers }) = &mut *parts else { return false };
+        // Every one is asked, whatever the others do.
+        let routers = routers.values().map(Router::is_responsive).fold(true, |all, one| all & one);
+        relay.is_responsive() & routers
     }
 
     /// Does what can fail of a change of the frontend.

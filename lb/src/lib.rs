@@ -22,11 +22,14 @@ mod advert_socket;
 mod announcement;
 mod arguments;
 pub mod config;
+mod control;
 mod error;
 mod front_door;
+mod handover;
 pub mod health;
 pub mod metrics;
 mod netlink;
+mod notify;
 mod packet_socket;
 pub mod pool;
 pub mod probe;
@@ -35,6 +38,8 @@ pub mod relay;
 pub mod reload;
 pub mod router;
 mod server;
+mod signals;
+pub mod status;
 mod virtual_address;
 
 use std::path::Path;
@@ -48,13 +53,18 @@ pub use error::Error;
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     match Task::from(arguments) {
         Task::Check { file } => check(&file),
-        Task::Serve { config, log_format, log_level } => {
+        Task::Status { socket, json } => status(&socket, json),
+        Task::Drain { socket, backend, drained } => {
+            let word = if drained { "drain" } else { "undrain" };
+            control::command(&socket, &format!("{word} {backend}")).map_err(Failure::failed)
+        }
+        Task::Serve { config, take_over, log_format, log_level } => {
             daemon::telemetry::start(&log_level, log_format)
                 .map_err(|error| Failure::new(Code::Configuration, error))?;
             let (file, config) = (config.clone(), config::read(&config)?);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|source| Error::Runtime { source })?;
-            Ok(runtime.block_on(server::serve(file, config))?)
+            Ok(runtime.block_on(server::serve(file, config, take_over))?)
         }
     }
 }
@@ -63,5 +73,16 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
 fn check(file: &Path) -> Result<(), Failure> {
     config::read(file)?;
     println!("{}: ok", file.display());
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "the answer to a question asked on the command line")]
+fn status(socket: &Path, json: bool) -> Result<(), Failure> {
+    let status = control::status(socket).map_err(Failure::failed)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status).map_err(Failure::failed)?);
+    } else {
+        print!("{status}");
+    }
     Ok(())
 }

@@ -88,6 +88,40 @@ struct Entry {
     closed: Option<Instant>,
     /// Its connections have been told to end, and no new ones have come since.
     ended: bool,
+    /// Since when its status is what it is, and why.
+    since: Instant,
+    reason: String,
+    checked: Option<LastCheck>,
+}
+
+/// How a backend is at one moment.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// Which backend.
+    pub member: Arc<Member>,
+    /// What is known of it.
+    pub status: Status,
+    /// Since when.
+    pub since: Instant,
+    /// Why; empty before the first check has ended.
+    pub reason: String,
+    /// Its last check, once the first has ended.
+    pub checked: Option<LastCheck>,
+    /// Connections that it has now, those being established included.
+    pub connections: usize,
+    /// Whether an operator keeps new connections from it.
+    pub drained: bool,
+    /// Whether it was taken out of the configuration.
+    pub removed: bool,
+}
+
+/// What a check came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastCheck {
+    /// In words.
+    pub result: String,
+    /// When it ended.
+    pub at: Instant,
 }
 
 /// Why there is no backend for a new connection.
@@ -184,6 +218,27 @@ impl Pool {
         Some(state.entries.iter().any(|entry| state.takes_connections(entry)))
     }
 
+    /// How every backend is: those configured, in their order, and after them those taken out that still have connections.
+    pub fn standings(&self) -> Vec<Standing> {
+        let state = self.state();
+        let standing = |entry: &Entry| Standing {
+            member: Arc::clone(&entry.member),
+            status: entry.health.status(),
+            since: entry.since,
+            reason: entry.reason.clone(),
+            checked: entry.checked.clone(),
+            connections: entry.active,
+            drained: state.drained.contains(&entry.member.backend.name),
+            removed: entry.leaving,
+        };
+        state.entries.iter().map(standing).collect()
+    }
+
+    /// Whom an operator has drained.
+    pub fn drained(&self) -> Vec<BackendName> {
+        self.state().drained.iter().cloned().collect()
+    }
+
     /// What is known of a backend; `None` once it is forgotten.
     pub fn status(&self, id: usize) -> Option<Status> {
         self.state().entry(id).map(|entry| entry.health.status())
@@ -211,6 +266,7 @@ impl Pool {
         let before = entry.health.status();
         entry.health = entry.health.after(event, thresholds);
         let after = entry.health.status();
+        entry.learn(before != after, event, reason);
         let member = Arc::clone(&entry.member);
         if (before == Status::Up) != (after == Status::Up) {
             entry.risen = (before != Status::Unknown).then(Instant::now);
@@ -416,9 +472,30 @@ impl State {
 
 impl Entry {
     fn new(member: Arc<Member>) -> Self {
-        let health = Health::default();
-        let (credit, risen, closed) = (0, None, None);
-        Self { member, health, active: 0, leaving: false, credit, risen, closed, ended: false }
+        Self {
+            member,
+            health: Health::default(),
+            active: 0,
+            leaving: false,
+            credit: 0,
+            risen: None,
+            closed: None,
+            ended: false,
+            since: Instant::now(),
+            reason: String::new(),
+            checked: None,
+        }
+    }
+
+    /// Remembers what an operator may ask for.
+    fn learn(&mut self, changed: bool, event: Event, reason: &dyn Display) {
+        let now = Instant::now();
+        if changed {
+            (self.since, self.reason) = (now, reason.to_string());
+        }
+        if event != Event::ConnectFailed {
+            self.checked = Some(LastCheck { result: reason.to_string(), at: now });
+        }
     }
 
     fn is_for(&self, backend: &Backend) -> bool {
@@ -442,7 +519,11 @@ impl Entry {
 
     /// The same backend under its present configuration. One that comes back was not probed in the meantime.
     fn keeping(self, backend: &Backend) -> Self {
-        let health = if self.leaving { Health::default() } else { self.health };
+        let (health, since, reason) = if self.leaving {
+            (Health::default(), Instant::now(), String::new())
+        } else {
+            (self.health, self.since, self.reason)
+        };
         let member = if self.member.backend == *backend {
             self.member
         } else {
@@ -450,7 +531,7 @@ impl Entry {
             let (id, metrics, crier) = (*id, metrics.clone(), Arc::clone(crier));
             Arc::new(Member { id, backend: backend.clone(), metrics, probe_wanted: Notify::new(), crier })
         };
-        Self { member, health, leaving: false, ..self }
+        Self { member, health, since, reason, leaving: false, ..self }
     }
 
     fn leaving(self) -> Self {

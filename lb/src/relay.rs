@@ -127,8 +127,14 @@ impl Relay {
             beats: (0..self.threads.get()).map(|_| AtomicU64::new(0)).collect(),
         });
         let stop = watch::Sender::new(false);
-        let mut running =
-            Running { shared, stop, threads: Vec::new(), runtimes: Vec::new(), listening: Vec::new() };
+        let mut running = Running {
+            shared,
+            stop,
+            threads: Vec::new(),
+            runtimes: Vec::new(),
+            listening: Vec::new(),
+            asked: Vec::new(),
+        };
         for thread in 0..self.threads.get() {
             let fail = |source| RelayError::Start { thread, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
@@ -194,6 +200,8 @@ pub struct Running {
     threads: Vec<JoinHandle<()>>,
     runtimes: Vec<Handle>,
     listening: Vec<Listening>,
+    /// What each thread was asked last, to see that it does.
+    asked: Vec<tokio::task::JoinHandle<()>>,
 }
 
 /// Another frontend for a relay that runs: all that can fail has been done, and nothing has changed yet.
@@ -242,6 +250,13 @@ impl Running {
     pub fn close(&mut self) {
         self.listening.clear();
         self.count_listeners();
+    }
+
+    /// Whether every thread does what it is asked, asked at the last time this was called. True at the first.
+    pub fn is_responsive(&mut self) -> bool {
+        let responsive = self.asked.drain(..).all(|asked| asked.is_finished());
+        self.asked = self.runtimes.iter().map(|runtime| runtime.spawn(std::future::ready(()))).collect();
+        responsive
     }
 
     /// Binds the addresses that `frontend` adds. From now on clients of these are queued by the kernel.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use crate::config::{BackendName, Config};
 use crate::router::RouterConfig;
@@ -26,6 +27,8 @@ pub enum Step {
     ChangeFrontend,
     /// Metrics and health are served elsewhere.
     MoveAdmin(SocketAddr),
+    /// Operators are answered elsewhere.
+    MoveControl(PathBuf),
     /// Takes part in one more virtual router.
     StartRouter(String),
     /// Leaves a virtual router.
@@ -51,6 +54,9 @@ pub fn steps(old: &Config, new: &Config) -> Vec<Step> {
     steps.extend(frontend(old, new));
     if old.admin != new.admin {
         steps.push(Step::MoveAdmin(new.admin));
+    }
+    if old.control_socket != new.control_socket {
+        steps.push(Step::MoveControl(new.control_socket.clone()));
     }
     steps.extend(routers(old, new));
     steps
@@ -88,7 +94,8 @@ fn frontend(old: &Config, new: &Config) -> Vec<Step> {
 }
 
 fn routers(old: &Config, new: &Config) -> Vec<Step> {
-    let instances = |config: &Config| config.virtual_routers.iter().map(RouterConfig::instance).collect::<Vec<_>>();
+    let instances =
+        |config: &Config| config.virtual_routers.iter().map(RouterConfig::instance).collect::<Vec<_>>();
     // First who leaves: an address may move from one to the other.
     let gone = instances(old).into_iter().filter(|instance| router(new, instance).is_none());
     let mut steps: Vec<Step> = gone.map(Step::StopRouter).collect();
@@ -116,6 +123,7 @@ impl fmt::Display for Step {
             Self::Close(address) => write!(formatter, "close {address}"),
             Self::ChangeFrontend => formatter.write_str("change frontend"),
             Self::MoveAdmin(address) => write!(formatter, "move admin to {address}"),
+            Self::MoveControl(path) => write!(formatter, "move control to {}", path.display()),
             Self::StartRouter(instance) => write!(formatter, "start virtual router {instance}"),
             Self::StopRouter(instance) => write!(formatter, "stop virtual router {instance}"),
             Self::RestartRouter(instance) => write!(formatter, "restart virtual router {instance}"),
@@ -158,7 +166,7 @@ healthCheck: {tls: {caFile: ca.crt}}
     #[test]
     fn steps_are_what_differs_and_nothing_else() {
         let m3 = "'172.16.60.242:6443'}\n  - {name: m3, address: '172.16.60.243:6443'}";
-        let cases: [(Changes<'_>, &[&str]); 15] = [
+        let cases: [(Changes<'_>, &[&str]); 16] = [
             (&[], &[]),
             (&[("'172.16.60.242:6443'}", m3)], &["add backend m3"]),
             (&[("  - {name: m2, address: '172.16.60.242:6443'}\n", "")], &["remove backend m2"]),
@@ -172,6 +180,7 @@ healthCheck: {tls: {caFile: ca.crt}}
             ),
             (&[("8443'}", "8443', balance: least-connections}")], &["change frontend"]),
             (&[("kind", "admin: {listen: '127.0.0.1:9000'}\nkind")], &["move admin to 127.0.0.1:9000"]),
+            (&[("kind", "admin: {socket: /a/b}\nkind")], &["move control to /a/b"]),
             (&[("priority: 100", "priority: 50")], &["change virtual router eth0-51-ipv4"]),
             (&[("priority: 100", "advertInterval: 1s")], &["change virtual router eth0-51-ipv4"]),
             (&[(".250/32]", ".250/32, 172.16.60.251/32]")], &["restart virtual router eth0-51-ipv4"]),

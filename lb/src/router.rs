@@ -231,6 +231,12 @@ impl Router {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
+    /// Whether the thread has done what it was asked at the last time this was called. True at the first.
+    pub fn is_responsive(&self) -> bool {
+        let responsive = self.orders.is_empty();
+        self.orders.give(Order::Answer) && responsive
+    }
+
     /// Goes on with another priority, interval, audience and so on, without leaving its role. Whoever calls this sees to
     /// it that interface, router and addresses are the same: for others it must be stopped and another one started.
     pub fn change(&self, config: RouterConfig) {
@@ -279,6 +285,8 @@ impl Drop for Router {
 /// What the router's thread is told.
 #[derive(Debug)]
 enum Order {
+    /// Show that the thread runs, by taking this.
+    Answer,
     Change(Box<RouterConfig>),
     HandOver,
     Stop,
@@ -301,6 +309,10 @@ impl Orders {
             return false;
         }
         true
+    }
+
+    fn is_empty(&self) -> bool {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
     /// The orders so far, oldest first.

@@ -1,33 +1,46 @@
 //! The main thread: opens the front door, carries out what it is told, and watches over its parts.
 
+mod change;
+mod report;
+mod succession;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
 use daemon::admin::{Admin, Routes};
 use prometheus::Registry;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::Error;
-use crate::config::{self, Backend, Config};
+use crate::config::{Backend, Config};
+use crate::control::{Control, Request};
 use crate::front_door::FrontDoor;
+use crate::handover::Predecessor;
 use crate::health::Thresholds;
 use crate::metrics::{Metrics, ReloadResult};
+use crate::notify::Notifier;
 use crate::pool::Pool;
 use crate::probe::{self, Probe};
-use crate::relay::{self, Change, Relay};
-use crate::reload::{Step, router, steps};
-use crate::router::{Beginning, Prepared, Router, RouterConfig, RouterMetrics};
+use crate::relay::{self, Relay};
+use crate::router::{Beginning, Router, RouterMetrics};
+use crate::signals::{Signals, Word};
 
-/// Serves as `config`, the contents of `file`, says, until asked to stop.
-pub(crate) async fn serve(file: PathBuf, config: Config) -> Result<(), Error> {
+/// Serves as `config`, the contents of `file`, says, until asked to stop, or until a successor has taken over and the
+/// last connection has ended.
+pub(crate) async fn serve(file: PathBuf, config: Config, take_over: bool) -> Result<(), Error> {
     let signals = Signals::listen().map_err(|source| Error::Signals { source })?;
+    let notifier = Notifier::from_environment().map_err(|source| Error::ServiceManager { source })?;
+    let (predecessor, inheritance) = succession::predecessor(&config.control_socket, take_over)?;
     let registry = Registry::new();
     let metrics_error = |source| Error::Metrics { source };
     let metrics = Metrics::register(&registry).map_err(metrics_error)?;
@@ -35,18 +48,36 @@ pub(crate) async fn serve(file: PathBuf, config: Config) -> Result<(), Error> {
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let limit = relay::connection_limit(threads)?;
     let front_door = Arc::new(FrontDoor::default());
-    // Before the relay: a second front door started by mistake fails here, and not after it has taken over a share of
-    // the first one's clients.
-    let admin = bind_admin(config.admin, &registry, &front_door).await?;
-    let admin_address = admin.address().map_err(|source| Error::Admin { address: config.admin, source })?;
-    let relay = Relay::bind(&config.frontend, threads, Vec::new())?;
+    let routes = routes(&registry, &front_door);
+    let admin = bind_admin(config.admin, inheritance.admin, routes).await?;
+    let relay = Relay::bind(&config.frontend, threads, inheritance.listeners)?;
     let frontend = relay.addresses().iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
-    tracing::info!(%frontend, admin = %admin_address, threads, connections = limit, "front door bound");
+    let admin_error = |source| Error::Admin { address: config.admin, source };
+    let (admin_socket, address) =
+        (admin.socket().map_err(admin_error)?, admin.address().map_err(admin_error)?);
+    tracing::info!(%frontend, admin = %address, threads, connections = limit, "front door bound");
 
-    let pool = Pool::new(&config.backends, config.frontend.balance, Thresholds::from(&config.health_check), &metrics);
-    let mut server = Server {
-        admin: JoinSet::new(),
+    let pool = Pool::new(
+        &config.backends,
+        config.frontend.balance,
+        Thresholds::from(&config.health_check),
+        &metrics,
+    );
+    for backend in &inheritance.drained {
+        pool.drain(backend, true);
+    }
+    let (requests, asked) = mpsc::channel(1);
+    let now = Instant::now();
+    let server = Server {
         probes: start_probes(&config, &pool),
+        admin: JoinSet::new(),
+        control: JoinSet::new(),
+        successors: JoinSet::new(),
+        times: Times { started: now, in_force: now, last_reload: None, leave_at: None },
+        yielded: BTreeMap::new(),
+        admin_socket,
+        requests,
+        notifier,
         file,
         config,
         registry,
@@ -55,8 +86,7 @@ pub(crate) async fn serve(file: PathBuf, config: Config) -> Result<(), Error> {
         front_door,
         pool,
     };
-    server.admin.spawn(admin_forever(admin));
-    server.run(relay, limit, signals).await
+    server.run(Opening { relay, limit, admin, predecessor }, signals, asked).await
 }
 
 /// The front door and what it was told.
@@ -68,148 +98,166 @@ struct Server {
     router_metrics: RouterMetrics,
     front_door: Arc<FrontDoor>,
     pool: Arc<Pool>,
-    /// Dropping them ends them.
+    // Dropping these ends them.
     probes: JoinSet<Infallible>,
     admin: JoinSet<Infallible>,
+    control: JoinSet<Infallible>,
+    successors: JoinSet<io::Result<ExitStatus>>,
+    /// For a successor.
+    admin_socket: TcpListener,
+    /// Where what is asked through the control socket goes.
+    requests: mpsc::Sender<Request>,
+    notifier: Notifier,
+    times: Times,
+    /// The virtual routers that were left to a successor, and whether we were their master.
+    yielded: BTreeMap<String, bool>,
 }
 
-/// A configuration to go over to: all that can fail has been done, and nothing has changed yet.
-struct Prospect {
-    config: Config,
-    steps: Vec<Step>,
-    frontend: Option<Change>,
-    admin: Option<Admin>,
-    routers: Vec<(String, Prepared)>,
+struct Times {
+    started: Instant,
+    in_force: Instant,
+    last_reload: Option<(Instant, ReloadResult, Vec<String>)>,
+    /// When the connections of a process that was succeeded are given up.
+    leave_at: Option<Instant>,
+}
+
+/// What is bound and does not work yet.
+struct Opening {
+    relay: Relay,
+    limit: usize,
+    admin: Admin,
+    predecessor: Option<Predecessor>,
 }
 
 impl Server {
-    async fn run(mut self, relay: Relay, limit: usize, mut signals: Signals) -> Result<(), Error> {
+    async fn run(
+        mut self,
+        opening: Opening,
+        mut signals: Signals,
+        mut asked: mpsc::Receiver<Request>,
+    ) -> Result<(), Error> {
+        let Opening { relay, limit, admin, mut predecessor } = opening;
+        let mut admin = Some(admin);
+        // It tells how it is while its backends are looked at; beside a predecessor that one does.
+        if predecessor.is_none() {
+            self.answer(&mut admin)?;
+        }
         tokio::select! {
             () = signals.stop() => return Ok(()),
             () = self.pool.settled() => {}
         }
         self.front_door.open(relay.start(&self.pool, &self.metrics, limit)?);
-        let prepare = |router: &RouterConfig| {
-            Ok::<_, Error>((router.instance(), Router::prepare(router.clone(), &self.router_metrics)?))
-        };
-        let prepared: Vec<_> = self.config.virtual_routers.iter().map(prepare).collect::<Result<_, _>>()?;
-        for (instance, prepared) in prepared {
-            self.front_door.add_router(instance, prepared.start(Beginning::Afresh)?);
+        if let Err(error) = self.open_routers(&mut predecessor) {
+            // A predecessor is about to go on where it was.
+            self.front_door.abandon();
+            return Err(error);
         }
+        self.answer(&mut admin)?;
         tracing::info!("front door open");
-        let ended = self.watch(&mut signals).await;
+        self.notifier.ready();
+        let ended = self.watch(&mut signals, &mut asked).await;
+        if self.times.leave_at.is_none() {
+            self.notifier.stopping();
+        }
         self.front_door.close();
         tracing::info!("front door closed");
         ended
     }
 
-    /// Does what it is told until asked to stop, or until a part has ended by itself.
-    async fn watch(&mut self, signals: &mut Signals) -> Result<(), Error> {
-        let mut supervision = tokio::time::interval(SUPERVISION_INTERVAL);
+    /// The virtual routers come last: an address is claimed only where clients are served. In the place of a predecessor
+    /// they begin in the roles that it had.
+    fn open_routers(&mut self, predecessor: &mut Option<Predecessor>) -> Result<(), Error> {
+        let fail = |source| Error::TakeOver { socket: self.config.control_socket.clone(), source };
+        let mut prepared = Vec::new();
+        for router in &self.config.virtual_routers {
+            prepared.push((router.instance(), Router::prepare(router.clone(), &self.router_metrics)?));
+        }
+        let mut masters = Vec::new();
+        if let Some(predecessor) = predecessor {
+            masters = predecessor.take_routers(self.config.virtual_routers.iter()).map_err(fail)?;
+        }
+        for (instance, prepared) in prepared {
+            let beginning = if masters.contains(&instance) { Beginning::AsMaster } else { Beginning::Afresh };
+            self.front_door.add_router(instance, prepared.start(beginning)?);
+        }
+        if let Some(predecessor) = predecessor.take() {
+            let control = self.bind_control()?;
+            predecessor.done().map_err(fail)?;
+            self.control.spawn(control.serve(self.requests.clone()));
+            tracing::info!(masters = masters.join(", "), "taken over from the former process");
+        }
+        Ok(())
+    }
+
+    /// Metrics, health and operators are answered from now on, as far as they are not yet.
+    fn answer(&mut self, admin: &mut Option<Admin>) -> Result<(), Error> {
+        if let Some(admin) = admin.take() {
+            self.admin.spawn(admin_forever(admin));
+        }
+        if self.control.is_empty() {
+            let control = self.bind_control()?;
+            self.control.spawn(control.serve(self.requests.clone()));
+        }
+        Ok(())
+    }
+
+    fn bind_control(&self) -> Result<Control, Error> {
+        let socket = &self.config.control_socket;
+        Control::bind(socket).map_err(|source| Error::Control { socket: socket.clone(), source })
+    }
+
+    /// Does what it is told until asked to stop, until it has been succeeded, or until a part has ended by itself.
+    async fn watch(
+        &mut self,
+        signals: &mut Signals,
+        asked: &mut mpsc::Receiver<Request>,
+    ) -> Result<(), Error> {
+        let pace = self.notifier.pace().map_or(SUPERVISION_INTERVAL, |pace| pace.min(SUPERVISION_INTERVAL));
+        let mut supervision = tokio::time::interval(pace);
         supervision.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 word = signals.next() => match word {
                     Word::Stop => return Ok(()),
                     Word::Reload => self.reload().await,
+                    Word::Upgrade => self.start_successor(),
                 },
+                Some(request) = asked.recv() => self.serve_request(request)?,
                 _ = supervision.tick() => {
-                    if let Some(part) = self.front_door.ended() {
-                        return Err(Error::Ended { part });
+                    if self.has_left() {
+                        return Ok(());
                     }
+                    self.supervise()?;
                 }
+                Some(end) = self.successors.join_next() => succession::report(&end),
                 Some(_) = self.probes.join_next() => return Err(Error::Ended { part: "a health check" }),
                 Some(_) = self.admin.join_next() => return Err(Error::Ended { part: "the admin server" }),
+                Some(_) = self.control.join_next() => return Err(Error::Ended { part: "the control socket" }),
             }
         }
     }
 
-    /// Reads the file anew and goes over to what it says; a file that is not valid changes nothing.
-    async fn reload(&mut self) {
-        let result = match self.prospect().await {
-            Ok(prospect) => self.go_over(prospect),
-            Err(refused) => refused,
-        };
-        self.metrics.reloads(result).inc();
+    fn supervise(&self) -> Result<(), Error> {
+        if let Some(part) = self.front_door.ended() {
+            return Err(Error::Ended { part });
+        }
+        if self.notifier.pace().is_some() && self.front_door.is_responsive() {
+            self.notifier.alive();
+        }
+        Ok(())
     }
 
-    async fn prospect(&self) -> Result<Prospect, ReloadResult> {
-        let config = config::read(&self.file).map_err(|problems| {
-            for problem in problems.list() {
-                tracing::error!(path = problem.path, problem = problem.what, "configuration problem");
-            }
-            tracing::error!(file = %self.file.display(), "configuration refused: nothing has changed");
-            ReloadResult::Refused
-        })?;
-        self.prepare(config).await.map_err(|error| {
-            let error = daemon::exit::chain(&error);
-            tracing::error!(file = %self.file.display(), error, "configuration refused: nothing has changed");
-            ReloadResult::Refused
-        })
-    }
-
-    async fn prepare(&self, config: Config) -> Result<Prospect, Error> {
-        let steps = steps(&self.config, &config);
-        let frontend = self.front_door.prepare(&config.frontend)?;
-        let mut admin = None;
-        if config.admin != self.config.admin {
-            admin = Some(bind_admin(config.admin, &self.registry, &self.front_door).await?);
+    /// Whoever asked may have gone: then nobody minds.
+    fn serve_request(&mut self, request: Request) -> Result<(), Error> {
+        match request {
+            Request::Status(answer) => drop(answer.send(Box::new(self.status()))),
+            Request::Drain(backend, drained, answer) => drop(answer.send(self.pool.drain(&backend, drained))),
+            Request::Sockets(answer) => drop(answer.send(self.inheritance())),
+            Request::Yield(heirs, answer) => drop(answer.send(self.yield_routers(&heirs))),
+            Request::Resume => self.resume()?,
+            Request::Leave => self.leave(),
         }
-        let mut routers = Vec::new();
-        for step in &steps {
-            if let Step::StartRouter(instance) | Step::RestartRouter(instance) = step
-                && let Some(router) = router(&config, instance)
-            {
-                routers.push((instance.clone(), Router::prepare(router.clone(), &self.router_metrics)?));
-            }
-        }
-        Ok(Prospect { config, steps, frontend, admin, routers })
-    }
-
-    fn go_over(&mut self, prospect: Prospect) -> ReloadResult {
-        let Prospect { config, steps, frontend, admin, routers } = prospect;
-        self.config = config;
-        self.pool.reconfigure(&self.config.backends, self.config.frontend.balance, Thresholds::from(&self.config.health_check));
-        // All of them: certificates may be others in files of the same name.
-        self.probes = start_probes(&self.config, &self.pool);
-        if let Some(admin) = admin {
-            self.admin = JoinSet::new();
-            self.admin.spawn(admin_forever(admin));
-        }
-        let mut result = ReloadResult::Applied;
-        let mut note = |outcome: Result<(), Error>| {
-            if let Err(error) = outcome {
-                tracing::error!(error = daemon::exit::chain(&error), "configuration applied in part");
-                result = ReloadResult::Partial;
-            }
-        };
-        note(frontend.map_or(Ok(()), |change| self.front_door.change(change)).map_err(Error::from));
-        for step in &steps {
-            match step {
-                Step::StopRouter(instance) | Step::RestartRouter(instance) => {
-                    self.front_door.remove_router(instance);
-                }
-                Step::ChangeRouter(instance) => {
-                    router(&self.config, instance).into_iter().for_each(|it| self.front_door.change_router(it));
-                }
-                Step::AddBackend(_)
-                | Step::RemoveBackend(_)
-                | Step::ChangeBackend(_)
-                | Step::ChangeHealthCheck
-                | Step::Listen(_)
-                | Step::Close(_)
-                | Step::ChangeFrontend
-                | Step::MoveAdmin(_)
-                | Step::StartRouter(_) => {}
-            }
-        }
-        for (instance, prepared) in routers {
-            let started = prepared.start(Beginning::Afresh).map_err(Error::from);
-            note(started.map(|router| self.front_door.add_router(instance, router)));
-        }
-        let steps = steps.iter().map(Step::to_string).collect::<Vec<_>>().join(", ");
-        tracing::info!(file = %self.file.display(), steps, "configuration reloaded");
-        result
+        Ok(())
     }
 }
 
@@ -225,61 +273,28 @@ fn start_probes(config: &Config, pool: &Arc<Pool>) -> JoinSet<Infallible> {
     tasks
 }
 
+fn routes(registry: &Registry, front_door: &Arc<FrontDoor>) -> Routes {
+    let front_door = Arc::clone(front_door);
+    Routes::default().with_metrics(registry.clone()).with("/healthz", move || front_door.health())
+}
+
+/// Takes the `inherited` socket if it is the one that is wanted.
 async fn bind_admin(
     address: SocketAddr,
-    registry: &Registry,
-    front_door: &Arc<FrontDoor>,
+    inherited: Option<TcpListener>,
+    routes: Routes,
 ) -> Result<Admin, Error> {
-    let front_door = Arc::clone(front_door);
-    let routes =
-        Routes::default().with_metrics(registry.clone()).with("/healthz", move || front_door.health());
-    Admin::bind(address, routes).await.map_err(|source| Error::Admin { address, source })
+    let fail = |source| Error::Admin { address, source };
+    match inherited.filter(|socket| socket.local_addr().is_ok_and(|found| found == address)) {
+        Some(socket) => Admin::inherit(socket, routes).map_err(fail),
+        None => Admin::bind(address, routes).await.map_err(fail),
+    }
 }
 
 async fn admin_forever(admin: Admin) -> Infallible {
     admin.serve().await;
     // `serve` ends only by being dropped.
     std::future::pending().await
-}
-
-/// The signals that mean something here. Others do what they do to any process.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hangup: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
-    }
-
-    /// The next word. Cancelling it loses none.
-    async fn next(&mut self) -> Word {
-        tokio::select! {
-            _ = self.terminate.recv() => Word::Stop,
-            _ = self.interrupt.recv() => Word::Stop,
-            _ = self.hangup.recv() => Word::Reload,
-        }
-    }
-
-    /// Returns when the process is asked to end. Cancelling it loses nothing; a reload waits meanwhile.
-    async fn stop(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// What a signal asks for.
-enum Word {
-    Stop,
-    Reload,
 }
 
 /// How soon a part that ended by itself ends the process, so that a supervisor starts it again.

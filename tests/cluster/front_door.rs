@@ -48,8 +48,10 @@ fn site() -> Result<Site> {
          virtualRouter: {{interface: {INTERFACE}, routerId: 51, addresses: [{VIRTUAL_ADDRESS}/32]}}\n\
          frontend: {{listen: \"{FRONT_DOOR}\"}}\n\
          healthCheck: {{interval: 200ms, tls: {{caFile: \"{}\"}}}}\n\
+         admin: {{socket: \"{}\"}}\n\
          backends: [{}]\n",
         plane.authority_file().display(),
+        files.path().join("control.sock").display(),
         backends.join(", ")
     );
     let file = files.path().join("front-door.yaml");

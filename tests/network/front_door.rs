@@ -2,7 +2,9 @@
 
 mod backends;
 mod command_line;
+mod operator;
 mod reload;
+mod upgrade;
 
 use std::net::TcpStream;
 

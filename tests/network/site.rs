@@ -140,15 +140,22 @@ impl Site {
 
     /// The same of `program`, which runs a front door with the arguments it is given.
     pub(crate) fn front_door_of(&self, program: Program, master: usize, plan: &Plan) -> Result<FrontDoor> {
-        let file = self.write(&format!("front-door-{master}.yaml"), &self.configuration(plan))?;
+        let text = self.configuration(plan).replace("control-0.sock", &format!("control-{master}.sock"));
+        let file = self.write(&format!("front-door-{master}.yaml"), &text)?;
         let namespace = self.master(master).namespace();
         let mut process = program.arguments(["--config", &file]).inside(namespace).spawn()?;
         process.wait_for_log("front door open", LIMIT)?;
-        Ok(FrontDoor { process, namespace: namespace.clone(), instance: format!("{INTERFACE}-51-ipv4") })
+        let control = self.path(&format!("control-{master}.sock"));
+        Ok(FrontDoor {
+            process,
+            control,
+            namespace: namespace.clone(),
+            instance: format!("{INTERFACE}-51-ipv4"),
+        })
     }
 
-    /// The file of a front door. Its health checks have no time to lose, and its adverts some: a busy machine must not
-    /// look like a dead master.
+    /// The file of a front door, that of the first master. Its health checks have no time to lose, and its adverts some:
+    /// a busy machine must not look like a dead master.
     pub(crate) fn configuration(&self, plan: &Plan) -> String {
         let Plan { priority, preempt, advert_interval, router, .. } = plan;
         let Plan { balance, interval, check, tls, further_addresses, .. } = plan;
@@ -165,8 +172,10 @@ impl Site {
              advertInterval: {advert_interval}, preempt: {preempt}, {router} addresses: [{further}{VIRTUAL_ADDRESS}/32]}}\n\
              frontend: {{listen: \"{FRONT_DOOR}\", balance: {balance}}}\n\
              healthCheck: {{interval: {interval}, {check} tls: {{caFile: \"{}\"{tls}}}}}\n\
+             admin: {{socket: \"{}\"}}\n\
              backends:\n{backends}",
-            self.path("ca.crt")
+            self.path("ca.crt"),
+            self.path("control-0.sock"),
         )
     }
 
@@ -245,12 +254,21 @@ impl Apiserver {
 /// A running `fairway-lb`. Dropping it kills it.
 pub(crate) struct FrontDoor {
     pub(crate) process: Process,
+    /// The path of its control socket.
+    pub(crate) control: String,
     namespace: Namespace,
     /// What its metrics call its virtual router.
     instance: String,
 }
 
 impl FrontDoor {
+    /// What `fairway-lb` says when it is run with these words and its control socket: exit code and output.
+    pub(crate) fn tell(&self, words: &[&str]) -> Result<(Option<i32>, String)> {
+        let program = Program::ours("fairway-lb")?.arguments(words.iter().copied());
+        let (status, printed) = program.arguments(["--socket", &self.control]).run(LIMIT)?;
+        Ok((status.code(), printed))
+    }
+
     /// What its admin server answers: status line and all.
     pub(crate) fn ask(&self, path: &str) -> Result<String> {
         let ask = || admin::ask(ADMIN_PORT, path, LIMIT);

@@ -71,7 +71,9 @@ impl Site {
         match contender {
             Contender::Fairway => {
                 let configuration = path("fairway-lb.yaml");
-                write(&configuration, &contender::fairway(&self.link, master, &authority))?;
+                let control = path("control.sock");
+                let text = contender::fairway(&self.link, master, &authority);
+                write(&configuration, &format!("{text}admin: {{socket: {}}}\n", control.display()))?;
                 let program = Program::ours("fairway-lb")?
                     .arguments(["--config".as_ref(), configuration.as_os_str()])
                     .inside(host.namespace())

@@ -204,7 +204,11 @@ fn spawn(variant: Variant, balancer: &Namespace, folder: &Path) -> Result<Proces
     let own = folder.join(variant.frontend().ip().to_string());
     std::fs::create_dir(&own).map_err(Error::system("make", own.display()))?;
     let configuration = own.join("configuration");
-    write(&configuration, &variant.configuration(&folder.join(AUTHORITY).display().to_string()))?;
+    let mut text = variant.configuration(&folder.join(AUTHORITY).display().to_string());
+    if variant == Variant::Fairway {
+        text.push_str(&format!("admin: {{socket: {}}}\n", own.join("control.sock").display()));
+    }
+    write(&configuration, &text)?;
     let configuration = configuration.into_os_string();
     let program = match variant {
         Variant::Fairway | Variant::Direct => {

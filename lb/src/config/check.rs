@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use daemon::document::{Document, Section};
@@ -26,6 +26,10 @@ const MOST_ADDRESSES: usize = 16;
 pub(super) const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
 /// As [`INTERVALS`], or not at all.
 const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
+/// After a day nobody remembers why there are two processes.
+const HAND_OVER_DEADLINES: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(24);
+/// Bytes.
+const MOST_SOCKET_PATH: usize = 96;
 /// The kernel counts keep-alive in whole seconds, and `peerTimeout` holds several of its probes.
 const PEER_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(4)..=Duration::from_hours(24);
 
@@ -56,8 +60,9 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
     let backends = backends(root);
     let health_check = root.section("healthCheck", |section| health_check(section, read_file));
     let health_check = root.require("healthCheck", health_check).flatten();
-    let admin = root.section("admin", |section| section.parsed("listen", ADDRESS_AND_PORT)).flatten();
+    let (admin, control_socket) = root.section("admin", admin).unwrap_or_default();
     let admin = admin.unwrap_or(defaults::ADMIN);
+    let control_socket = control_socket.unwrap_or_else(|| defaults::CONTROL_SOCKET.into());
     if let Some(frontend) = &frontend {
         refuse_collisions(root, &frontend.listen, admin, &virtual_routers, &backends);
     }
@@ -67,7 +72,19 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
         backends: Backends(backends.into_iter().map(|(backend, _)| backend).collect()),
         health_check: health_check?,
         admin,
+        control_socket,
     })
+}
+
+fn admin(section: &mut Section<'_>) -> (Option<SocketAddr>, Option<PathBuf>) {
+    let listen = section.parsed("listen", ADDRESS_AND_PORT);
+    let socket = section.text("socket").and_then(|path| {
+        // The kernel takes 107 bytes (`sun_path`), and the socket is made under a longer name.
+        let what = format!("must be an absolute path of at most {MOST_SOCKET_PATH} bytes, found {path:?}");
+        let valid = path.starts_with('/') && path.len() <= MOST_SOCKET_PATH && !path.contains('\0');
+        noted(section, "socket", valid.then(|| PathBuf::from(path)), what)
+    });
+    (listen, socket)
 }
 
 pub(super) const ADDRESS_AND_PORT: &str = "an IP address and port such as 172.16.60.241:6443";
@@ -86,11 +103,20 @@ fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
     let balance = balance(section);
     let connect_timeout = duration(section, "connectTimeout", INTERVALS, defaults::CONNECT_TIMEOUT);
     let peer_timeout = duration(section, "peerTimeout", PEER_TIMEOUTS, defaults::PEER_TIMEOUT);
+    let hand_over_deadline =
+        duration(section, "handOverDeadline", HAND_OVER_DEADLINES, defaults::HAND_OVER_DEADLINE);
     let congestion_control = section.text("congestionControl").and_then(|name| {
         let what = format!("must be 1 to 15 letters, digits, '-', '_' or '.', found {name:?}");
         noted(section, "congestionControl", CongestionControl::new(name), what)
     });
-    Some(Frontend { listen: listen?, balance, connect_timeout, peer_timeout, congestion_control })
+    Some(Frontend {
+        listen: listen?,
+        balance,
+        connect_timeout,
+        peer_timeout,
+        hand_over_deadline,
+        congestion_control,
+    })
 }
 
 /// One address, or a list of them: a virtual address of each family, say.

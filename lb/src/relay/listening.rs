@@ -23,8 +23,8 @@ pub(super) struct Bound {
 }
 
 impl Bound {
-    /// Listens on `configured`: on those of the `inherited` sockets that do, all of which are taken because clients may
-    /// be waiting in their queues, and on new ones until each thread has one. From now on clients are queued by the kernel.
+    /// Listens on `configured`: on those of the `inherited` sockets that do, all of which are taken because clients may be
+    /// waiting in their queues, or else on new ones. From now on clients are queued by the kernel.
     pub(super) fn bind(
         configured: SocketAddr,
         frontend: &Frontend,
@@ -34,6 +34,7 @@ impl Bound {
         let mut address = configured;
         let is_ours = |socket: &mut TcpListener| socket.local_addr().is_ok_and(|found| found == configured);
         let mut sockets: Vec<TcpListener> = inherited.extract_if(.., is_ours).collect();
+        let inherited = sockets.len();
         for socket in &sockets {
             let fail = |source| RelayError::Listen { address, source };
             socket.set_nonblocking(true).map_err(fail)?;
@@ -41,7 +42,11 @@ impl Bound {
         }
         while sockets.len() < threads.get() {
             let fail = |source| RelayError::Listen { address, source };
-            let listener = socket::listen(address, frontend).map_err(fail)?;
+            let listener = match sockets.len().checked_rem(inherited) {
+                // Whoever made them may not have allowed others beside them: threads share one then.
+                Some(position) => sockets[position].try_clone().map_err(fail)?,
+                None => socket::listen(address, frontend).map_err(fail)?,
+            };
             // Where the kernel was to choose a port, all threads share its choice.
             address = listener.local_addr().map_err(fail)?;
             sockets.push(listener);

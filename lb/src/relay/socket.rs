@@ -95,6 +95,7 @@ mod tests {
             balance: Balance { policy: Policy::RoundRobin, slow_start: Duration::ZERO },
             connect_timeout: Duration::from_secs(1),
             peer_timeout: Duration::from_secs(16),
+            hand_over_deadline: Duration::ZERO,
             congestion_control: None,
         }
     }

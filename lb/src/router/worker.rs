@@ -189,6 +189,7 @@ impl Worker {
         let orders = self.orders.take().map_err(|errno| self.failure("read orders", errno.into()))?;
         for order in orders {
             match order {
+                Order::Answer => {}
                 Order::Stop => return Ok(Some(End::Stop)),
                 Order::HandOver => return Ok(Some(End::HandOver)),
                 Order::Change(config) => self.change(*config)?,

@@ -38,8 +38,10 @@ impl Place {
         let text = format!(
             "apiVersion: fairway.dev/v1alpha1\nkind: FrontDoor\nfrontend: {{listen: '127.0.0.1:0'}}\n\
              backends: [{{name: m1, address: '{backend}'}}]\n\
-             healthCheck: {{interval: {interval}, timeout: 1m, tls: {{caFile: {}}}}}\nadmin: {{listen: '127.0.0.1:0'}}\n",
-            authority.display()
+             healthCheck: {{interval: {interval}, timeout: 1m, tls: {{caFile: {}}}}}\n\
+             admin: {{listen: '127.0.0.1:0', socket: {}}}\n",
+            authority.display(),
+            self.directory.path().join("control.sock").display()
         );
         fs::write(&file, text).unwrap();
         file

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 /// What a handler answers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,19 +87,35 @@ impl Admin {
         Ok(Self { listener: TcpListener::bind(address).await?, routes: Arc::new(routes) })
     }
 
+    /// Answers on a socket that somebody else has bound.
+    pub fn inherit(socket: std::net::TcpListener, routes: Routes) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { listener: TcpListener::from_std(socket)?, routes: Arc::new(routes) })
+    }
+
+    /// A further descriptor of its socket, for a successor.
+    pub fn socket(&self) -> io::Result<std::net::TcpListener> {
+        Ok(self.listener.as_fd().try_clone_to_owned()?.into())
+    }
+
     /// Where it listens, with the port the kernel chose if it was asked to.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Answers until dropped. Every connection is a task of its own that ends with the process; cutting one short
-    /// costs its client a repeat.
+    /// Answers until dropped. Every connection is a task of its own that ends with it; cutting one short costs its
+    /// client a repeat.
     pub async fn serve(self) {
+        let mut connections = JoinSet::new();
         loop {
-            match self.listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                Some(_) = connections.join_next() => continue,
+            };
+            match accepted {
                 Ok((stream, _)) => {
                     let routes = Arc::clone(&self.routes);
-                    tokio::spawn(answer_connection(TokioIo::new(stream), routes));
+                    connections.spawn(answer_connection(TokioIo::new(stream), routes));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "admin connection not accepted");

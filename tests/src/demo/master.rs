@@ -42,7 +42,9 @@ impl Master {
     /// Starts the front door.
     pub(crate) fn start_front_door(&mut self, network: &Network, control_plane: &ControlPlane) -> Result<()> {
         let file = self.folder.join(format!("{}.yaml", self.name()));
-        let text = configuration(self.position, network.link.masters(), control_plane.authority_file());
+        let control = self.folder.join(format!("{}-control.sock", self.name()));
+        let masters = network.link.masters();
+        let text = configuration(self.position, masters, control_plane.authority_file(), &control);
         std::fs::write(&file, text).map_err(Error::system("write", file.display()))?;
         self.starts += 1;
         let log = self.folder.join(format!("{}-fairway-lb-{}.log", self.name(), self.starts));
@@ -119,7 +121,7 @@ impl Master {
 }
 
 /// What a front door is told. The first master wants the address most.
-fn configuration(position: usize, masters: &[Host], authority: &Path) -> String {
+fn configuration(position: usize, masters: &[Host], authority: &Path, control: &Path) -> String {
     let priority = 250 - 10 * position;
     let backend = |(name, host): (&&str, &Host)| {
         format!("{{name: {name}, address: \"{}:{APISERVER_PORT}\"}}", host.address())
@@ -136,8 +138,10 @@ fn configuration(position: usize, masters: &[Host], authority: &Path) -> String 
         \x20 addresses: [{VIRTUAL_ADDRESS}/32]\n\
          frontend: {{listen: \"{FRONT_DOOR}\"}}\n\
          backends: [{}]\n\
-         healthCheck: {{tls: {{caFile: \"{}\"}}}}\n",
+         healthCheck: {{tls: {{caFile: \"{}\"}}}}\n\
+         admin: {{socket: \"{}\"}}\n",
         backends.join(", "),
         authority.display(),
+        control.display(),
     )
 }

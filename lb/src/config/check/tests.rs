@@ -63,6 +63,7 @@ fn the_example_shows_the_defaults() {
     assert_eq!(shown.backends, implied.backends);
     assert_eq!(shown.health_check, implied.health_check);
     assert_eq!(shown.admin, implied.admin);
+    assert_eq!(shown.control_socket, implied.control_socket);
 }
 
 #[test]
@@ -746,6 +747,16 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "127.0.0.1:8405",
         "172.16.60.250:8443",
         "admin.listen: 172.16.60.250:8443 is also where the frontend listens",
+    ),
+    (
+        "socket: /run/fairway-lb/control.sock",
+        "socket: control.sock",
+        "admin.socket: must be an absolute path of at most 96 bytes, found \"control.sock\"",
+    ),
+    (
+        "handOverDeadline: 1h",
+        "handOverDeadline: 25h",
+        "frontend.handOverDeadline: must be from 0ns to 86400s, found 90000s",
     ),
     ("admin:", "administration: {}\nadmin:", "administration: unknown field"),
     ("name: m1", "name: m1\n    wait: 3", "backends[0].wait: unknown field"),
