@@ -10,7 +10,7 @@ use hyper::StatusCode;
 
 use crate::config::Frontend;
 use crate::relay::{Change, RelayError, Running};
-use crate::router::{Router, RouterConfig, RouterStatus};
+use crate::router::{Beginning, Prepared, Router, RouterConfig, RouterError, RouterStatus};
 
 /// Shared by the main loop, which opens, changes and closes it, and by the admin server, which asks how it is.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ struct Parts {
 }
 
 impl FrontDoor {
-    /// Clients are served from now on. Virtual routers are [added](Self::add_router) later: an address is claimed only
+    /// Clients are served from now on. Virtual routers are [started](Self::start_router) later: an address is claimed only
     /// where clients are served.
     pub(crate) fn open(&self, relay: Running) {
         *self.parts() = Some(Parts { relay, routers: BTreeMap::new() });
@@ -52,10 +52,18 @@ impl FrontDoor {
         }
     }
 
-    pub(crate) fn add_router(&self, instance: String, router: Router) {
+    /// Starts a virtual router, which follows how the relay does.
+    pub(crate) fn start_router(
+        &self,
+        instance: String,
+        prepared: Prepared,
+        beginning: Beginning,
+    ) -> Result<(), RouterError> {
         if let Some(parts) = &mut *self.parts() {
+            let router = prepared.follow(parts.relay.vitality()).start(beginning)?;
             parts.routers.insert(instance, router);
         }
+        Ok(())
     }
 
     /// Ends a virtual router: its addresses are off when this returns.

@@ -23,6 +23,8 @@ mod announcement;
 mod arguments;
 pub mod config;
 mod control;
+#[cfg(test)]
+mod deployment;
 mod error;
 mod front_door;
 mod handover;

@@ -120,7 +120,7 @@ impl Relay {
             pool: Arc::clone(pool),
             metrics: metrics.clone(),
             frontend: RwLock::new(Arc::new(self.frontend)),
-            limit,
+            carried: AtomicUsize::new(0),
             free: Arc::new(Semaphore::new(limit)),
             listeners: AtomicUsize::new(0),
             accepting: AtomicUsize::new(0),
@@ -173,7 +173,8 @@ struct Shared {
     pool: Arc<Pool>,
     metrics: Metrics,
     frontend: RwLock<Arc<Frontend>>,
-    limit: usize,
+    /// How many connections there are.
+    carried: AtomicUsize,
     /// One permit per connection that may still be accepted.
     free: Arc<Semaphore>,
     /// How many listeners should accept, of all threads.
@@ -236,7 +237,7 @@ impl Running {
 
     /// How many connections it carries now, those being established included.
     pub fn connections(&self) -> usize {
-        self.shared.limit.saturating_sub(self.shared.free.available_permits())
+        self.shared.carried.load(Ordering::Relaxed)
     }
 
     /// Further descriptors of the sockets that it accepts on, for [`Relay::bind`] of a successor: both accept from the same

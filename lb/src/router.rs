@@ -323,13 +323,13 @@ impl Orders {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use vrrp::{AdvertInterval, Checksum, Peers};
 
     use super::*;
 
     /// A router of one address on `eth0`.
-    pub(super) fn config(virtual_address: &str, peers: &[&str]) -> RouterConfig {
+    pub(crate) fn config(virtual_address: &str, peers: &[&str]) -> RouterConfig {
         let peers = peers.iter().map(|peer| peer.parse().unwrap()).collect();
         RouterConfig {
             interface: "eth0".to_owned(),

@@ -32,7 +32,7 @@ use crate::notify::Notifier;
 use crate::pool::Pool;
 use crate::probe::{self, Probe};
 use crate::relay::{self, Relay};
-use crate::router::{Beginning, Router, RouterMetrics};
+use crate::router::{self, Beginning, Prepared, Router, RouterMetrics};
 use crate::signals::{Signals, Word};
 
 /// Serves as `config`, the contents of `file`, says, until asked to stop, or until a successor has taken over and the
@@ -41,6 +41,9 @@ pub(crate) async fn serve(file: PathBuf, config: Config, take_over: bool) -> Res
     let signals = Signals::listen().map_err(|source| Error::Signals { source })?;
     let notifier = Notifier::from_environment().map_err(|source| Error::ServiceManager { source })?;
     let (predecessor, inheritance) = succession::predecessor(&config.control_socket, take_over)?;
+    if !config.virtual_routers.is_empty() {
+        router::lock_memory();
+    }
     let registry = Registry::new();
     let metrics_error = |source| Error::Metrics { source };
     let metrics = Metrics::register(&registry).map_err(metrics_error)?;
@@ -146,10 +149,19 @@ impl Server {
             () = signals.stop() => return Ok(()),
             () = self.pool.settled() => {}
         }
+        let mut routers = Vec::new();
+        for router in &self.config.virtual_routers {
+            routers.push((router.instance(), Router::prepare(router.clone(), &self.router_metrics)?));
+        }
         self.front_door.open(relay.start(&self.pool, &self.metrics, limit)?);
-        if let Err(error) = self.open_routers(&mut predecessor) {
-            // A predecessor is about to go on where it was.
-            self.front_door.abandon();
+        let succeeds = predecessor.is_some();
+        if let Err(error) = self.open_routers(routers, &mut predecessor) {
+            // A predecessor is about to go on where it was: nothing of its is touched.
+            if succeeds {
+                self.front_door.abandon();
+            } else {
+                self.front_door.close();
+            }
             return Err(error);
         }
         self.answer(&mut admin)?;
@@ -166,19 +178,19 @@ impl Server {
 
     /// The virtual routers come last: an address is claimed only where clients are served. In the place of a predecessor
     /// they begin in the roles that it had.
-    fn open_routers(&mut self, predecessor: &mut Option<Predecessor>) -> Result<(), Error> {
+    fn open_routers(
+        &mut self,
+        prepared: Vec<(String, Prepared)>,
+        predecessor: &mut Option<Predecessor>,
+    ) -> Result<(), Error> {
         let fail = |source| Error::TakeOver { socket: self.config.control_socket.clone(), source };
-        let mut prepared = Vec::new();
-        for router in &self.config.virtual_routers {
-            prepared.push((router.instance(), Router::prepare(router.clone(), &self.router_metrics)?));
-        }
         let mut masters = Vec::new();
         if let Some(predecessor) = predecessor {
             masters = predecessor.take_routers(self.config.virtual_routers.iter()).map_err(fail)?;
         }
         for (instance, prepared) in prepared {
             let beginning = if masters.contains(&instance) { Beginning::AsMaster } else { Beginning::Afresh };
-            self.front_door.add_router(instance, prepared.start(beginning)?);
+            self.front_door.start_router(instance, prepared, beginning)?;
         }
         if let Some(predecessor) = predecessor.take() {
             let control = self.bind_control()?;

@@ -20,7 +20,7 @@ pub(super) async fn accept(
     shared: Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let _accepting = Accepting::begin(&shared.accepting);
+    let _accepting = Counted::begin(&shared.accepting);
     let mut complaint = Complaint::default();
     loop {
         let next = next(&listener, &shared.free, &mut complaint);
@@ -51,6 +51,7 @@ async fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 fn serve(client: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit, shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     tokio::spawn(async move {
+        let _carried = Counted::begin(&shared.carried);
         connection::serve(client, address, &shared).await;
         drop(permit);
     });
@@ -122,17 +123,17 @@ impl Complaint {
     }
 }
 
-/// Counts a listener as accepting for as long as it does, however it ends.
-struct Accepting<'a>(&'a AtomicUsize);
+/// Counts one for as long as it lives, however it ends.
+struct Counted<'a>(&'a AtomicUsize);
 
-impl<'a> Accepting<'a> {
+impl<'a> Counted<'a> {
     fn begin(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Accepting<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }

@@ -79,6 +79,12 @@ impl RouterMetrics {
         })
     }
 
+    /// Shows a router of which nothing is known yet.
+    #[cfg(test)]
+    pub(crate) fn introduce(&self, config: &RouterConfig) {
+        drop(self.of(config));
+    }
+
     /// Those of one virtual router. Every label value is there from now on, at 0 if the router is new.
     pub(super) fn of(&self, config: &RouterConfig) -> InstanceMetrics {
         let metrics = InstanceMetrics { instance: config.instance(), families: self.clone() };

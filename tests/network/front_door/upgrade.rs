@@ -1,5 +1,6 @@
 //! One process takes the place of another, and nobody who uses the front door notices.
 
+use std::net::TcpListener;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -82,9 +83,12 @@ fn a_successor_that_fails_leaves_everything_as_it_was() -> Result<()> {
         assert_eq!(whole.site.dial_times(5)?.failed, 0);
         until("it answers", || Ok(whole.front_doors[0].tell(&["status"])?.0 == Some(0)))?;
     }
-    // One hangs in the middle of it: it has the sockets and says nothing more.
+    // One hangs in the middle of it: it has the sockets and waits for a backend that says nothing.
     let file = whole.site.path("front-door-0.yaml");
-    let hanging = text.replace("172.16.60.241:6443", "192.0.2.1:6443").replace("timeout: 1s", "timeout: 1h");
+    let silent = || TcpListener::bind("172.16.60.20:6443");
+    let _silent = whole.site.client().run(silent)?.map_err(Error::system("bind", "a silent backend"))?;
+    let hanging = whole.site.configuration(&Plan { check: "timeout: 1h,", ..Plan::new(250) });
+    let hanging = hanging.replace("172.16.60.241:6443", "172.16.60.20:6443");
     let hanging = whole.site.write("hanging.yaml", &hanging)?;
     let mut hung = successor(&whole, &hanging)?;
     hung.wait_for_log("front door bound", LIMIT)?;
@@ -139,6 +143,7 @@ fn a_service_manager_may_bind_the_frontend() -> Result<()> {
          s.bind(('{}', {}))\n\
          s.listen(16)\n\
          os.dup2(s.fileno(), 3)\n\
+         os.set_inheritable(3, True)\n\
          os.environ['LISTEN_FDS'], os.environ['LISTEN_PID'] = '1', str(os.getpid())\n\
          os.execv(sys.argv[1], sys.argv[1:])\n",
         FRONT_DOOR.ip(),
