@@ -1,6 +1,7 @@
 //! Who holds the virtual address, and what the link is told about it.
 
 mod contents;
+mod flood;
 mod forgery;
 mod keepalived;
 mod link;

@@ -40,15 +40,16 @@ impl RivalSocket {
         Ok(Self { socket, buffer: [0; LONGEST] })
     }
 
-    /// What others than `ours` have claimed of `addresses` since the last call, and whether more may wait.
+    /// What others than `ours` have claimed of `addresses` since the last call, and whether any frame was
+    /// there.
     pub(super) fn receive(
         &mut self,
         ours: MacAddress,
         addresses: &VirtualAddresses,
     ) -> io::Result<(BTreeSet<Claim>, bool)> {
         let mut claims = BTreeSet::new();
-        for _ in 0..Self::FRAMES_PER_TURN {
-            let Some(length) = self.socket.receive(&mut self.buffer)? else { return Ok((claims, false)) };
+        for read in 0..Self::FRAMES_PER_TURN {
+            let Some(length) = self.socket.receive(&mut self.buffer)? else { return Ok((claims, read > 0)) };
             let claim = self.buffer.get(..length).and_then(claim);
             claims.extend(
                 claim.filter(|claim| claim.mac.0 != ours && addresses.as_slice().contains(&claim.address)),

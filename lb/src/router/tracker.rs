@@ -1,5 +1,6 @@
 //! Looks at what the priority follows, time after time.
 
+use std::io;
 use std::time::Instant;
 
 use vrrp::{Event, Priority, Role};
@@ -36,17 +37,20 @@ impl Tracker {
     }
 
     /// Looks, if it is time to.
-    pub(super) fn look(&mut self, track: &Track, role: Role, netlink: &mut Netlink, now: Instant) {
+    pub(super) fn look(
+        &mut self,
+        track: &Track,
+        role: Role,
+        netlink: &mut Netlink,
+        now: Instant,
+    ) -> io::Result<()> {
         if self.deadline(track).is_none_or(|deadline| now < deadline) {
-            return;
+            return Ok(());
         }
         self.look_at = now + Tracking::INTERVAL;
-        let is_up = |name: &str, netlink: &mut Netlink| match Interface::find(netlink, name) {
-            Ok(found) => found.is_some_and(|interface| interface.up),
-            // Not to be told apart from one that is down.
-            Err(_) => false,
-        };
-        let interfaces = track.interfaces.iter().map(|interface| is_up(&interface.name, netlink)).collect();
+        let found = track.interfaces.iter().map(|interface| Interface::find(netlink, &interface.name));
+        let is_up = |found: Option<Interface>| found.is_some_and(|interface| interface.up);
+        let interfaces = found.map(|found| found.map(is_up)).collect::<io::Result<_>>()?;
         let witness = self.witness.as_ref();
         let facts = Facts {
             // Of those that nobody tells, none stands still.
@@ -55,6 +59,7 @@ impl Tracker {
             interfaces,
         };
         self.tracking.observe(track, role, facts, now);
+        Ok(())
     }
 
     /// What happens to a router that is `configured` with this priority, if what was found makes a difference to it.

@@ -164,17 +164,18 @@ impl Worker {
                 self.monitor.drain().map_err(|source| self.failure("watch links", source))?;
                 self.look_at_link()?;
             }
-            let flooded = self.receive()? | self.meet_rivals(woken_at)?;
+            let read = self.receive()? | self.meet_rivals(woken_at)?;
+            let read_at = read.then(now);
             self.track(woken_at)?;
             self.handle(Event::Tick, woken_at)?;
-            self.rest_until = flooded.then(|| Self::rest_after(woken_at, now()));
+            self.rest_until = read_at.map(|read_at| Self::rest_after(woken_at, read_at));
         }
     }
 
-    /// Of the time that packets without end take, three quarters belong to others: this thread has real-time priority.
-    /// Timers are not put off.
-    fn rest_after(woken_at: Instant, now: Instant) -> Instant {
-        now + (3 * now.saturating_duration_since(woken_at)).min(Self::LONGEST_REST)
+    /// Packets take a quarter of a processor at most, however many come: this thread has real-time priority. Timers are
+    /// not put off.
+    fn rest_after(woken_at: Instant, read_at: Instant) -> Instant {
+        read_at + (3 * read_at.saturating_duration_since(woken_at)).min(Self::LONGEST_REST)
     }
 
     /// Counts a timer that should have been noticed earlier.
@@ -220,7 +221,8 @@ impl Worker {
 
     /// Looks at what the priority follows, and goes by it.
     fn track(&mut self, now: Instant) -> Result<(), RouterError> {
-        self.tracker.look(&self.config.track, self.state.role(), &mut self.netlink, now);
+        let looked = self.tracker.look(&self.config.track, self.state.role(), &mut self.netlink, now);
+        looked.map_err(|source| self.failure("look at tracked interfaces", source))?;
         let Some(event) = self.judge() else { return Ok(()) };
         self.take_priority();
         self.handle(event, now)
@@ -234,7 +236,7 @@ impl Worker {
         if let Some(fault) = self.tracker.fault() {
             warn!(instance, %fault, "virtual router takes no part");
         } else {
-            info!(instance, %priority, %configured, "priority follows tracked facts");
+            info!(instance, %priority, %configured, "priority changed");
         }
         self.metrics.priority(self.tracker.fault().is_none().then_some(priority));
         Some(event)
@@ -274,15 +276,15 @@ impl Worker {
         Ok(Woken { orders: ready(0), link: ready(1) })
     }
 
-    /// Reads the packets that wait; whether more may.
+    /// Reads the packets that wait; whether there were any.
     fn receive(&mut self) -> Result<bool, RouterError> {
-        for _ in 0..Self::PACKETS_PER_TURN {
-            let Some(attachment) = &mut self.attachment else { return Ok(false) };
+        for read in 0..Self::PACKETS_PER_TURN {
+            let Some(attachment) = &mut self.attachment else { return Ok(read > 0) };
             let (sender, outcome) = match attachment.adverts.receive() {
                 Ok(Some(arrival)) => (arrival.from, arrival.read(&attachment.settings)),
-                Ok(None) => return Ok(false),
+                Ok(None) => return Ok(read > 0),
                 // The link monitor has more to say about that.
-                Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => return Ok(false),
+                Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => return Ok(read > 0),
                 Err(source) => return Err(self.failure("receive adverts", source)),
             };
             match outcome {
@@ -298,14 +300,14 @@ impl Worker {
         Ok(true)
     }
 
-    /// Answers those who claim a virtual address that we hold. What they claim of our master's is none of our business. Whether more of them
-    /// may wait.
+    /// Answers those who claim a virtual address that we hold. What they claim of our master's is none of our business.
+    /// Whether there were any.
     fn meet_rivals(&mut self, now: Instant) -> Result<bool, RouterError> {
         let Some(attachment) = &mut self.attachment else { return Ok(false) };
         let claims = attachment.rivals.receive(attachment.mac, &attachment.settings.addresses);
-        let (claims, more) = match claims {
-            Ok((claims, more)) if self.state.role() == Role::Master => (claims, more),
-            Ok((_, more)) => return Ok(more),
+        let (claims, read) = match claims {
+            Ok((claims, read)) if self.state.role() == Role::Master => (claims, read),
+            Ok((_, read)) => return Ok(read),
             // The link monitor has more to say about that.
             Err(error) if error.raw_os_error() == Some(Errno::ENETDOWN as i32) => return Ok(false),
             Err(source) => return Err(self.failure("listen for other owners", source)),
@@ -319,7 +321,7 @@ impl Worker {
         if !claims.is_empty() && self.defence.is_due(now) {
             self.announce(now);
         }
-        Ok(more)
+        Ok(read)
     }
 
     fn reject(&mut self, sender: IpAddr, rejected: Rejected, now: Instant) {

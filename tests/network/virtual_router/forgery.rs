@@ -24,21 +24,21 @@ const INTERVALS: usize = 12;
 
 /// An advert by the client's hand.
 #[derive(Clone, Debug)]
-struct Forgery {
+pub(super) struct Forgery {
     time_to_live: u8,
     message: Vec<u8>,
 }
 
 impl Forgery {
     /// Nothing is wrong with it.
-    fn perfect(from: Ipv4Addr) -> Self {
+    pub(super) fn perfect(from: Ipv4Addr) -> Self {
         let mut message = vec![0x31, 51, 255, 1, 0, 20, 0, 0];
         message.extend(VIRTUAL_ADDRESS.octets());
         Self { time_to_live: 255, message }.summed(from)
     }
 
     /// With one byte of the message changed and the checksum right all the same.
-    fn with(mut self, from: Ipv4Addr, position: usize, value: u8) -> Self {
+    pub(super) fn with(mut self, from: Ipv4Addr, position: usize, value: u8) -> Self {
         self.message[position] = value;
         self.summed(from)
     }
@@ -96,20 +96,20 @@ fn forgeries(from: Ipv4Addr) -> Vec<(&'static str, Forgery)> {
 }
 
 /// Somebody on the link who sends what he likes.
-struct Forger {
+pub(super) struct Forger {
     socket: OwnedFd,
-    from: Ipv4Addr,
+    pub(super) from: Ipv4Addr,
 }
 
 impl Forger {
-    fn new(host: &Host) -> Result<Self> {
+    pub(super) fn new(host: &Host) -> Result<Self> {
         host.namespace().ip(&["route", "add", "224.0.0.0/4", "dev", INTERFACE])?;
         let open = || socket(AddressFamily::Inet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::Raw);
         let socket = host.namespace().run(open)?.map_err(Error::system("open", "a raw socket"))?;
         Ok(Self { socket, from: host.address() })
     }
 
-    fn send(&self, forgery: &Forgery) -> Result<()> {
+    pub(super) fn send(&self, forgery: &Forgery) -> Result<()> {
         let [a, b, c, d] = GROUP.octets();
         let packet = forgery.packet(self.from);
         let sent =
@@ -144,7 +144,7 @@ impl Forger {
 }
 
 /// Ends the forging, also when the work panics: the scope waits for it.
-struct Finish<'a>(&'a AtomicBool);
+pub(super) struct Finish<'a>(pub(super) &'a AtomicBool);
 
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
@@ -153,7 +153,7 @@ impl Drop for Finish<'_> {
 }
 
 /// The time that the next [`INTERVALS`] of `host`, which is master, take.
-fn rhythm(host: &Host, capture: &Capture) -> Result<Duration> {
+pub(super) fn rhythm(host: &Host, capture: &Capture) -> Result<Duration> {
     let adverts = || {
         let frames = capture.frames().into_iter().filter(|frame| advert_of(host, frame).is_some());
         frames.map(|frame| frame.at).collect::<Vec<_>>()
@@ -164,7 +164,7 @@ fn rhythm(host: &Host, capture: &Capture) -> Result<Duration> {
     Ok(adverts[begin + INTERVALS] - adverts[begin])
 }
 
-fn rejected(front_door: &FrontDoor, reason: &str) -> Result<u64> {
+pub(super) fn rejected(front_door: &FrontDoor, reason: &str) -> Result<u64> {
     front_door.metric(&format!("vrrp_adverts_rejected_total{{reason=\"{reason}\"}}"))
 }
 
