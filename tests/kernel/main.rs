@@ -13,3 +13,4 @@ mod reach;
 mod refusal;
 mod rules;
 mod server;
+mod stale_sockets;

@@ -11,12 +11,15 @@ mod encode;
 mod load;
 mod maps;
 mod mirror;
+mod namespaces;
 mod packet;
 mod pins;
 mod pod;
 mod repair;
 #[cfg(test)]
 mod simulation;
+mod sock_diag;
+mod stale_sockets;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +32,7 @@ use self::mirror::Mirror;
 use self::packet::Packets;
 pub use self::packet::{PacketCounters, PacketSettings};
 use self::pins::Pins;
+use self::stale_sockets::StaleSockets;
 use self::write::Write;
 use crate::{Dataplane, Error, Failure, Unsupported};
 
@@ -69,6 +73,9 @@ pub struct Ebpf {
     /// A write failed halfway: the mirror must be made anew before it is used.
     stale: bool,
     programs: Vec<Program>,
+    stale_sockets: StaleSockets,
+    /// Backends of UDP services may have gone unnoticed.
+    sockets_due: bool,
     /// Before the pins, so that its thread has ended when they are given up.
     packets: Option<Packets>,
     pins: Pins,
@@ -89,7 +96,18 @@ impl Ebpf {
         let mut object = load::open(&pins, capacity)?;
         let programs = load::attach(&mut object, &pins, &settings.cgroup)?;
         let maps = Maps::take(&mut object)?;
-        let mut ebpf = Self { maps, mirror: Mirror::default(), stale: true, programs, packets: None, pins };
+        let stale_sockets = StaleSockets::start(&pins)?;
+        let mut ebpf = Self {
+            maps,
+            mirror: Mirror::default(),
+            stale: true,
+            programs,
+            stale_sockets,
+            // Those that went while nobody was there.
+            sockets_due: true,
+            packets: None,
+            pins,
+        };
         ebpf.reread()?;
         Ok(ebpf)
     }
@@ -148,6 +166,7 @@ impl Ebpf {
             }
         }
         self.mirror.advance(change);
+        self.sockets_due |= leaves_datagram_sockets(change);
         Ok(())
     }
 
@@ -191,6 +210,20 @@ impl Dataplane for Ebpf {
             let error = self.carry_out(change).err()?;
             Some(Failure { change: change.clone(), error })
         };
-        changes.iter().filter_map(failure).collect()
+        let failures = changes.iter().filter_map(failure).collect();
+        if std::mem::take(&mut self.sockets_due) {
+            self.stale_sockets.search();
+        }
+        failures
+    }
+}
+
+/// Whether sockets may talk to a backend of datagrams that is gone now.
+fn leaves_datagram_sockets(change: &Change) -> bool {
+    match change {
+        Change::RemoveBackend { frontend, .. }
+        | Change::DrainBackend { frontend, .. }
+        | Change::RemoveService { frontend } => frontend.protocol() == Protocol::Udp,
+        Change::AddService { .. } | Change::SetRules { .. } | Change::AddBackend { .. } => false,
     }
 }

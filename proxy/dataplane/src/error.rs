@@ -81,6 +81,12 @@ pub enum Error {
         /// Why not.
         source: io::Error,
     },
+    /// A thread could not be started.
+    #[error("start a thread")]
+    Thread {
+        /// Why not.
+        source: io::Error,
+    },
     /// A map holds all it can.
     #[error("map {map} is full at {capacity} entries")]
     Full {

@@ -16,7 +16,7 @@ proptest! {
         for change in changes {
             let writes = mirror.writes(&change).unwrap();
             let killed = Kernel::holding(kernel.found());
-            killed.write_all(writes.iter().cloned().take(killed_after));
+            killed.write_all(writes.iter().take(killed_after).cloned());
             let (repaired, repairs) = repair(&killed.found());
             let before = mirror.observed();
             killed.write_all(repairs);
