@@ -48,6 +48,11 @@ impl Pacing {
         }
     }
 
+    /// The kernel is not as it was left: a whole sync is due at once.
+    pub(crate) fn distrust(&mut self) {
+        self.whole_at = None;
+    }
+
     /// What is due at `now`, if anything.
     pub(crate) fn due(&self, now: Instant) -> Option<Extent> {
         if self.earliest().is_some_and(|earliest| now < earliest) {

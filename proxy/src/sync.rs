@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use daemon::exit::chain;
 use dataplane::{Dataplane, Error};
@@ -25,6 +25,9 @@ use crate::{interfaces, translate};
 
 /// So many updates are taken in before what they lead to is written.
 const FOLDED_UPDATES: usize = 4096;
+
+/// What somebody else takes away is missed for so long at most.
+const INSPECTION_PERIOD: Duration = Duration::from_secs(1);
 
 /// How the thread is set up.
 pub(crate) struct Settings {
@@ -62,6 +65,8 @@ pub(crate) fn start(
         triggers: Vec::new(),
         unwritten: (0, 0),
         started: clock::wall(),
+        inspect_at: clock::now(),
+        lacking: None,
         settings,
     };
     std::thread::Builder::new().name("sync".into()).spawn(move || timer.block_on(writer.run(updates)))
@@ -81,6 +86,10 @@ struct Writer {
     /// Changes of Services and of endpoints that are translated and not yet in force.
     unwritten: (usize, usize),
     started: SystemTime,
+    /// When to look after the dataplane again.
+    inspect_at: Instant,
+    /// What the kernel was found to lack.
+    lacking: Option<&'static str>,
 }
 
 /// What a sync did.
@@ -103,15 +112,17 @@ impl Writer {
             if !self.planner.is_complete() {
                 continue;
             }
+            self.inspect();
             if let Some(extent) = self.pacing.due(clock::now()) {
                 self.sync(extent);
             }
         }
     }
 
-    /// Waits for an update, or with `Some(None)` for the time of the next sync. `None` is the end.
+    /// Waits for an update, or with `Some(None)` for the time of the next sync or inspection. `None` is the end.
     async fn wait(&self, updates: &mut mpsc::Receiver<Update>) -> Option<Option<Update>> {
-        match self.pacing.deadline().filter(|_| self.planner.is_complete()) {
+        let deadlines = self.pacing.deadline().map(|sync| sync.min(self.inspect_at));
+        match deadlines.filter(|_| self.planner.is_complete()) {
             None => updates.recv().await.map(Some),
             Some(deadline) => match timeout_at(deadline.into(), updates.recv()).await {
                 Ok(received) => received.map(Some),
@@ -129,6 +140,39 @@ impl Writer {
             self.pacing.queue();
             self.settings.health.lock().queued(clock::now());
             metrics.note_queued(clock::wall());
+        }
+    }
+
+    /// Looks after the dataplane, if it is time to.
+    fn inspect(&mut self) {
+        let now = clock::now();
+        if now < self.inspect_at || self.applied.is_none() {
+            return;
+        }
+        self.inspect_at = now + INSPECTION_PERIOD;
+        let metrics = &self.settings.metrics;
+        match self.dataplane.inspect() {
+            Ok(found) => {
+                metrics.restored.inc_by(found.restored);
+                metrics.udp_sockets_moved.inc_by(found.sockets_moved);
+                metrics.udp_sockets_ended.inc_by(found.sockets_ended);
+                metrics.udp_socket_failures.inc_by(found.socket_failures);
+                if found.restored > 0 {
+                    tracing::warn!(count = found.restored, "programs or pins had been removed, put back");
+                }
+                if found.lacking != self.lacking {
+                    self.lacking = found.lacking;
+                    let feature = found.lacking;
+                    tracing::warn!(feature, "the kernel lacks it, UDP sockets keep endpoints that are gone");
+                }
+                if found.entries_differ {
+                    self.pacing.distrust();
+                }
+            }
+            Err(error) => {
+                metrics.inspection_failures.inc();
+                tracing::error!(error = chain(&error), "the dataplane could not be looked after");
+            }
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod balance;
 mod contract;
+mod drift;
 mod lifecycle;
 mod node;
 mod reach;

@@ -26,6 +26,7 @@ use std::path::{Path, PathBuf};
 
 use plan::{Backend, Change, Frontend, Observed, Protocol, Scheduler, Service};
 
+use self::load::Attached;
 pub use self::load::Program;
 use self::maps::Maps;
 use self::mirror::Mirror;
@@ -34,7 +35,7 @@ pub use self::packet::{PacketCounters, PacketSettings};
 use self::pins::Pins;
 use self::stale_sockets::StaleSockets;
 use self::write::Write;
-use crate::{Dataplane, Error, Failure, Unsupported};
+use crate::{Dataplane, Error, Failure, Inspection, Unsupported};
 
 /// Where the state is pinned unless told otherwise.
 pub const DEFAULT_BPF_FS: &str = "/sys/fs/bpf/fairway";
@@ -72,7 +73,13 @@ pub struct Ebpf {
     mirror: Mirror,
     /// A write failed halfway: the mirror must be made anew before it is used.
     stale: bool,
-    programs: Vec<Program>,
+    attached: Attached,
+    /// The maps' identifiers.
+    identifiers: Vec<(&'static str, u32)>,
+    /// What the maps took when this process last wrote to them.
+    usage: Vec<u64>,
+    /// Somebody else wrote to them since.
+    disturbed: bool,
     stale_sockets: StaleSockets,
     /// Backends of UDP services may have gone unnoticed.
     sockets_due: bool,
@@ -94,14 +101,18 @@ impl Ebpf {
     pub fn open_sized(settings: &Settings, capacity: Capacity) -> Result<Self, Error> {
         let pins = Pins::own(&settings.bpf_fs)?;
         let mut object = load::open(&pins, capacity)?;
-        let programs = load::attach(&mut object, &pins, &settings.cgroup)?;
         let maps = Maps::take(&mut object)?;
+        let attached = Attached::attach(object, &pins, &settings.cgroup)?;
+        let identifiers = maps::identifiers(&pins)?;
         let stale_sockets = StaleSockets::start(&pins)?;
         let mut ebpf = Self {
             maps,
             mirror: Mirror::default(),
             stale: true,
-            programs,
+            attached,
+            identifiers,
+            usage: Vec::new(),
+            disturbed: false,
             stale_sockets,
             // Those that went while nobody was there.
             sockets_due: true,
@@ -117,7 +128,7 @@ impl Ebpf {
     pub fn serve_packets(&mut self, settings: PacketSettings) -> Result<PacketCounters, Error> {
         let packets = Packets::start(&self.pins, settings)?;
         let counters = packets.counters();
-        self.programs.extend_from_slice(packets.programs());
+        self.attached.programs.extend_from_slice(packets.programs());
         self.packets = Some(packets);
         Ok(counters)
     }
@@ -130,7 +141,7 @@ impl Ebpf {
 
     /// The programs as the kernel took them.
     pub fn programs(&self) -> &[Program] {
-        &self.programs
+        &self.attached.programs
     }
 
     /// Makes the mirror from the maps, and the maps whole.
@@ -142,6 +153,7 @@ impl Ebpf {
         }
         self.mirror = mirror;
         self.stale = false;
+        self.usage = self.maps.usage()?;
         Ok(())
     }
 
@@ -168,6 +180,11 @@ impl Ebpf {
         self.mirror.advance(change);
         self.sockets_due |= leaves_datagram_sockets(change);
         Ok(())
+    }
+
+    /// Notes whether entries came or went that this process did not write.
+    fn note_disturbance(&mut self) {
+        self.disturbed |= self.maps.usage().map_or(true, |usage| usage != self.usage);
     }
 
     /// Undoes the first writes of an addition of which a later one failed, so that the mirror stays right and others can
@@ -202,19 +219,36 @@ impl Dataplane for Ebpf {
 
     fn observe(&mut self) -> Result<Observed, Error> {
         self.reread()?;
+        self.disturbed = false;
         Ok(self.mirror.observed())
     }
 
     fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
+        self.note_disturbance();
         let failure = |change: &Change| {
             let error = self.carry_out(change).err()?;
             Some(Failure { change: change.clone(), error })
         };
         let failures = changes.iter().filter_map(failure).collect();
+        match self.maps.usage() {
+            Ok(usage) => self.usage = usage,
+            Err(_unknown) => self.disturbed = true,
+        }
         if std::mem::take(&mut self.sockets_due) {
             self.stale_sockets.search();
         }
         failures
+    }
+
+    fn inspect(&mut self) -> Result<Inspection, Error> {
+        let mut inspection = Inspection::default();
+        self.pins.restore()?;
+        inspection.restored =
+            self.attached.restore(&self.pins)? + maps::restore(&self.pins, &self.identifiers)?;
+        self.note_disturbance();
+        inspection.entries_differ = self.disturbed;
+        self.stale_sockets.report(&mut inspection);
+        Ok(inspection)
     }
 }
 

@@ -1,8 +1,11 @@
 //! What this kernel offers: every probe in one place.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::fd::RawFd;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use aya::programs::ProgramError;
 use nix::errno::Errno;
@@ -35,6 +38,46 @@ pub(crate) fn open_cgroup(path: &Path) -> Result<fs::File, Error> {
         return Err(failed(io::Error::other("this is not a directory of a cgroup v2")));
     }
     Ok(directory)
+}
+
+/// The links of control group programs that this process has open and that are attached: which program each runs.
+pub(crate) fn attached_links() -> Result<BTreeMap<u32, u32>, Error> {
+    let directory = Path::new("/proc/self/fdinfo");
+    let failed = |source| Error::File { action: "read", path: directory.to_owned(), source };
+    let mut links = BTreeMap::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        match fs::read_to_string(entry.map_err(failed)?.path()) {
+            Ok(information) => links.extend(attached_link(&information)),
+            // Closed meanwhile: another thread's.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Ok(links)
+}
+
+/// How many bytes a map takes, by the descriptor that this process has of it. Since Linux 6.4 it tells of every entry that
+/// comes or goes; before, it is always the same.
+pub(crate) fn map_usage(descriptor: RawFd) -> Result<u64, Error> {
+    let path = PathBuf::from(format!("/proc/self/fdinfo/{descriptor}"));
+    let information = fs::read_to_string(&path).map_err(|source| Error::File {
+        action: "read",
+        path: path.clone(),
+        source,
+    })?;
+    field(&information, "memlock").ok_or(Error::Kernel { feature: "memlock of maps in fdinfo (Linux 4.10)" })
+}
+
+/// The identifiers of a link and of its program, unless it was detached (`bpf_cgroup_link_show_fdinfo`).
+fn attached_link(information: &str) -> Option<(u32, u32)> {
+    let cgroup: u64 = field(information, "cgroup_id")?;
+    (cgroup != 0).then_some((field(information, "link_id")?, field(information, "prog_id")?))
+}
+
+/// A number in what proc(5) says of a descriptor.
+fn field<T: FromStr>(information: &str, name: &str) -> Option<T> {
+    let value = information.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    value?.trim().parse().ok()
 }
 
 /// Makes sure that `path` is on a bpffs. Where it is below `/sys/fs/bpf` and nothing is mounted there, mounts one, as
@@ -160,6 +203,18 @@ mod tests {
         ] {
             assert_eq!(cgroup_mount(mountinfo), expected.map(PathBuf::from), "{mountinfo}");
         }
+    }
+
+    #[test]
+    fn a_link_without_a_control_group_is_detached() {
+        let link = |cgroup| {
+            format!(
+                "pos:\t0\nflags:\t02000000\nlink_type:\tcgroup\nlink_id:\t7\nprog_tag:\t0123\nprog_id:\t42\ncgroup_id:\t{cgroup}\nattach_type:\t10\n"
+            )
+        };
+        assert_eq!(attached_link(&link(1893)), Some((7, 42)));
+        assert_eq!(attached_link(&link(0)), None);
+        assert_eq!(attached_link("pos:\t0\nlink_type:\ttcx\nlink_id:\t7\nprog_id:\t42\n"), None);
     }
 
     #[test]

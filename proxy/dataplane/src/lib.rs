@@ -34,6 +34,29 @@ pub trait Dataplane: Send {
     /// Carries out `changes` in order as far as it can, and says which failed. Progress is promised and completion is
     /// not: after a failure the caller observes and tries again. Its cost grows with the changes alone.
     fn apply(&mut self, changes: &[Change]) -> Vec<Failure>;
+
+    /// Looks whether somebody else took away what this dataplane needs, and puts it back. To be called about once a second:
+    /// its cost does not grow with what is forwarded. A dataplane whose state is all in what it observes finds nothing.
+    fn inspect(&mut self) -> Result<Inspection, Error> {
+        Ok(Inspection::default())
+    }
+}
+
+/// What a dataplane met, and did without being told, since it was last asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Inspection {
+    /// Programs that somebody detached and pins that somebody removed. They are back.
+    pub restored: u64,
+    /// Whether somebody added or removed entries: what is forwarded must be observed anew.
+    pub entries_differ: bool,
+    /// Connected UDP sockets whose backend was gone, now connected to another one.
+    pub sockets_moved: u64,
+    /// Those that were ended, because there was no other backend or nobody to move them.
+    pub sockets_ended: u64,
+    /// Network namespaces that could not be searched for such sockets.
+    pub socket_failures: u64,
+    /// What the kernel lacks to look after such sockets.
+    pub lacking: Option<&'static str>,
 }
 
 /// A step that could not be taken.

@@ -50,23 +50,72 @@ pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> 
     loader.load(OBJECT).map_err(load_error)
 }
 
-/// Loads every program and attaches it to the control group. Where an earlier process left one attached, the new one
-/// joins it first and then takes its place: with both, the second finds an address already translated.
-pub(super) fn attach(object: &mut aya::Ebpf, pins: &Pins, cgroup: &Path) -> Result<Vec<Program>, Error> {
-    let cgroup = kernel::open_cgroup(cgroup)?;
-    let mut programs = Vec::new();
-    for name in PROGRAMS {
-        let program = load(object, name)?;
-        let information =
-            program.info().map_err(|source| Error::Program { action: "inspect", program: name, source })?;
-        programs.push(Program { name, verified_instructions: information.verified_instruction_count() });
+/// The programs on the control group.
+#[derive(Debug)]
+pub(super) struct Attached {
+    object: aya::Ebpf,
+    cgroup: File,
+    pub(super) programs: Vec<Program>,
+    /// Held open: who removes a pin does not detach a program.
+    links: Vec<Attachment>,
+}
+
+#[derive(Debug)]
+struct Attachment {
+    name: &'static str,
+    _link: FdLink,
+    link_id: u32,
+    program_id: u32,
+}
+
+impl Attached {
+    /// Loads every program and attaches it to the control group. Where an earlier process left one attached, the new one
+    /// joins it first and then takes its place: with both, the second finds an address already translated.
+    pub(super) fn attach(mut object: aya::Ebpf, pins: &Pins, cgroup: &Path) -> Result<Self, Error> {
+        let cgroup = kernel::open_cgroup(cgroup)?;
+        let mut programs = Vec::new();
+        for name in PROGRAMS {
+            let program = load(&mut object, name)?;
+            let information = program.info().map_err(|source| Error::Program {
+                action: "inspect",
+                program: name,
+                source,
+            })?;
+            programs.push(Program { name, verified_instructions: information.verified_instruction_count() });
+        }
+        let mut attached = Self { object, cgroup, programs, links: Vec::new() };
+        // Only when the kernel has accepted all of them.
+        for name in PROGRAMS {
+            let attachment = attached.attachment(name, pins)?;
+            attached.links.push(attachment);
+        }
+        Ok(attached)
     }
-    // Only when the kernel has accepted all of them.
-    for name in PROGRAMS {
-        let link = link(object, name, &cgroup)?;
-        pin(link, name, &pins.links())?;
+
+    /// Attaches what somebody detached or replaced, pins what somebody removed; says how often that was so.
+    pub(super) fn restore(&mut self, pins: &Pins) -> Result<u64, Error> {
+        let mut restored = 0;
+        let attached = kernel::attached_links()?;
+        for at in 0..self.links.len() {
+            let Attachment { name, link_id, program_id, .. } = self.links[at];
+            if attached.get(&link_id) != Some(&program_id) || !pins.links().join(name).exists() {
+                self.links[at] = self.attachment(name, pins)?;
+                restored += 1;
+            }
+        }
+        Ok(restored)
     }
-    Ok(programs)
+
+    fn attachment(&mut self, name: &'static str, pins: &Pins) -> Result<Attachment, Error> {
+        let link = pin(link(&mut self.object, name, &self.cgroup)?, name, &pins.links())?;
+        let failed = |source| Error::File {
+            action: "inspect the link of",
+            path: name.into(),
+            source: io::Error::other(source),
+        };
+        let information = link.info().map_err(failed)?;
+        Ok(Attachment { name, link_id: information.id(), program_id: information.program_id(), _link: link })
+    }
 }
 
 fn load<'object>(
@@ -92,17 +141,18 @@ fn link(object: &mut aya::Ebpf, name: &'static str, cgroup: &File) -> Result<FdL
         .map_err(|_not_a_link| Error::Kernel { feature: "links of control group programs (Linux 5.7)" })
 }
 
-fn pin(link: FdLink, name: &'static str, directory: &Path) -> Result<(), Error> {
+fn pin(link: FdLink, name: &'static str, directory: &Path) -> Result<FdLink, Error> {
     let (pinned, next) = (directory.join(name), directory.join(format!("{name}_next")));
     // Left by a process that ended between the two steps below; the link in its place is attached still.
     pins::remove_pin(&next)?;
-    link.pin(&next).map_err(|error| match error {
+    let link = link.pin(&next).map_err(|error| match error {
         PinError::SyscallError(error) => program_error("pin", name, ProgramError::SyscallError(error)),
         error @ (PinError::NoFd { .. } | PinError::InvalidPinPath { .. }) => {
             Error::File { action: "pin a link at", path: next.clone(), source: io::Error::other(error) }
         }
     })?;
-    pins::replace_pin(&next, &pinned)
+    pins::replace_pin(&next, &pinned)?;
+    Ok(link.into())
 }
 
 fn program<'object>(

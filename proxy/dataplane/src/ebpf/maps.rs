@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError, MapInfo};
 use bytemuck::{AnyBitPattern, NoUninit};
 use ebpf_abi::{
     Backend, BackendId, MaglevTable, MemberKey, NO_SERVICE, Service, ServiceId, ServiceKey, SlotKey,
@@ -13,10 +14,11 @@ use ebpf_abi::{
 };
 
 use super::encode::SourceNetwork;
+use super::pins::Pins;
 use super::pod::Plain;
 use super::repair::Found;
 use super::write::Write;
-use crate::Error;
+use crate::{Error, kernel};
 
 /// The maps the dataplane writes, in the kernel.
 #[derive(Debug)]
@@ -57,6 +59,20 @@ impl Maps {
         })
     }
 
+    /// A number for each map that differs when an entry came or went (Linux 6.4; before, never).
+    pub(super) fn usage(&self) -> Result<Vec<u64>, Error> {
+        let limits = [
+            self.services.limits,
+            self.slots.limits,
+            self.backends.limits,
+            self.members.limits,
+            self.maglev.limits,
+            self.networks.limits,
+            self.turns.limits,
+        ];
+        limits.iter().map(|limits| kernel::map_usage(limits.descriptor)).collect()
+    }
+
     /// Carries out one write.
     pub(super) fn write(&mut self, write: &Write) -> Result<(), Error> {
         match *write {
@@ -79,10 +95,11 @@ impl Maps {
     }
 }
 
-/// What an error says of a map.
+/// What is known of a map.
 #[derive(Clone, Copy, Debug)]
 struct Limits {
     name: &'static str,
+    descriptor: RawFd,
     /// As found: state that an earlier process pinned keeps the capacity it was made with.
     capacity: u32,
 }
@@ -165,12 +182,13 @@ fn take(object: &mut aya::Ebpf, table: Table) -> Result<(aya::maps::Map, Limits)
         return Err(open(MapError::InvalidMapType { map_type: 0 }));
     };
     let capacity = data.info().map_err(open)?.max_entries();
-    Ok((map, Limits { name, capacity }))
+    let descriptor = data.fd().as_fd().as_raw_fd();
+    Ok((map, Limits { name, descriptor, capacity }))
 }
 
 impl Limits {
     fn error(self, action: &'static str, source: MapError) -> Error {
-        let Self { name: map, capacity } = self;
+        let Self { name: map, capacity, .. } = self;
         // What E2BIG means for a hash, and ENOSPC for a trie.
         if system_error(&source).is_some_and(|error| {
             matches!(error.kind(), io::ErrorKind::ArgumentListTooLong | io::ErrorKind::StorageFull)
@@ -190,6 +208,34 @@ impl Limits {
             Ok(()) | Err(_) => Ok(()),
         }
     }
+}
+
+/// The identifiers of the pinned maps, to pin them again.
+pub(super) fn identifiers(pins: &Pins) -> Result<Vec<(&'static str, u32)>, Error> {
+    let identifier = |Table { name, .. }: Table| {
+        let failed = |source| Error::Map { action: "inspect", map: name, source };
+        Ok((name, MapInfo::from_pin(pins.maps().join(name)).map_err(failed)?.id()))
+    };
+    ebpf_abi::TABLES.into_iter().map(identifier).collect()
+}
+
+/// Pins the maps that somebody unpinned; says how many.
+pub(super) fn restore(pins: &Pins, identifiers: &[(&'static str, u32)]) -> Result<u64, Error> {
+    let mut restored = 0;
+    for &(name, id) in identifiers {
+        let path = pins.maps().join(name);
+        if !path.exists() {
+            let failed = |source| Error::Map { action: "open", map: name, source };
+            let pinned = MapData::from_id(id).map_err(failed)?.pin(&path);
+            pinned.map_err(|error| Error::File {
+                action: "pin a map at",
+                path,
+                source: io::Error::other(error),
+            })?;
+            restored += 1;
+        }
+    }
+    Ok(restored)
 }
 
 /// The system's own error in a map's.

@@ -21,7 +21,7 @@ use crate::{Error, kernel};
 #[derive(Debug)]
 pub(super) struct Pins {
     directory: PathBuf,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 impl Pins {
@@ -32,7 +32,7 @@ impl Pins {
             make(directory)?;
             // A cleanup may have removed the directory between the two: then it is another one, or none.
             if let Some(lock) = lock(directory)? {
-                let pins = Self { directory: directory.to_owned(), _lock: lock };
+                let pins = Self { directory: directory.to_owned(), lock };
                 make(&pins.maps())?;
                 make(&pins.links())?;
                 return Ok(pins);
@@ -51,6 +51,17 @@ impl Pins {
             remove_directory(&version)?;
         }
         remove_directory(directory)
+    }
+
+    /// Makes the directories that somebody removed; the new one is owned as the old one was.
+    pub(super) fn restore(&mut self) -> Result<(), Error> {
+        let owned = self.lock.metadata().map_err(failed("read", &self.directory))?;
+        let there = fs::metadata(&self.directory).ok();
+        if there.is_none_or(|there| (there.dev(), there.ino()) != (owned.dev(), owned.ino())) {
+            *self = Self::own(&self.directory)?;
+        }
+        make(&self.maps())?;
+        make(&self.links())
     }
 
     /// Where maps are pinned.

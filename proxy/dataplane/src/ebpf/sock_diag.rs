@@ -1,4 +1,4 @@
-//! Messages of `NETLINK_SOCK_DIAG` (sock_diag(7)): which UDP sockets are connected, and ending one. Pure.
+//! Messages of `NETLINK_SOCK_DIAG` (`man 7 sock_diag`): which UDP sockets are connected, and ending one. Pure.
 
 use ebpf_abi::{Address, Port};
 use netlink_packet_core::{

@@ -32,7 +32,7 @@ use super::namespaces::{Namespace, namespaces};
 use super::pins::Pins;
 use super::pod::Plain;
 use super::sock_diag::{AF_INET, Connected, FAMILIES, Message};
-use crate::Error;
+use crate::{Error, Inspection};
 
 /// After this time the search is repeated: a socket may have been about to connect while it was searched for. No search
 /// follows another sooner.
@@ -45,17 +45,13 @@ pub(super) struct StaleSockets {
     outcome: Arc<Outcome>,
 }
 
-/// What became of stale sockets so far.
+/// As in [`Inspection`], counted by the thread.
 #[derive(Debug, Default)]
-pub(super) struct Outcome {
-    /// Connected to another backend.
-    pub(super) moved: AtomicU64,
-    /// Ended.
-    pub(super) ended: AtomicU64,
-    /// Namespaces that could not be searched, and sockets that could not be ended.
-    pub(super) failures: AtomicU64,
-    /// What the kernel lacks for it.
-    pub(super) lacking: OnceLock<&'static str>,
+struct Outcome {
+    moved: AtomicU64,
+    ended: AtomicU64,
+    failures: AtomicU64,
+    lacking: OnceLock<&'static str>,
 }
 
 impl StaleSockets {
@@ -87,8 +83,13 @@ impl StaleSockets {
         }
     }
 
-    pub(super) fn outcome(&self) -> &Outcome {
-        &self.outcome
+    /// What became of them since the last time.
+    pub(super) fn report(&self, inspection: &mut Inspection) {
+        let Outcome { moved, ended, failures, lacking } = &*self.outcome;
+        inspection.sockets_moved = moved.swap(0, Ordering::Relaxed);
+        inspection.sockets_ended = ended.swap(0, Ordering::Relaxed);
+        inspection.socket_failures = failures.swap(0, Ordering::Relaxed);
+        inspection.lacking = lacking.get().copied();
     }
 }
 

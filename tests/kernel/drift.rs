@@ -1,0 +1,91 @@
+//! What somebody else takes away is put back.
+
+use std::fs;
+
+use dataplane::{Dataplane, Ebpf, Error, Inspection, Settings};
+use plan::Change;
+
+use crate::node::{Node, apply, frontend, serve};
+use crate::server::{TcpServer, ask};
+
+const FRONTEND: &str = "10.254.0.1:80";
+const SERVICE: &str = "tcp 10.254.0.1:80";
+
+#[test]
+fn pins_that_are_removed_come_back_and_forwarding_does_not_pause() {
+    let node = Node::new("pins");
+    let mut ebpf = node.open();
+    node.run(|| {
+        let server = TcpServer::start("127.0.0.2:0");
+        serve(&mut ebpf, frontend(SERVICE), &[server.address()]);
+        assert_eq!(ebpf.inspect().unwrap(), Inspection::default(), "nothing is missing");
+        for (victim, count) in [
+            ("v2/links/connect4", 1),
+            ("v2/maps/SERVICES", 1),
+            ("v2/maps/ORIGINS", 1),
+            ("v2/links", 8),
+            ("v2/maps", 10),
+            ("", 18),
+        ] {
+            let victim = node.state().join(victim);
+            if victim.is_dir() { fs::remove_dir_all(&victim) } else { fs::remove_file(&victim) }.unwrap();
+            assert_eq!(ask(FRONTEND).unwrap(), server.address(), "without {}", victim.display());
+            assert_eq!(ebpf.inspect().unwrap().restored, count, "{}", victim.display());
+            assert!(victim.exists());
+            assert_eq!(ebpf.inspect().unwrap(), Inspection::default(), "once is enough");
+        }
+        let second = Ebpf::open(&node.settings()).unwrap_err();
+        assert!(matches!(second, Error::InUse { .. }), "the new directory is owned too: {second:?}");
+        drop(ebpf);
+        assert_eq!(ask(FRONTEND).unwrap(), server.address(), "what is pinned again outlives its owner");
+        let found = node.open().observe().unwrap().forwarding();
+        assert_eq!(found.keys().copied().collect::<Vec<_>>(), [frontend(SERVICE)]);
+    });
+}
+
+#[test]
+fn entries_that_somebody_else_writes_are_noticed() {
+    let node = Node::new("entries");
+    let mut ebpf = node.open();
+    let (own, foreign) = (frontend(SERVICE), frontend("udp 10.254.0.2:53"));
+    serve(&mut ebpf, own, &["127.0.0.2:80".parse().unwrap()]);
+    let mut somebody = Somebody::new(&node);
+    for change in [
+        Change::RemoveService { frontend: own },
+        Change::AddService { frontend: foreign, service: plan::Service::default() },
+    ] {
+        assert!(!ebpf.inspect().unwrap().entries_differ, "before: {change}");
+        apply(&mut somebody.0, &[change.clone()]);
+        assert!(ebpf.inspect().unwrap().entries_differ, "{change}");
+        // Also when own writes come in between.
+        apply(
+            &mut ebpf,
+            &[Change::AddService {
+                frontend: frontend("tcp 10.254.0.3:80"),
+                service: plan::Service::default(),
+            }],
+        );
+        assert!(ebpf.inspect().unwrap().entries_differ, "{change}");
+        let found = ebpf.observe().unwrap().services;
+        assert_eq!(
+            (found.contains_key(&own), found.contains_key(&foreign)),
+            (false, change.frontend() == foreign)
+        );
+    }
+    assert!(!ebpf.inspect().unwrap().entries_differ);
+}
+
+/// Another program that writes to the same maps.
+struct Somebody(Ebpf);
+
+impl Somebody {
+    fn new(node: &Node) -> Self {
+        let elsewhere = node.state().with_file_name("elsewhere");
+        fs::create_dir_all(elsewhere.join("v2/maps")).unwrap();
+        for pin in fs::read_dir(node.state().join("v2/maps")).unwrap() {
+            let pin = pin.unwrap();
+            fs::hard_link(pin.path(), elsewhere.join("v2/maps").join(pin.file_name())).unwrap();
+        }
+        Self(Ebpf::open(&Settings { bpf_fs: elsewhere, ..node.settings() }).unwrap())
+    }
+}
