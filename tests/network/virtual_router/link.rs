@@ -73,7 +73,7 @@ fn a_backup_takes_over_only_after_real_silence_however_many_frames_are_lost() ->
     let (site, _first, second) = two_nodes()?;
     let (master, backup) = (site.master(0), site.master(1));
     let takeovers = || second.metric("vrrp_transitions_total{to=\"master\"}");
-    for (percent, span) in [(10, 10), (30, 15)] {
+    for (percent, span) in [(10, 5), (30, 8)] {
         let (heard, before) = (Capture::on_interface(backup.namespace(), INTERFACE)?, takeovers()?);
         let mut both_since = None;
         site.link.lose(backup, percent)?;

@@ -16,7 +16,7 @@ use crate::site::{FrontDoor, Plan, Site, throughout, until};
 const ROUND_ROBIN: &str = "2";
 
 /// Longer than a scheduler takes to be fair to everybody.
-const STARVED_FOR: Duration = Duration::from_secs(15);
+const STARVED_FOR: Duration = Duration::from_secs(12);
 
 #[test]
 fn busy_processors_change_no_role() -> Result<()> {
