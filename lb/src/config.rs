@@ -16,6 +16,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::rebalance::Rebalance;
 use crate::router::RouterConfig;
 
 pub use check::{parse, read};
@@ -71,6 +72,8 @@ pub mod defaults {
     pub const HAND_OVER_DEADLINE: Duration = Duration::from_hours(1);
     /// `admin.socket`: below a directory that the service manager makes for us, so that no privilege is needed.
     pub const CONTROL_SOCKET: &str = "/run/fairway-lb/control.sock";
+    /// `rebalance.idle`: longer than clients pause between two requests that belong together.
+    pub const REBALANCE_IDLE: Duration = Duration::from_secs(5);
     /// `admin.listen`: this node only, because nothing here asks who is asking.
     pub const ADMIN: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 8405));
 }
@@ -87,6 +90,8 @@ pub struct Config {
     pub backends: Backends,
     /// How it is found out who can answer.
     pub health_check: HealthCheck,
+    /// How connections are moved to backends that have less than their share.
+    pub rebalance: Rebalance,
     /// Where `/metrics` and `/healthz` are served.
     pub admin: SocketAddr,
     /// Where operators and successors are answered: an absolute path.

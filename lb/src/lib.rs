@@ -36,6 +36,7 @@ mod packet_socket;
 pub mod pool;
 pub mod probe;
 mod proxy_protocol;
+pub mod rebalance;
 pub mod relay;
 pub mod reload;
 pub mod router;

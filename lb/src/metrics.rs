@@ -59,6 +59,8 @@ pub struct BackendMetrics {
     pub up: IntGauge,
     /// How long probes took, in seconds.
     pub probe_duration: Histogram,
+    /// Connections beyond its share, where rebalancing is on and finds it the fullest.
+    pub excess: IntGauge,
     /// Connections that it had not answered when it was lost, and that were passed on to another one.
     pub moved: IntCounter,
     connect_failures: [IntCounter; ConnectFailure::ALL.len()],
@@ -73,17 +75,20 @@ pub enum EndReason {
     Killed,
     /// The backend has taken no new connections for longer than the drain deadline.
     Drained,
+    /// The backend has more connections than its share.
+    Rebalanced,
 }
 
 impl EndReason {
     /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::Killed, Self::Drained];
+    pub const ALL: [Self; 3] = [Self::Killed, Self::Drained, Self::Rebalanced];
 
     /// The word for it in metrics and logs.
     pub const fn label(self) -> &'static str {
         match self {
             Self::Killed => "killed",
             Self::Drained => "drained",
+            Self::Rebalanced => "rebalanced",
         }
     }
 }
@@ -167,6 +172,7 @@ struct Families {
     up: IntGaugeVec,
     probe_duration: HistogramVec,
     probes: IntCounterVec,
+    excess: IntGaugeVec,
     moved: IntCounterVec,
     ended: IntCounterVec,
 }
@@ -190,6 +196,12 @@ impl Families {
             up: gauges(registry, "backend_up", "1 while it takes new connections.", &["backend"])?,
             probe_duration,
             probes: counters(registry, "probes_total", "Probes that have ended.", &["backend", "result"])?,
+            excess: gauges(
+                registry,
+                "rebalance_excess_connections",
+                "Connections beyond its share, of the fullest backend.",
+                &["backend"],
+            )?,
             moved: counters(
                 registry,
                 "connections_moved_total",
@@ -214,6 +226,7 @@ impl Families {
             probe_duration: self.probe_duration.with_label_values(&[backend]),
             connect_failures: ConnectFailure::ALL
                 .map(|reason| self.connect_failures.with_label_values(&[backend, reason.label()])),
+            excess: self.excess.with_label_values(&[backend]),
             moved: self.moved.with_label_values(&[backend]),
             probes: ProbeResult::ALL.map(|result| self.probes.with_label_values(&[backend, result.label()])),
             ended: EndReason::ALL.map(|reason| self.ended.with_label_values(&[backend, reason.label()])),
@@ -228,6 +241,7 @@ impl Families {
             self.active.remove_label_values(&backend),
             self.up.remove_label_values(&backend),
             self.probe_duration.remove_label_values(&backend),
+            self.excess.remove_label_values(&backend),
             self.moved.remove_label_values(&backend),
         ];
         let [backend] = backend;

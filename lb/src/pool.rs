@@ -22,6 +22,7 @@ use tokio::time::Instant;
 use crate::config::{Backend, BackendName, Backends, Balance, Policy, Reload};
 use crate::health::{Event, Health, Status, Thresholds};
 use crate::metrics::{BackendMetrics, EndReason, Metrics};
+use crate::rebalance::{Load, Register};
 use balance::{Candidate, HashTable, fewest_connections, in_turn, share};
 
 pub use notice::Told;
@@ -36,6 +37,7 @@ pub struct Pool {
     settled: watch::Sender<bool>,
     /// Somebody takes connections who did not, or the other way round.
     changed: Notify,
+    register: Register,
 }
 
 /// A backend, as configured at the moment of asking.
@@ -164,7 +166,13 @@ impl Pool {
             drained: BTreeSet::new(),
         };
         let (state, settled) = (Mutex::new(state), watch::Sender::new(false));
-        let pool = Self { metrics: metrics.clone(), state, settled, changed: Notify::new() };
+        let pool = Self {
+            metrics: metrics.clone(),
+            state,
+            settled,
+            changed: Notify::new(),
+            register: Register::new(),
+        };
         pool.reconfigure(backends, balance, thresholds);
         Arc::new(pool)
     }
@@ -291,6 +299,33 @@ impl Pool {
         }
         ended.iter().for_each(Ended::tell);
         before != after
+    }
+
+    /// The connections that rebalancing may end.
+    pub const fn register(&self) -> &Register {
+        &self.register
+    }
+
+    /// The configured backends, as far as rebalancing is concerned.
+    pub fn loads(&self) -> Vec<Load> {
+        let state = self.state();
+        let load = |entry: &Entry| {
+            let Backend { name, weight, backup, .. } = &entry.member.backend;
+            Load {
+                backend: entry.member.id,
+                weight: if *backup { 0 } else { *weight },
+                connections: entry.active,
+                well: entry.is_up() && !entry.health.in_doubt() && !state.drained.contains(name),
+            }
+        };
+        state.entries.iter().filter(|entry| !entry.leaving).map(load).collect()
+    }
+
+    /// Counts a connection of a backend that was ended for others to take it.
+    pub fn count_rebalanced(&self, id: usize) {
+        if let Some(entry) = self.state().entry(id) {
+            entry.member.metrics.ended(EndReason::Rebalanced).inc();
+        }
     }
 
     /// Counts files of health checks that have changed.

@@ -3,14 +3,14 @@
 //! ```text
 //!   per core, one thread with one single-threaded runtime:
 //!
-//!     listener (SO_REUSEPORT) --accept--> one task per connection: lease --> connect --> pump
-//!                                                 ^                            |
-//!                                         Pool ---+      next backend <--------+ refused, timed out
+//!     listener (SO_REUSEPORT) --accept--> one task per connection: lease --> connect --> open --> pump
+//!                                                 ^                            |           |
+//!                                         Pool ---+      next backend <--------+-----------+ refused, timed out, lost
 //! ```
 //!
 //! * It listens on every node, whatever its VRRP role (`IP_FREEBIND`): a fail-over moves an address and nothing else.
-//! * With no backend up, or all of them full, a client is reset at once, never held. A backend that answers "not ready" is no stopgap: an
-//!   apiserver that has not loaded its authorisation rules yet refuses requests with 403, which clients believe, while
+//! * With no backend up, or all of them full, a client is reset at once, never held. A backend that answers "not ready"
+//!   is no stopgap: an apiserver that has not loaded its authorisation rules yet refuses requests with 403, which clients believe, while
 //!   a reset makes them try again. Backends whose first probe is still on its way do not arise: the relay accepts only
 //!   when [`Pool::settled`] says so, and until then clients wait in the kernel's queue, no longer than one probe may
 //!   take.

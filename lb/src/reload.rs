@@ -19,6 +19,8 @@ pub enum Step {
     ChangeBackend(BackendName),
     /// Backends are judged in another way.
     ChangeHealthCheck,
+    /// Connections are moved between backends in another way.
+    ChangeRebalance,
     /// Clients are listened for here too.
     Listen(SocketAddr),
     /// Clients are no longer listened for here; those who came by it stay.
@@ -50,6 +52,9 @@ pub fn steps(old: &Config, new: &Config) -> Vec<Step> {
     let mut steps = backends(old, new);
     if old.health_check != new.health_check {
         steps.push(Step::ChangeHealthCheck);
+    }
+    if old.rebalance != new.rebalance {
+        steps.push(Step::ChangeRebalance);
     }
     steps.extend(frontend(old, new));
     if old.admin != new.admin {
@@ -119,6 +124,7 @@ impl fmt::Display for Step {
             Self::RemoveBackend(name) => write!(formatter, "remove backend {name}"),
             Self::ChangeBackend(name) => write!(formatter, "change backend {name}"),
             Self::ChangeHealthCheck => formatter.write_str("change health check"),
+            Self::ChangeRebalance => formatter.write_str("change rebalance"),
             Self::Listen(address) => write!(formatter, "listen on {address}"),
             Self::Close(address) => write!(formatter, "close {address}"),
             Self::ChangeFrontend => formatter.write_str("change frontend"),
@@ -166,13 +172,14 @@ healthCheck: {tls: {caFile: ca.crt}}
     #[test]
     fn steps_are_what_differs_and_nothing_else() {
         let m3 = "'172.16.60.242:6443'}\n  - {name: m3, address: '172.16.60.243:6443'}";
-        let cases: [(Changes<'_>, &[&str]); 16] = [
+        let cases: [(Changes<'_>, &[&str]); 17] = [
             (&[], &[]),
             (&[("'172.16.60.242:6443'}", m3)], &["add backend m3"]),
             (&[("  - {name: m2, address: '172.16.60.242:6443'}\n", "")], &["remove backend m2"]),
             (&[("name: m2", "name: m4")], &["add backend m4", "remove backend m2"]),
             (&[("60.242:6443", "60.244:6443")], &["remove backend m2", "add backend m2"]),
             (&[("healthCheck: {", "healthCheck: {rise: 5, ")], &["change health check"]),
+            (&[("healthCheck:", "rebalance: {perMinute: 6}\nhealthCheck:")], &["change rebalance"]),
             (&[("250:8443", "250:9443")], &["listen on 172.16.60.250:9443", "close 172.16.60.250:8443"]),
             (
                 &[("'172.16.60.250:8443'", "['172.16.60.250:8443', '127.0.0.1:8443']")],

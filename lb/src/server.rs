@@ -31,6 +31,7 @@ use crate::metrics::{Metrics, ReloadResult};
 use crate::notify::Notifier;
 use crate::pool::Pool;
 use crate::probe::{self, Probe};
+use crate::rebalance;
 use crate::relay::{self, Relay};
 use crate::router::{self, Beginning, Prepared, Router, RouterMetrics};
 use crate::signals::{Signals, Word};
@@ -277,6 +278,8 @@ fn start_probes(config: &Config, pool: &Arc<Pool>) -> JoinSet<Infallible> {
     let mut tasks = JoinSet::new();
     let overdue = Arc::clone(pool);
     tasks.spawn(async move { overdue.end_overdue().await });
+    pool.register().configure(config.rebalance);
+    tasks.spawn(rebalance::watch(Arc::clone(pool)));
     for member in pool.members() {
         let Backend { address, send_proxy, .. } = member.backend;
         let probe = Probe::new(address, &config.health_check).sending_proxy(send_proxy);

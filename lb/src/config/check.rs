@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +15,7 @@ use super::health_check::health_check;
 use super::tls::ReadFile;
 use super::virtual_router::virtual_routers;
 use super::{Backend, Backends, Balance, Config, CongestionControl, Frontend, Policy, defaults};
+use crate::rebalance::Rebalance;
 use crate::router::RouterConfig;
 
 /// What `apiVersion` must say.
@@ -60,6 +62,15 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
     let backends = backends(root);
     let health_check = root.section("healthCheck", |section| health_check(section, read_file));
     let health_check = root.require("healthCheck", health_check).flatten();
+    let rebalance = root.section("rebalance", rebalance).unwrap_or(Rebalance::OFF);
+    if rebalance.per_minute.is_some()
+        && frontend.as_ref().is_some_and(|frontend| frontend.balance.policy == Policy::SourceHash)
+    {
+        root.problem(
+            "rebalance.perMinute",
+            "has no effect with balance: source-hash: clients would come back",
+        );
+    }
     let (admin, control_socket) = root.section("admin", admin).unwrap_or_default();
     let admin = admin.unwrap_or(defaults::ADMIN);
     let control_socket = control_socket.unwrap_or_else(|| defaults::CONTROL_SOCKET.into());
@@ -71,6 +82,7 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
         frontend: frontend?,
         backends: Backends(backends.into_iter().map(|(backend, _)| backend).collect()),
         health_check: health_check?,
+        rebalance,
         admin,
         control_socket,
     })
@@ -146,6 +158,13 @@ fn balance(section: &mut Section<'_>) -> Balance {
         section.problem("slowStart", "has no effect with balance: source-hash, which knows no degrees");
     }
     Balance { policy, slow_start }
+}
+
+fn rebalance(section: &mut Section<'_>) -> Rebalance {
+    let per_minute = section.number::<u32>("perMinute", 0..=600).and_then(NonZeroU32::new);
+    let dry_run = section.flag("dryRun").unwrap_or(false);
+    let idle = duration(section, "idle", INTERVALS, defaults::REBALANCE_IDLE);
+    Rebalance { per_minute, dry_run, idle }
 }
 
 /// What is fine alone and cannot work together.

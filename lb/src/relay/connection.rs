@@ -9,10 +9,11 @@ use tokio::net::TcpStream;
 use super::Shared;
 use super::connect::{Client, connect};
 use super::opening::open;
-use super::pump::pump;
+use super::pump::{Meters, pump};
 use super::socket::reset_on_close;
 use crate::health::Event;
 use crate::pool::{Lease, Refusal};
+use crate::rebalance::Seat;
 
 /// Finds a backend for `client`, who comes from `address`, and carries bytes until both have ended. What ends badly on
 /// one side, ends badly on the other: a reset is passed on as a reset. Cancelling it closes both sides.
@@ -42,12 +43,33 @@ async fn carry(
     shared: &Shared,
 ) -> io::Result<()> {
     let (unsent, Link { stream, lease }) = (opened?, link);
-    let bytes = (&shared.metrics.bytes_to_backends, &shared.metrics.bytes_to_clients);
+    let seat = shared.pool.register().enter(lease.member().id);
+    let bytes = Meters {
+        to_backend: &shared.metrics.bytes_to_backends,
+        to_client: &shared.metrics.bytes_to_clients,
+        own: seat.as_ref().map(Seat::carried),
+    };
     tokio::select! {
         biased;
         carried = pump(client, stream, unsent, bytes) => carried,
-        () = lease.ended() => Err(io::ErrorKind::ConnectionAborted.into()),
+        ended = over(lease, seat.as_ref()) => ended,
     }
+}
+
+/// Waits until somebody wants the connection to end: in an orderly manner, or with an error.
+async fn over(lease: &mut Lease, seat: Option<&Seat<'_>>) -> io::Result<()> {
+    let Some(seat) = seat else {
+        lease.ended().await;
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    };
+    // Apart, so that connections do not carry its weight where nothing is rebalanced.
+    Box::pin(async move {
+        tokio::select! {
+            () = lease.ended() => Err(io::ErrorKind::ConnectionAborted.into()),
+            () = seat.ended() => Ok(()),
+        }
+    })
+    .await
 }
 
 /// A connection to a backend.

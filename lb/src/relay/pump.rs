@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::IntCounter;
 use socket2::SockRef;
@@ -18,7 +19,18 @@ use tokio::net::TcpStream;
 use super::gait::Gait;
 use super::pipe::Piped;
 
-/// Carries bytes both ways, `unsent` to the backend first; the counters are told of every byte passed on. Each direction
+/// What is told of every byte passed on.
+#[derive(Clone, Copy)]
+pub(super) struct Meters<'a> {
+    /// Those of all connections, to their backends.
+    pub(super) to_backend: &'a IntCounter,
+    /// And to their clients.
+    pub(super) to_client: &'a IntCounter,
+    /// Those of this connection, either way, where somebody wants to know.
+    pub(super) own: Option<&'a AtomicU64>,
+}
+
+/// Carries bytes both ways, `unsent` to the backend first; `bytes` is told of every byte passed on. Each direction
 /// ends on its own (half-close).
 ///
 /// An error means that a side has broken: both should be reset then. What the broken side had said before has been
@@ -27,11 +39,13 @@ pub(super) async fn pump(
     client: &TcpStream,
     backend: &TcpStream,
     unsent: Vec<u8>,
-    (to_backend, to_client): (&IntCounter, &IntCounter),
+    bytes: Meters<'_>,
 ) -> io::Result<()> {
     let rest = (!unsent.is_empty()).then_some(Rest::Copied(unsent));
-    let mut upward = Direction { from: client, to: backend, bytes: to_backend, rest };
-    let mut downward = Direction { from: backend, to: client, bytes: to_client, rest: None };
+    let Meters { to_backend, to_client, own } = bytes;
+    let mut upward = Direction { from: client, to: backend, bytes: Meter { all: to_backend, own }, rest };
+    let mut downward =
+        Direction { from: backend, to: client, bytes: Meter { all: to_client, own }, rest: None };
     let carried = carry_both(&mut upward, &mut downward).await;
     if carried.is_err() {
         // A server that answers early and closes, while the client is still sending, breaks the client's direction.
@@ -72,9 +86,24 @@ struct Direction<'connection> {
     from: &'connection TcpStream,
     to: &'connection TcpStream,
     /// Told of every byte passed on.
-    bytes: &'connection IntCounter,
+    bytes: Meter<'connection>,
     /// What has been taken and not been passed on yet.
     rest: Option<Rest>,
+}
+
+#[derive(Clone, Copy)]
+struct Meter<'connection> {
+    all: &'connection IntCounter,
+    own: Option<&'connection AtomicU64>,
+}
+
+impl Meter<'_> {
+    fn inc_by(self, count: u64) {
+        self.all.inc_by(count);
+        if let Some(own) = self.own {
+            own.fetch_add(count, Ordering::Relaxed);
+        }
+    }
 }
 
 /// What a slow reader has not taken yet: at least one byte.

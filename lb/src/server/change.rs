@@ -88,6 +88,7 @@ impl Server {
                 | Step::RemoveBackend(_)
                 | Step::ChangeBackend(_)
                 | Step::ChangeHealthCheck
+                | Step::ChangeRebalance
                 | Step::Listen(_)
                 | Step::Close(_)
                 | Step::ChangeFrontend

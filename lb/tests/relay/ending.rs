@@ -2,17 +2,19 @@
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lb::config::BackendName;
 use lb::health::{Event, Status};
 use lb::metrics::EndReason;
+use lb::rebalance::{Rebalance, watch};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::lab::{Lab, Settings, Single, backend, named, within};
+use crate::lab::{Lab, Settings, Single, backend, named, until, within};
 
 /// The beginning of a TLS session, as far as anybody looks at it here.
 const HELLO: &[u8] = &[22, 3, 1, 0, 2, 1, 0];
@@ -48,6 +50,12 @@ async fn is_reset(client: &mut TcpStream) -> bool {
 async fn is_alive(client: &mut TcpStream) -> bool {
     client.write_all(b"x").await.is_ok()
         && within("echo", client.read_u8()).await.is_ok_and(|byte| byte == b'x')
+}
+
+/// A reset before that would be a failed connect.
+async fn reset_once_connected(lab: &Lab, backend: TcpStream) {
+    until("connected", || lab.pool.members()[0].metrics.connections.get() == 1).await;
+    SockRef::from(&backend).set_linger(Some(Duration::ZERO)).unwrap();
 }
 
 fn ended(lab: &Lab, backend: usize, reason: EndReason) -> u64 {
@@ -184,8 +192,7 @@ async fn a_backend_that_accepts_and_resets_is_replaced() {
     let mut client = lab.connect().await;
     let backend = resetting.accept().await;
     client.write_all(HELLO).await.unwrap();
-    SockRef::from(&backend).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(backend);
+    reset_once_connected(&lab, backend).await;
     assert_eq!(within("answer", client.read_u8()).await.unwrap(), b'b');
     assert_eq!((moved(&lab, 0), lab.active(0), lab.active(1)), (1, 0, 1));
     lab.stop().await;
@@ -199,12 +206,68 @@ async fn a_backend_that_answers_and_resets_is_not_replaced() {
     let mut backend = resetting.accept().await;
     client.write_all(HELLO).await.unwrap();
     backend.write_all(b"!").await.unwrap();
-    SockRef::from(&backend).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(backend);
+    reset_once_connected(&lab, backend).await;
     let mut heard = Vec::new();
     let end = within("end", client.read_to_end(&mut heard)).await;
     assert_eq!(end.unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert!(heard.is_empty() || heard == b"!", "{heard:?}");
     assert_eq!(moved(&lab, 0), 0);
+    lab.stop().await;
+}
+
+/// A relay whose first backend has four connections and whose second one has returned with none.
+async fn skewed(dry_run: bool) -> (Lab, Vec<TcpStream>) {
+    let settings = Settings { frontend: "balance: least-connections", ..Settings::default() };
+    let lab = Lab::start_with(&[named('a').await, named('b').await], &settings);
+    let pace = NonZeroU32::new(600);
+    lab.pool.register().configure(Rebalance { per_minute: pace, dry_run, idle: Duration::from_millis(500) });
+    tokio::spawn(watch(Arc::clone(&lab.pool)));
+    silence(&lab, 1, LOST);
+    let mut held = Vec::new();
+    for _ in 0..4 {
+        held.push(lab.greeted().await.0);
+    }
+    // One is not idle, however old it is.
+    let mut busy = held.remove(0);
+    tokio::spawn(async move { while is_alive(&mut busy).await {} });
+    (lab, held)
+}
+
+fn come_back(lab: &Lab, backend: usize) {
+    for _ in 0..2 {
+        lab.pool.observe(backend, Event::ProbeOk, &"test");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_are_ended_oldest_first_until_nobody_has_too_many() {
+    let (lab, mut held) = skewed(false).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(lab.active(0), 4, "nothing is ended while the other is not up");
+    come_back(&lab, 1);
+    // In an orderly manner, and both places are taken at the one who had none.
+    for client in &mut held[..2] {
+        assert_eq!(within("end", client.read(&mut [0])).await.unwrap(), 0);
+    }
+    let mut new = Vec::new();
+    while lab.active(1) < 2 {
+        new.push(lab.greeted().await);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(is_alive(&mut held[2]).await);
+    assert_eq!(ended(&lab, 0, EndReason::Rebalanced), 2);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_only_tells_who_has_too_many() {
+    let (lab, mut held) = skewed(true).await;
+    come_back(&lab, 1);
+    until("it is told", || lab.pool.members()[0].metrics.excess.get() == 2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for client in &mut held {
+        assert!(is_alive(client).await);
+    }
+    assert_eq!((lab.active(0), ended(&lab, 0, EndReason::Rebalanced)), (4, 0));
     lab.stop().await;
 }

@@ -301,6 +301,23 @@ async fn status_follows_the_server() {
 }
 
 #[tokio::test]
+async fn while_in_doubt_it_asks_more_often() {
+    let authority = Authority::new();
+    let server = Server::start(&authority.sign("127.0.0.1"), None, READY).await;
+    let check = "interval: 1h\n  fastInterval: 20ms\n  timeout: 10s\n  fall: 5";
+    let (pool, task) = start_watching(&configuration(server.address, (&authority, None), (check, "")));
+    until("up", || pool.status(0) == Some(Status::Up)).await;
+    server.behave(UNREADY);
+    // One client's connect is the first doubt, and four probes settle it, none of which waits for an hour.
+    pool.observe(0, Event::ConnectFailed, &"test");
+    until("unready", || pool.status(0) == Some(Status::Unready)).await;
+    server.behave(READY);
+    pool.observe(0, Event::ConnectFailed, &"test");
+    until("up again", || pool.status(0) == Some(Status::Up)).await;
+    task.abort();
+}
+
+#[tokio::test]
 async fn a_failed_connect_brings_the_next_probe_forward() {
     let authority = Authority::new();
     let server = Server::start(&authority.sign("127.0.0.1"), None, READY).await;

@@ -227,6 +227,7 @@ async fn the_published_metrics_are_there_before_anything_happens() {
         "fairway_lb_connections_total counter",
         "fairway_lb_probe_duration_seconds histogram",
         "fairway_lb_probes_total counter",
+        "fairway_lb_rebalance_excess_connections gauge",
         "fairway_lb_reloads_total counter",
         "fairway_lb_tls_reloads_total counter",
     ]);

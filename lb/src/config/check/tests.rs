@@ -62,6 +62,7 @@ fn the_example_shows_the_defaults() {
     assert_eq!(shown.frontend, implied.frontend);
     assert_eq!(shown.backends, implied.backends);
     assert_eq!(shown.health_check, implied.health_check);
+    assert_eq!(shown.rebalance, implied.rebalance);
     assert_eq!(shown.admin, implied.admin);
     assert_eq!(shown.control_socket, implied.control_socket);
 }
@@ -358,6 +359,16 @@ fn other_kinds_of_checks_need_less() {
                     healthCheck.tls: has no effect with this kind of check";
     assert_eq!(problems(&with_kind("tcp", vain)), expected);
     assert_eq!(problems(&with_kind("tls", "")), "healthCheck.tls: is required");
+}
+
+#[test]
+fn rebalancing_is_off_unless_a_pace_is_given() {
+    assert_eq!(Files::new().parse(EXAMPLE).unwrap().rebalance.per_minute, None);
+    let text = with("perMinute: 0", "perMinute: 30");
+    assert_eq!(Files::new().parse(&text).unwrap().rebalance.per_minute, NonZeroU32::new(30));
+    let vain = text.replace("balance: round-robin", "balance: source-hash");
+    let expected = "rebalance.perMinute: has no effect with balance: source-hash: clients would come back";
+    assert_eq!(problems(&vain), expected);
 }
 
 #[test]
@@ -674,6 +685,9 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "backends[2].address: 172.16.60.250 is a virtual address: it moves, a backend does not",
     ),
     ("kind: https", "kind: ping", "healthCheck.kind: must be one of https, http, tls, tcp, found \"ping\""),
+    ("perMinute: 0", "perMinute: 601", "rebalance.perMinute: must be from 0 to 600, found 601"),
+    ("dryRun: false", "dryRun: 1", "rebalance.dryRun: must be true or false, found 1"),
+    ("idle: 5s", "idle: 2h", "rebalance.idle: must be from 10ms to 3600s, found 7200s"),
     ("path: /readyz", "path: readyz", "healthCheck.path: must be a path such as /readyz, found \"readyz\""),
     ("livePath: /livez", "livePath: ''", "healthCheck.livePath: must be a path such as /livez, found \"\""),
     (

@@ -17,7 +17,13 @@ async fn pumped() -> (TcpStream, TcpStream, JoinHandle<(io::Result<()>, [u64; 2]
     let (outgoing, backend) = connected().await;
     let pumping = tokio::spawn(async move {
         let counters = ["up", "down"].map(|name| IntCounter::new(name, name).unwrap());
-        let carried = pump(&accepted, &outgoing, Vec::new(), (&counters[0], &counters[1])).await;
+        let carried = pump(
+            &accepted,
+            &outgoing,
+            Vec::new(),
+            Meters { to_backend: &counters[0], to_client: &counters[1], own: None },
+        )
+        .await;
         (carried, counters.map(|counter| counter.get()))
     });
     (client, backend, pumping)
@@ -142,7 +148,8 @@ async fn last_words_follow_what_a_slow_reader_had_not_taken() {
     let (mut client, accepted) = connected().await;
     let (outgoing, mut backend) = connected().await;
     let bytes = IntCounter::new("bytes", "bytes").unwrap();
-    let mut direction = Direction { from: &accepted, to: &outgoing, bytes: &bytes, rest: None };
+    let mut direction =
+        Direction { from: &accepted, to: &outgoing, bytes: Meter { all: &bytes, own: None }, rest: None };
     let numbers: Vec<u8> = (0..8 * MEBIBYTE as u64).flat_map(u64::to_be_bytes).collect();
     // Until both the pipe and the sockets are full.
     tokio::select! {
