@@ -215,9 +215,11 @@ async fn a_backend_is_believed_if_somebody_trusted_says_its_name() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let address = authority.sign("127.0.0.1");
     let name = authority.sign("kubernetes");
+    let expired = authority.sign_expired("127.0.0.1");
     let cases = [
         ("by address", &authority, &address, "", None),
         ("by name", &authority, &name, "serverName: kubernetes", None),
+        ("expired", &authority, &expired, "", Some("certificate expired")),
         ("wrong authority", &stranger, &address, "", Some("BadSignature")),
         ("wrong name", &authority, &name, "serverName: etcd", Some("not valid for name \"etcd\"")),
         ("name instead of address", &authority, &name, "", Some("not valid for name \"127.0.0.1\"")),

@@ -42,6 +42,15 @@ impl Authority {
         Identity { certificate: parameters.signed_by(&key, &self.0).unwrap(), key }
     }
 
+    /// One that is no longer valid.
+    pub(crate) fn sign_expired(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut parameters = CertificateParams::new([name.to_owned()]).unwrap();
+        parameters.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        parameters.not_after = rcgen::date_time_ymd(2021, 1, 1);
+        Identity { certificate: parameters.signed_by(&key, &self.0).unwrap(), key }
+    }
+
     fn certificate(&self) -> CertificateDer<'static> {
         self.0.der().clone()
     }
