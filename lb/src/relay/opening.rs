@@ -157,6 +157,9 @@ const MOST: usize = 16 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -177,5 +180,19 @@ mod tests {
         hello[..2].copy_from_slice(&[22, 3]);
         assert!(!may_be_said_twice(&hello), "too much to keep");
         assert!(may_be_said_twice(&hello[..MOST - 1]));
+    }
+
+    #[tokio::test]
+    async fn last_words_before_a_reset_are_heard() {
+        for words in [&b""[..], b"alert"] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut backend, _) = listener.accept().await.unwrap();
+            backend.write_all(words).await.unwrap();
+            backend.set_zero_linger().unwrap();
+            drop(backend);
+            stream.ready(Interest::ERROR).await.unwrap();
+            assert_eq!(has_spoken(&stream), !words.is_empty(), "{words:?}");
+        }
     }
 }
