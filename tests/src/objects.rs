@@ -21,6 +21,18 @@ pub struct Object {
     ports: &'static str,
 }
 
+/// An endpoint in the making.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: &'static str,
+    node: Option<&'static str>,
+    /// Ready, serving, terminating.
+    conditions: Option<[bool; 3]>,
+    zones: Vec<&'static str>,
+    nodes: Vec<&'static str>,
+}
+
 /// A `ClusterIP` Service in the namespace `default`.
 pub fn service(name: &str, address: &str) -> Object {
     let family = if address.contains(':') { "IPv6" } else { "IPv4" };
@@ -63,6 +75,69 @@ pub fn node(name: &str, address: &str) -> Object {
     Object { value, ports: "" }
 }
 
+impl Endpoint {
+    /// One that is ready.
+    pub fn ready(address: &'static str) -> Self {
+        let conditions = Some([true, true, false]);
+        Self { address, node: None, conditions, zones: Vec::new(), nodes: Vec::new() }
+    }
+
+    /// One that is not.
+    pub fn unready(address: &'static str) -> Self {
+        Self::ready(address).but_unready()
+    }
+
+    /// The same on a node.
+    #[must_use]
+    pub fn on(self, node: &'static str) -> Self {
+        Self { node: Some(node), ..self }
+    }
+
+    /// The same, not ready.
+    #[must_use]
+    pub fn but_unready(self) -> Self {
+        Self { conditions: Some([false, false, false]), ..self }
+    }
+
+    /// The same, terminating while it still serves.
+    #[must_use]
+    pub fn but_leaving(self) -> Self {
+        Self { conditions: Some([false, true, true]), ..self }
+    }
+
+    /// The same, terminating and not serving any more.
+    #[must_use]
+    pub fn but_gone(self) -> Self {
+        Self { conditions: Some([false, false, true]), ..self }
+    }
+
+    /// The same, of which nothing is said.
+    #[must_use]
+    pub fn without_conditions(self) -> Self {
+        Self { conditions: None, ..self }
+    }
+
+    /// The same, meant for a zone as well.
+    #[must_use]
+    pub fn for_zone(mut self, zone: &'static str) -> Self {
+        self.zones.push(zone);
+        self
+    }
+
+    /// The same, meant for a node as well.
+    #[must_use]
+    pub fn for_node(mut self, node: &'static str) -> Self {
+        self.nodes.push(node);
+        self
+    }
+
+    /// Whether an Endpoints object can say all there is to say of it.
+    pub fn fits_endpoints(&self) -> bool {
+        let leaves = self.conditions.is_some_and(|[_, _, terminating]| terminating);
+        !leaves && self.zones.is_empty() && self.nodes.is_empty()
+    }
+}
+
 impl Object {
     /// Adds a port. An empty name is left out, as for a Service with one port.
     #[must_use]
@@ -72,6 +147,38 @@ impl Object {
             entry["name"] = name.into();
         }
         self.push(self.ports, entry);
+        self
+    }
+
+    /// Adds an endpoint.
+    #[must_use]
+    pub fn endpoint(mut self, endpoint: &Endpoint) -> Self {
+        let Endpoint { address, node, conditions, zones, nodes } = endpoint;
+        let mut entry = if self.value["kind"] == "EndpointSlice" {
+            self.value["addressType"] = if address.contains(':') { "IPv6" } else { "IPv4" }.into();
+            json!({"addresses": [address]})
+        } else {
+            json!({"ip": address})
+        };
+        if let Some(node) = node {
+            entry["nodeName"] = json!(node);
+        }
+        if self.value["kind"] == "Endpoints" {
+            let ready = conditions.is_none_or(|[ready, ..]| ready);
+            let list = if ready { "/subsets/0/addresses" } else { "/subsets/0/notReadyAddresses" };
+            self.push(list, entry);
+            return self;
+        }
+        if let Some([ready, serving, terminating]) = conditions {
+            entry["conditions"] = json!({"ready": ready, "serving": serving, "terminating": terminating});
+        }
+        let named = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Value>();
+        for (field, names) in [("forZones", zones), ("forNodes", nodes)] {
+            if !names.is_empty() {
+                entry["hints"][field] = named(names);
+            }
+        }
+        self.push("/endpoints", entry);
         self
     }
 

@@ -1,7 +1,10 @@
-//! What Services mean, as data: given these objects, a packet to there goes here.
+//! What Services mean, as data: given these objects, a packet from there to here goes there.
 //!
-//! The table is checked by `plan::trace` (tier 2) and by packets (tier 4): a scenario names everything a topology needs. Numbers such as A3 are those of upstream's own cases: `proxier_test.go` of kube-proxy's nftables mode and
-//! the Services suite of its end-to-end tests.
+//! The table is checked by `plan::trace` (tier 2) and, as far as clients in a pod of the node go, by packets (tier 4): a
+//! scenario names everything a topology needs. Numbers such as A3 are those of upstream's own cases: `proxier_test.go` of
+//! kube-proxy's nftables mode and the Services suite of its end-to-end tests.
+
+mod table;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -9,9 +12,15 @@ use std::net::{IpAddr, SocketAddr};
 use plan::{Backend, Forwarding, Packet, Port, Protocol, Source, Verdict, trace};
 use serde_json::Value;
 
-use crate::objects::{self, Object};
+pub use self::table::table;
+use crate::objects::{self, Endpoint, Object};
 
-/// A cluster, and packets sent in it.
+/// The node of every scenario. Its zone is `az-1`.
+pub const NODE: &str = "m1";
+/// The node's address; in IPv6 it is `fd00:1::254`.
+pub const NODE_ADDRESS: &str = "10.1.0.254";
+
+/// A cluster, and packets sent to its node.
 #[derive(Clone, Debug)]
 pub struct Scenario {
     /// What it shows, as a sentence.
@@ -21,7 +30,7 @@ pub struct Scenario {
     /// What stands behind them.
     pub behind: Vec<Behind>,
     /// What is sent, and where it goes.
-    pub packets: Vec<(SocketAddr, Protocol, Expected)>,
+    pub packets: Vec<Sent>,
 }
 
 /// The endpoints behind a Service.
@@ -31,10 +40,23 @@ pub struct Behind {
     pub service: &'static str,
     /// Name, protocol and number of each port.
     pub ports: Vec<(&'static str, &'static str, u16)>,
-    /// The addresses that are ready.
-    pub ready: Vec<&'static str>,
-    /// Those that are not.
-    pub unready: Vec<&'static str>,
+    /// The endpoints.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A packet, and what is expected to become of it.
+#[derive(Clone, Debug)]
+pub struct Sent {
+    /// Where its sender is.
+    pub source: Source,
+    /// Its sender's address.
+    pub sender: IpAddr,
+    /// Where it is sent.
+    pub to: SocketAddr,
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Where it goes.
+    pub expected: Expected,
 }
 
 /// Where a packet goes.
@@ -47,7 +69,21 @@ pub enum Expected {
     /// Nowhere: its sender hears nothing.
     Dropped,
     /// To one of these, and over time to each.
-    Reaches(Vec<SocketAddr>),
+    Reaches {
+        /// These.
+        endpoints: Vec<SocketAddr>,
+        /// Whether they see an address of the node in place of the sender's.
+        masqueraded: bool,
+    },
+}
+
+/// The Node object of every scenario.
+pub fn node() -> Value {
+    let mut node = objects::node(NODE, NODE_ADDRESS).label("topology.kubernetes.io/zone", "az-1").json();
+    if let Some(addresses) = node["status"]["addresses"].as_array_mut() {
+        addresses.push(serde_json::json!({"type": "InternalIP", "address": "fd00:1::254"}));
+    }
+    node
 }
 
 impl Scenario {
@@ -60,7 +96,13 @@ impl Scenario {
     }
 
     /// Its endpoints as Endpoints objects, as clusters before 1.21 have them: one per Service, with a subset per entry.
-    pub fn endpoints(&self) -> Vec<Value> {
+    /// `None` where these cannot say the same: they know no hints, nobody who leaves, and one family.
+    pub fn endpoints(&self) -> Option<Vec<Value>> {
+        let endpoints = || self.behind.iter().flat_map(|behind| &behind.endpoints);
+        let of_v6 = endpoints().filter(|endpoint| endpoint.address.contains(':')).count();
+        if !endpoints().all(Endpoint::fits_endpoints) || (of_v6 != 0 && of_v6 != endpoints().count()) {
+            return None;
+        }
         let services: BTreeSet<&str> = self.behind.iter().map(|behind| behind.service).collect();
         let of = |service: &str| {
             let mut object = objects::endpoints(service).json();
@@ -69,19 +111,22 @@ impl Scenario {
             object["subsets"] = entries.map(subset).collect();
             object
         };
-        services.into_iter().map(of).collect()
+        Some(services.into_iter().map(of).collect())
     }
 
     /// What `forwarding` gets wrong, as sentences; empty if nothing.
     pub fn disagreements(&self, forwarding: &Forwarding) -> Vec<String> {
-        let disagreement = |(to, protocol, expected): &(SocketAddr, Protocol, Expected)| {
+        let disagreement = |sent: &Sent| {
+            let Sent { source, sender, to, protocol, expected } = sent;
             let Some(port) = Port::new(to.port()) else { return Some(format!("{to} has no port")) };
-            let sender = to.ip();
-            let packet =
-                Packet { source: Source::Pod, sender, destination: to.ip(), port, protocol: *protocol };
+            let (source, sender) = (*source, *sender);
+            let packet = Packet { source, sender, destination: to.ip(), port, protocol: *protocol };
             let found = describe(trace(forwarding, packet));
             let found = (found != *expected).then_some(found)?;
-            Some(format!("{}: {protocol} to {to}: expected {expected:?}, found {found:?}", self.name))
+            let name = self.name;
+            Some(format!(
+                "{name}: {protocol} from {source:?} {sender} to {to}: expected {expected:?}, found {found:?}"
+            ))
         };
         self.packets.iter().filter_map(disagreement).collect()
     }
@@ -91,7 +136,18 @@ impl Behind {
     fn fill(&self, object: Object) -> Value {
         let ports = self.ports.iter();
         let object = ports.fold(object, |object, (name, protocol, port)| object.port(name, protocol, *port));
-        object.ready(&self.ready).unready(&self.unready).json()
+        self.endpoints.iter().fold(object, Object::endpoint).json()
+    }
+}
+
+impl Expected {
+    /// The same, with an address of the node in place of the sender's.
+    #[must_use]
+    pub fn masqueraded(self) -> Self {
+        match self {
+            Self::Reaches { endpoints, masqueraded: _ } => Self::Reaches { endpoints, masqueraded: true },
+            other @ (Self::Pass | Self::Refused | Self::Dropped) => other,
+        }
     }
 }
 
@@ -100,140 +156,22 @@ fn describe(verdict: Verdict<'_>) -> Expected {
         Verdict::Pass => Expected::Pass,
         Verdict::Refuse => Expected::Refused,
         Verdict::Drop => Expected::Dropped,
-        Verdict::Forward { backends, .. } => {
+        Verdict::Forward { backends, masqueraded } => {
             let address = |backend: &Backend| SocketAddr::new(backend.address(), backend.port().number());
-            Expected::Reaches(backends.iter().map(address).collect())
+            Expected::Reaches { endpoints: backends.iter().map(address).collect(), masqueraded }
         }
     }
-}
-
-/// All scenarios.
-pub fn table() -> Vec<Scenario> {
-    [addresses(), ports(), endpoints(), others()].concat()
-}
-
-const LEFT: &str = "10.1.0.1";
-const RIGHT: &str = "10.1.0.2";
-const LEFT_V6: &str = "fd00:1::1";
-const HTTP: (&str, &str, u16) = ("http", "TCP", 8080);
-
-fn addresses() -> Vec<Scenario> {
-    let dual = objects::service("web", "10.254.0.10")
-        .with("/spec", "clusterIPs", vec!["10.254.0.10", "fd00:254::10"])
-        .with("/spec", "ipFamilies", vec!["IPv4", "IPv6"])
-        .with("/spec", "ipFamilyPolicy", "RequireDualStack");
-    vec![
-        scenario("A1: a service with one endpoint reaches it")
-            .service(objects::service("web", "10.254.0.10").port("http", "TCP", 80))
-            .behind("web", &[HTTP], &[LEFT])
-            .packet("10.254.0.10", 80, Protocol::Tcp, reaches(&[(LEFT, 8080)]))
-            .packet("10.254.0.11", 80, Protocol::Tcp, Expected::Pass)
-            .packet(LEFT, 8080, Protocol::Tcp, Expected::Pass),
-        scenario("A1 over IPv6")
-            .service(objects::service("web", "fd00:254::10").port("http", "TCP", 80))
-            .behind("web", &[HTTP], &[LEFT_V6])
-            .packet("fd00:254::10", 80, Protocol::Tcp, reaches(&[(LEFT_V6, 8080)])),
-        scenario("a service of both families reaches the endpoints of each by its own address")
-            .service(dual.port("http", "TCP", 80))
-            .behind("web", &[HTTP], &[LEFT])
-            .behind("web", &[HTTP], &[LEFT_V6])
-            .packet("10.254.0.10", 80, Protocol::Tcp, reaches(&[(LEFT, 8080)]))
-            .packet("fd00:254::10", 80, Protocol::Tcp, reaches(&[(LEFT_V6, 8080)])),
-    ]
-}
-
-fn ports() -> Vec<Scenario> {
-    let dns = objects::service("dns", "10.254.0.2").port("dns-tcp", "TCP", 53).port("dns", "UDP", 53);
-    vec![
-        scenario("A3: the endpoint's port is the slice's, not the service's")
-            .service(objects::service("web", "10.254.0.10").port("https", "TCP", 443))
-            .behind("web", &[("https", "TCP", 8443)], &[LEFT])
-            .packet("10.254.0.10", 443, Protocol::Tcp, reaches(&[(LEFT, 8443)]))
-            .packet("10.254.0.10", 8443, Protocol::Tcp, Expected::Pass),
-        scenario("A4: one number for two protocols is two ports")
-            .service(dns)
-            .behind("dns", &[("dns-tcp", "TCP", 5353), ("dns", "UDP", 53)], &[LEFT])
-            .packet("10.254.0.2", 53, Protocol::Tcp, reaches(&[(LEFT, 5353)]))
-            .packet("10.254.0.2", 53, Protocol::Udp, reaches(&[(LEFT, 53)])),
-        scenario("A5: a TCP port is no UDP port")
-            .service(objects::service("web", "10.254.0.10").port("http", "TCP", 80))
-            .behind("web", &[HTTP], &[LEFT])
-            .packet("10.254.0.10", 80, Protocol::Udp, Expected::Pass),
-        scenario("each port finds the endpoint's port of its name")
-            .service(objects::service("web", "10.254.0.10").port("http", "TCP", 80).port("admin", "TCP", 81))
-            .behind("web", &[HTTP, ("admin", "TCP", 9090)], &[LEFT])
-            .packet("10.254.0.10", 80, Protocol::Tcp, reaches(&[(LEFT, 8080)]))
-            .packet("10.254.0.10", 81, Protocol::Tcp, reaches(&[(LEFT, 9090)])),
-    ]
-}
-
-fn endpoints() -> Vec<Scenario> {
-    let web = || objects::service("web", "10.254.0.10").port("http", "TCP", 80);
-    vec![
-        scenario("A2: a service with two endpoints reaches both")
-            .service(web())
-            .behind("web", &[HTTP], &[LEFT, RIGHT])
-            .packet("10.254.0.10", 80, Protocol::Tcp, reaches(&[(LEFT, 8080), (RIGHT, 8080)])),
-        scenario("A12: a service without endpoints refuses").service(web()).packet(
-            "10.254.0.10",
-            80,
-            Protocol::Tcp,
-            Expected::Refused,
-        ),
-        scenario("endpoints that are not ready are not reached")
-            .service(web())
-            .behind_unready("web", &[HTTP], &[LEFT], &[RIGHT])
-            .packet("10.254.0.10", 80, Protocol::Tcp, reaches(&[(LEFT, 8080)])),
-        scenario("a service whose endpoints are all unready refuses")
-            .service(web())
-            .behind_unready("web", &[HTTP], &[], &[LEFT, RIGHT])
-            .packet("10.254.0.10", 80, Protocol::Tcp, Expected::Refused),
-        scenario("the endpoints of all slices count, and each once")
-            .service(web())
-            .behind("web", &[HTTP], &[LEFT])
-            .behind("web", &[HTTP], &[LEFT, RIGHT])
-            .packet("10.254.0.10", 80, Protocol::Tcp, reaches(&[(LEFT, 8080), (RIGHT, 8080)])),
-        scenario("A14: an endpoint may be a node's own address")
-            .service(web())
-            .behind("web", &[("http", "TCP", 9000)], &["172.16.60.242"])
-            .packet("10.254.0.10", 80, Protocol::Tcp, reaches(&[("172.16.60.242", 9000)])),
-        scenario("endpoints of no service serve nobody")
-            .service(web())
-            .behind("other", &[HTTP], &[LEFT])
-            .packet("10.254.0.10", 80, Protocol::Tcp, Expected::Refused),
-    ]
-}
-
-fn others() -> Vec<Scenario> {
-    let web = |name| objects::service(name, "10.254.0.10").port("http", "TCP", 80);
-    let external =
-        web("web").with("/spec", "type", "ExternalName").with("/spec", "externalName", "example.org");
-    vec![
-        scenario("a headless service is not ours")
-            .service(objects::service("web", "None").port("http", "TCP", 80))
-            .behind("web", &[HTTP], &[LEFT])
-            .packet(LEFT, 80, Protocol::Tcp, Expected::Pass),
-        scenario("a service of another proxy is not ours")
-            .service(web("web").label("service.kubernetes.io/service-proxy-name", "other"))
-            .behind("web", &[HTTP], &[LEFT])
-            .packet("10.254.0.10", 80, Protocol::Tcp, Expected::Pass),
-        scenario("an external name is not ours").service(external).behind("web", &[HTTP], &[LEFT]).packet(
-            "10.254.0.10",
-            80,
-            Protocol::Tcp,
-            Expected::Pass,
-        ),
-    ]
-}
-
-fn scenario(name: &'static str) -> Scenario {
-    Scenario { name, services: Vec::new(), behind: Vec::new(), packets: Vec::new() }
 }
 
 fn reaches(endpoints: &[(&str, u16)]) -> Expected {
     let endpoint =
         |(address, port): &(&str, u16)| address.parse().map(|address: IpAddr| (address, *port).into());
-    Expected::Reaches(endpoints.iter().filter_map(|pair| endpoint(pair).ok()).collect())
+    let endpoints = endpoints.iter().filter_map(|pair| endpoint(pair).ok()).collect();
+    Expected::Reaches { endpoints, masqueraded: false }
+}
+
+fn scenario(name: &'static str) -> Scenario {
+    Scenario { name, services: Vec::new(), behind: Vec::new(), packets: Vec::new() }
 }
 
 impl Scenario {
@@ -248,24 +186,45 @@ impl Scenario {
         ports: &[(&'static str, &'static str, u16)],
         ready: &[&'static str],
     ) -> Self {
-        self.behind_unready(service, ports, ready, &[])
+        self.behind_these(service, ports, ready.iter().map(|address| Endpoint::ready(address)))
     }
 
-    fn behind_unready(
+    fn behind_these(
         mut self,
         service: &'static str,
         ports: &[(&'static str, &'static str, u16)],
-        ready: &[&'static str],
-        unready: &[&'static str],
+        endpoints: impl IntoIterator<Item = Endpoint>,
     ) -> Self {
-        let (ports, ready, unready) = (ports.to_vec(), ready.to_vec(), unready.to_vec());
-        self.behind.push(Behind { service, ports, ready, unready });
+        let endpoints = endpoints.into_iter().collect();
+        self.behind.push(Behind { service, ports: ports.to_vec(), endpoints });
         self
     }
 
-    fn packet(mut self, to: &str, port: u16, protocol: Protocol, expected: Expected) -> Self {
+    /// A packet of a pod of the node.
+    fn packet(self, to: &str, port: u16, protocol: Protocol, expected: Expected) -> Self {
+        self.sent((Source::Pod, [10, 1, 0, 9]), (to, port), protocol, expected)
+    }
+
+    /// A TCP packet from somewhere else.
+    fn from(self, source: Source, to: (&str, u16), expected: Expected) -> Self {
+        let sender = match source {
+            Source::Pod => [10, 1, 0, 9],
+            Source::Node => [10, 1, 0, 254],
+            Source::Outside => [172, 16, 60, 10],
+        };
+        self.sent((source, sender), to, Protocol::Tcp, expected)
+    }
+
+    fn sent(
+        mut self,
+        (source, sender): (Source, [u8; 4]),
+        (to, port): (&str, u16),
+        protocol: Protocol,
+        expected: Expected,
+    ) -> Self {
         if let Ok(address) = to.parse::<IpAddr>() {
-            self.packets.push(((address, port).into(), protocol, expected));
+            let to = (address, port).into();
+            self.packets.push(Sent { source, sender: sender.into(), to, protocol, expected });
         }
         self
     }
@@ -282,8 +241,9 @@ mod tests {
         assert_eq!(names.len(), table.len());
         for scenario in table {
             assert!(!scenario.packets.is_empty(), "{}", scenario.name);
-            for (_, _, expected) in scenario.packets {
-                assert_ne!(expected, Expected::Reaches(Vec::new()), "{}", scenario.name);
+            for Sent { expected, .. } in scenario.packets {
+                let nobody = matches!(expected, Expected::Reaches { endpoints, .. } if endpoints.is_empty());
+                assert!(!nobody, "{}", scenario.name);
             }
         }
     }
