@@ -1,7 +1,7 @@
 //! Forwarding outlives the process that set it up, and the next one takes it over.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use dataplane::{Dataplane, Ebpf, Error, Settings};
 
 use crate::node::{Node, another_process, apply, frontend, serve, told};
-use crate::server::{TcpServer, ask};
+use crate::server::{TcpServer, ask, connect, greeting};
 
 const FRONTEND: &str = "10.254.0.1:80";
 const SERVICE: &str = "tcp 10.254.0.1:80";
@@ -105,14 +105,54 @@ fn cleanup_leaves_nothing_and_may_be_repeated() {
 }
 
 #[test]
-fn the_verifier_accepts_every_program() {
+fn another_version_forwards_until_this_one_knows_everything() {
+    let node = Node::new("version");
+    node.run(|| {
+        let server = TcpServer::start("127.0.0.2:0");
+        serve(&mut node.open(), frontend(SERVICE), &[server.address()]);
+        let mut held = connect(FRONTEND).unwrap();
+        assert_eq!(greeting(&mut held).unwrap(), server.address());
+        let (old, new) = (node.state().join("v1"), node.state().join("v2"));
+        std::fs::rename(&new, &old).unwrap();
+
+        let mut next = node.open();
+        assert!(next.observe().unwrap().services.is_empty(), "what another version wrote is not read");
+        next.inspect().unwrap();
+        assert_eq!(ask(FRONTEND).unwrap(), server.address(), "but it forwards");
+        serve(&mut next, frontend(SERVICE), &[server.address()]);
+        assert_eq!(ask(FRONTEND).unwrap(), server.address());
+        next.inspect().unwrap();
+        assert!(!old.exists() && new.exists());
+        assert_eq!(ask(FRONTEND).unwrap(), server.address(), "so does the next");
+        assert_eq!(
+            held.peer_addr().unwrap(),
+            FRONTEND.parse().unwrap(),
+            "which knows the connections there are"
+        );
+        held.write_all(b"still there?").unwrap();
+        let mut answer = [0; 12];
+        held.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"still there?");
+    });
+}
+
+/// What the verifier of each kernel walked through, program by program: `6.18 connect4 9754`.
+const VERIFIED: &str = include_str!("verified_instructions.txt");
+
+#[test]
+fn the_verifier_accepts_every_program_and_none_grows_unnoticed() {
     let node = Node::new("verifier");
     let ebpf = node.open();
+    let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     for program in ebpf.programs() {
         let instructions = program.verified_instructions.expect("the kernel says since 5.16");
         println!("{:>14}: {instructions} instructions verified", program.name);
-        // The limit is a million; a change that comes near wants to be noticed.
-        assert!(instructions < 20_000, "{program:?}");
+        let recorded = VERIFIED.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let recorded =
+            recorded.filter(|line| kernel.starts_with(&format!("{}.", line[0])) && line[1] == program.name);
+        // The limit is a million. A change that costs a tenth more is written down, with its reason in the commit.
+        let most = recorded.last().map_or(20_000, |line| line[2].parse::<u32>().unwrap() * 11 / 10);
+        assert!(instructions <= most, "{program:?}, and at most {most} were expected");
     }
     assert_eq!(ebpf.programs().len(), 8);
 }

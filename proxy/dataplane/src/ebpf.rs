@@ -83,6 +83,8 @@ pub struct Ebpf {
     stale_sockets: StaleSockets,
     /// Backends of UDP services may have gone unnoticed.
     sockets_due: bool,
+    /// Everything that is to be forwarded was written: who did it before may go.
+    whole: bool,
     /// Before the pins, so that its thread has ended when they are given up.
     packets: Option<Packets>,
     pins: Pins,
@@ -90,7 +92,9 @@ pub struct Ebpf {
 
 impl Ebpf {
     /// Adopts what is pinned below `settings.bpf_fs`, or starts anew; attaches this build's programs in place of those
-    /// that were attached. Forwarding does not pause meanwhile.
+    /// that were attached. Forwarding does not pause meanwhile: state of another version, whose maps are not understood,
+    /// goes on beside the new one until that has been told everything (the first [`Dataplane::apply`] without a failure),
+    /// and is removed by the next [`Dataplane::inspect`].
     ///
     /// Mounts a bpffs at `/sys/fs/bpf` if the state is to be pinned there and nothing is mounted.
     pub fn open(settings: &Settings) -> Result<Self, Error> {
@@ -116,6 +120,7 @@ impl Ebpf {
             stale_sockets,
             // Those that went while nobody was there.
             sockets_due: true,
+            whole: false,
             packets: None,
             pins,
         };
@@ -229,7 +234,8 @@ impl Dataplane for Ebpf {
             let error = self.carry_out(change).err()?;
             Some(Failure { change: change.clone(), error })
         };
-        let failures = changes.iter().filter_map(failure).collect();
+        let failures: Vec<Failure> = changes.iter().filter_map(failure).collect();
+        self.whole |= failures.is_empty();
         match self.maps.usage() {
             Ok(usage) => self.usage = usage,
             Err(_unknown) => self.disturbed = true,
@@ -243,6 +249,9 @@ impl Dataplane for Ebpf {
     fn inspect(&mut self) -> Result<Inspection, Error> {
         let mut inspection = Inspection::default();
         self.pins.restore()?;
+        if self.whole {
+            self.pins.retire_others()?;
+        }
         inspection.restored =
             self.attached.restore(&self.pins)? + maps::restore(&self.pins, &self.identifiers)?;
         self.note_disturbance();

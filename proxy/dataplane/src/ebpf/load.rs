@@ -4,10 +4,13 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use aya::maps::MapData;
 use aya::pin::PinError;
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
 use aya::{EbpfError, EbpfLoader};
+
+use ebpf_abi::{Affinity, AffinityKey, Origin, OriginKey};
 
 use super::Capacity;
 use super::maps::system_error;
@@ -36,6 +39,7 @@ pub struct Program {
 
 /// Creates the maps, or opens those that are pinned, and makes the programs ready to load.
 pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> {
+    inherit(pins)?;
     let mut loader = EbpfLoader::new();
     // Nothing is relocated against the kernel's own types, which would take long to read.
     loader.btf(None);
@@ -48,6 +52,33 @@ pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> 
         .map_max_entries(ebpf_abi::SLOTS.name, capacity.backends)
         .map_max_entries(ebpf_abi::BACKENDS.name, capacity.backends);
     loader.load(OBJECT).map_err(load_error)
+}
+
+/// Takes over what another version remembers of sockets and clients, where it is laid out as ours: a peer goes on to stand
+/// for its frontend, a client comes back to its backend.
+fn inherit(pins: &Pins) -> Result<(), Error> {
+    for (name, key, value) in [
+        (ebpf_abi::ORIGINS.name, size_of::<OriginKey>(), size_of::<Origin>()),
+        (ebpf_abi::AFFINITY.name, size_of::<AffinityKey>(), size_of::<Affinity>()),
+    ] {
+        let failed = |source| Error::Map { action: "inherit", map: name, source };
+        let own = pins.maps().join(name);
+        for theirs in pins.others()?.iter().map(|version| version.join("maps").join(name)) {
+            if own.exists() || !theirs.exists() {
+                continue;
+            }
+            let map = MapData::from_pin(&theirs).map_err(failed)?;
+            let information = map.info().map_err(failed)?;
+            if (information.key_size() as usize, information.value_size() as usize) == (key, value) {
+                map.pin(&own).map_err(|error| Error::File {
+                    action: "pin a map at",
+                    path: own.clone(),
+                    source: io::Error::other(error),
+                })?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The programs on the control group.

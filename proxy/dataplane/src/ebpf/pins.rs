@@ -7,6 +7,7 @@
 //!         links/connect4 …
 //! ```
 
+use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -44,13 +45,21 @@ impl Pins {
     /// or holds something else. Success where nothing is.
     pub(super) fn remove(directory: &Path) -> Result<(), Error> {
         let Some(_lock) = lock(directory)? else { return Ok(()) };
-        for version in versions(directory)? {
-            // Links first: without them no program looks into the maps.
-            remove_all(&version.join("links"))?;
-            remove_all(&version.join("maps"))?;
-            remove_directory(&version)?;
-        }
+        versions(directory)?.iter().try_for_each(|version| remove_version(version))?;
         remove_directory(directory)
+    }
+
+    /// The directories of other versions, the latest first.
+    pub(super) fn others(&self) -> Result<Vec<PathBuf>, Error> {
+        let mut others = versions(&self.directory)?;
+        others.retain(|version| *version != self.version());
+        others.sort_unstable_by_key(|version| Reverse(number(version)));
+        Ok(others)
+    }
+
+    /// Detaches the programs of other versions and forgets what they pinned.
+    pub(super) fn retire_others(&self) -> Result<(), Error> {
+        self.others()?.iter().try_for_each(|version| remove_version(version))
     }
 
     /// Makes the directories that somebody removed; the new one is owned as the old one was.
@@ -115,14 +124,19 @@ fn lock(directory: &Path) -> Result<Option<Flock<File>>, Error> {
 
 /// The directories of all versions below `directory`; what else is there is not ours.
 fn versions(directory: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut versions = Vec::new();
-    for path in entries(directory)? {
-        let number = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix('v'));
-        if number.is_some_and(|number| number.parse::<u32>().is_ok()) {
-            versions.push(path);
-        }
-    }
-    Ok(versions)
+    Ok(entries(directory)?.into_iter().filter(|path| number(path).is_some()).collect())
+}
+
+/// The version that a directory is of.
+fn number(path: &Path) -> Option<u32> {
+    path.file_name()?.to_str()?.strip_prefix('v')?.parse().ok()
+}
+
+fn remove_version(version: &Path) -> Result<(), Error> {
+    // Links first: without them no program looks into the maps.
+    remove_all(&version.join("links"))?;
+    remove_all(&version.join("maps"))?;
+    remove_directory(version)
 }
 
 fn remove_all(directory: &Path) -> Result<(), Error> {
