@@ -92,6 +92,11 @@ impl RouterAddresses {
         &self.networks
     }
 
+    /// Whether these are of IPv6 and no link-local one leads them.
+    fn lack_link_local(&self) -> bool {
+        self.family() == Family::Ipv6 && !self.networks.first().is_some_and(|it| is_link_local(it.addr()))
+    }
+
     /// Their family.
     pub const fn family(&self) -> Family {
         self.addresses.family()
@@ -206,6 +211,13 @@ impl Router {
             .map_err(|errno| thread_error(errno.into()))?;
         let orders = Arc::new(Orders { list: Mutex::default(), wake });
         let status = Arc::new(SharedStatus::new(config.priority, now()));
+        if config.addresses.lack_link_local() {
+            let instance = config.instance();
+            tracing::warn!(
+                instance,
+                "no virtual address is link-local: other makes may insist on one (RFC 9568 5.2.9)"
+            );
+        }
         let metrics = metrics.of(&config);
         let worker = Worker::prepare(config, metrics, Arc::clone(&orders), Arc::clone(&status))?;
         Ok(Prepared { worker, router: Self { orders, status, thread: None } })

@@ -223,8 +223,10 @@ const fn other_form(settings: &Settings) -> Option<Checksum> {
 
 fn check_checksum(settings: &Settings, header: Header, message: &[u8]) -> Result<(), Rejected> {
     let matches = |form| sum(form, header.source, header.destination, message) == 0xffff;
-    let other_form_matches = !matches(form(settings)) && other_form(settings).is_some_and(matches);
-    check(matches(form(settings)), Rejected::Checksum { other_form_matches })
+    if matches(form(settings)) {
+        return Ok(());
+    }
+    Err(Rejected::Checksum { right_as: other_form(settings).filter(|&form| matches(form)) })
 }
 
 /// Whether the encoded `addresses` are those of `settings`, in any order.

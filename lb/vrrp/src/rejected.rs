@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use crate::settings::Checksum;
+
 /// Why a packet is no advert for us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Rejected {
@@ -48,10 +50,10 @@ pub enum Rejected {
     #[error("its length does not fit its number of addresses")]
     Length,
     /// Damaged, or the sender computes checksums in the other way.
-    #[error("its checksum is wrong{}", if *.other_form_matches { ", but would be right in the other form: change `checksum` here or at the sender" } else { "" })]
+    #[error("its checksum is wrong{}", hint(*.right_as))]
     Checksum {
-        /// Whether the form is all that differs.
-        other_form_matches: bool,
+        /// The form in which it would be right, if that is all that differs.
+        right_as: Option<Checksum>,
     },
     /// In version 2 all routers must agree. In version 3 they need not, but 0 would have us take over at once.
     #[error("its interval is {found:?}: it must be ours in version 2, and more than 0 in version 3")]
@@ -113,4 +115,10 @@ impl Rejected {
             Self::Addresses => "addresses",
         }
     }
+}
+
+fn hint(right_as: Option<Checksum>) -> String {
+    right_as.map_or_else(String::new, |form| {
+        format!(", and would be right with `checksum: {form}`: all routers must be told the same")
+    })
 }

@@ -196,13 +196,22 @@ impl Version {
 }
 
 /// Which bytes the checksum of an IPv4 advert of version 3 covers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Checksum {
     /// The message and an IPv4 pseudo-header, as RFC 5798 was read by keepalived and FRR.
     #[default]
     PseudoHeader,
     /// The message alone, as RFC 9568 §5.2.8 has it.
     Plain,
+}
+
+impl fmt::Display for Checksum {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::PseudoHeader => "pseudo-header",
+            Self::Plain => "plain",
+        })
+    }
 }
 
 /// Whether a stronger router takes over from a weaker master that is well (`Preempt_Mode`, RFC 9568 §6.1).

@@ -87,14 +87,14 @@ fn there_is_one_form_of_checksum_whatever_is_configured() {
     let sum = words.sum::<u32>();
     bytes[6..8].copy_from_slice(&(!u16::try_from((sum & 0xffff) + (sum >> 16)).unwrap()).to_be_bytes());
     let rejected = decode_message(&settings(ours(), &ADVERTISED), header(), &bytes);
-    assert_eq!(rejected, Err(Rejected::Checksum { other_form_matches: false }));
+    assert_eq!(rejected, Err(Rejected::Checksum { right_as: None }));
 }
 
 #[test]
 #[rustfmt::skip]
 fn every_check_has_its_own_reason() {
     type Spoil = fn(&mut Header, &mut Vec<u8>);
-    let damaged = Rejected::Checksum { other_form_matches: false };
+    let damaged = Rejected::Checksum { right_as: None };
     let cases: [(&str, Spoil, Rejected); 18] = [
         ("another router", |_, it| it[1] = 52, Rejected::RouterId),
         ("another router, forwarded, version 2", |header, it| { header.time_to_live = 1; it[0] = 0x21; it[1] = 52; }, Rejected::RouterId),

@@ -76,7 +76,7 @@ fn our_adverts_are_those_that_keepalived_would_send() {
 #[rustfmt::skip]
 fn every_check_has_its_own_reason() {
     type Spoil = fn(&mut Vec<u8>);
-    let damaged = Rejected::Checksum { other_form_matches: false };
+    let damaged = Rejected::Checksum { right_as: None };
     let cases: [(&str, Spoil, Rejected); 23] = [
         ("another router", |it| it[21] = 52, Rejected::RouterId),
         ("another router, forwarded, version 2", |it| { it[8] = 1; it[20] = 0x21; it[21] = 52; }, Rejected::RouterId),
@@ -129,7 +129,9 @@ fn a_checksum_of_the_other_form_is_recognised_as_such() {
         let advert = Advert { priority: Some(sender.priority), interval: sender.version.interval() };
         let bytes = packet(KEEPALIVED, &encode(&sender, advert.priority, GROUP));
         let rejected = decode(&settings(OURS, ours), &bytes);
-        assert_eq!(rejected, Err(Rejected::Checksum { other_form_matches: true }));
+        assert_eq!(rejected, Err(Rejected::Checksum { right_as: Some(theirs) }));
+        let said = rejected.unwrap_err().to_string();
+        assert!(said.contains(&format!("`checksum: {theirs}`")), "{said}");
         assert_eq!(decode(&settings(OURS, theirs), &bytes).map(|received| received.advert), Ok(advert));
     }
 }
@@ -202,7 +204,7 @@ fn peers_hear_each_other_and_nobody_else() {
 fn the_checksum_covers_the_destination() {
     let sender = with_peer(KEEPALIVED, OURS);
     let bytes = packet_to(OURS, KEEPALIVED, &encode(&sender, Some(sender.priority), GROUP));
-    let damaged = Rejected::Checksum { other_form_matches: false };
+    let damaged = Rejected::Checksum { right_as: None };
     assert_eq!(decode(&with_peer(OURS, KEEPALIVED), &bytes), Err(damaged));
 }
 
@@ -218,7 +220,7 @@ fn every_rejection_has_a_label_of_the_published_set() {
         Rejected::Version { found: 2, expected: 3 },
         Rejected::Type { found: 2 },
         Rejected::Length,
-        Rejected::Checksum { other_form_matches: true },
+        Rejected::Checksum { right_as: Some(Checksum::Plain) },
         Rejected::Interval { found: Duration::ZERO },
         Rejected::AuthenticationType { found: 1, expected: 0 },
         Rejected::Password,

@@ -97,7 +97,7 @@ fn every_check_of_version_2_has_its_own_reason() {
     type Spoil = fn(&mut Vec<u8>);
     let none = settings(1, None);
     let password = settings(1, Some("fairway"));
-    let damaged = Rejected::Checksum { other_form_matches: false };
+    let damaged = Rejected::Checksum { right_as: None };
     let kind = |found, expected| Rejected::AuthenticationType { found, expected };
     let interval = |seconds| Rejected::Interval { found: Duration::from_secs(seconds) };
     let cases: [(&str, &Settings, [u8; 40], Spoil, Rejected); 13] = [
