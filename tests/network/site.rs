@@ -1,12 +1,12 @@
 //! Masters with apiservers and front doors on a link, and a client that dials them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
 use tests::certificates::Authority;
-use tests::topology::{FRONT_DOOR, Host, INTERFACE, Link, VIRTUAL_ADDRESS};
+use tests::topology::{Family, Host, INTERFACE, Link, VIRTUAL_LINK_LOCAL};
 use tests::traffic::{self, DialReport};
 use tests::{Api, Error, Namespace, Process, Program, Result, admin, wait};
 
@@ -20,6 +20,7 @@ const ADMIN_PORT: u16 = 8405;
 pub(crate) struct Site {
     pub(crate) link: Link,
     pub(crate) authority: Authority,
+    family: Family,
     files: TempDir,
 }
 
@@ -63,10 +64,15 @@ impl Plan {
 
 impl Site {
     pub(crate) fn new(masters: u8) -> Result<Self> {
+        Self::of(Family::Ipv4, masters)
+    }
+
+    /// Whose virtual address is of `family`.
+    pub(crate) fn of(family: Family, masters: u8) -> Result<Self> {
         let files = tempfile::Builder::new().prefix("fw-").tempdir();
         let files = files.map_err(Error::system("make", "a directory"))?;
         let authority = Authority::new("site")?;
-        let site = Self { link: Link::new(masters)?, authority, files };
+        let site = Self { link: Link::new(masters)?, authority, family, files };
         site.write("ca.crt", site.authority.pem())?;
         Ok(site)
     }
@@ -74,20 +80,35 @@ impl Site {
     /// This many masters, each with an apiserver and a front door; the first is the strongest and holds the virtual
     /// address. `plan` is given each one's priority.
     pub(crate) fn whole(masters: u8, plan: impl Fn(u8) -> Plan) -> Result<WholeSite> {
-        let site = Self::new(masters)?;
+        Self::whole_of(Family::Ipv4, masters, plan)
+    }
+
+    /// The same with a virtual address of `family`.
+    pub(crate) fn whole_of(family: Family, masters: u8, plan: impl Fn(u8) -> Plan) -> Result<WholeSite> {
+        let site = Self::of(family, masters)?;
         let positions = 0..usize::from(masters);
         let apiservers = positions.clone().map(|master| site.apiserver(master)).collect::<Result<_>>()?;
         let mut front_doors = Vec::new();
         for master in positions {
             let priority = 250 - 50 * u8::try_from(master).unwrap_or_default();
             front_doors.push(site.front_door(master, &plan(priority))?);
-            until("the first master holds the address", || Ok(site.link.holders()? == [0]))?;
+            until("the first master holds the address", || Ok(site.holders()? == [0]))?;
         }
         Ok(WholeSite { front_doors, apiservers, site })
     }
 
     pub(crate) fn master(&self, position: usize) -> &Host {
         &self.link.masters()[position]
+    }
+
+    /// What clients connect to.
+    pub(crate) const fn virtual_address(&self) -> IpAddr {
+        self.family.virtual_address()
+    }
+
+    /// Which masters have it on an interface, reachable or not.
+    pub(crate) fn holders(&self) -> Result<Vec<usize>> {
+        self.link.holders_of(self.virtual_address())
     }
 
     pub(crate) fn client(&self) -> &Namespace {
@@ -112,7 +133,7 @@ impl Site {
     /// Starts an apiserver with a certificate for its own address and the virtual one.
     pub(crate) fn apiserver(&self, master: usize) -> Result<Apiserver> {
         let (host, name) = (self.master(master), name(master));
-        let names = [host.address(), VIRTUAL_ADDRESS].map(|address| address.to_string());
+        let names = [host.address().into(), self.virtual_address()].map(|address| address.to_string());
         let identity = self.authority.server(&name, &names.each_ref().map(String::as_str))?;
         identity.write(self.directory(), &name)?;
         self.apiserver_with(master, &[])
@@ -145,12 +166,15 @@ impl Site {
         let namespace = self.master(master).namespace();
         let mut process = program.arguments(["--config", &file]).inside(namespace).spawn()?;
         process.wait_for_log("front door open", LIMIT)?;
-        let control = self.path(&format!("control-{master}.sock"));
+        let family = match self.family {
+            Family::Ipv4 => "ipv4",
+            Family::Ipv6 => "ipv6",
+        };
         Ok(FrontDoor {
             process,
-            control,
+            control: self.path(&format!("control-{master}.sock")),
             namespace: namespace.clone(),
-            instance: format!("{INTERFACE}-51-ipv4"),
+            instance: format!("{INTERFACE}-51-{family}"),
         })
     }
 
@@ -159,8 +183,14 @@ impl Site {
     pub(crate) fn configuration(&self, plan: &Plan) -> String {
         let Plan { priority, preempt, advert_interval, router, .. } = plan;
         let Plan { balance, interval, check, tls, further_addresses, .. } = plan;
-        let further = (1..=*further_addresses).map(|last| format!("192.0.2.{last}/32, "));
-        let further: String = further.collect();
+        let (first, prefix, length) = match self.family {
+            Family::Ipv4 => (String::new(), "192.0.2.", 32),
+            Family::Ipv6 => (format!("\"{VIRTUAL_LINK_LOCAL}/64\", "), "2001:db8::", 128),
+        };
+        let further = (1..=*further_addresses).map(|last| format!("\"{prefix}{last}/{length}\", "));
+        let addresses =
+            [first, further.collect(), format!("\"{}/{length}\"", self.virtual_address())].concat();
+        let front_door = self.family.front_door();
         let backends = self.link.masters().iter().enumerate().map(|(position, host)| {
             format!("  - {{name: {}, address: \"{}:{APISERVER_PORT}\"}}\n", name(position), host.address())
         });
@@ -169,8 +199,8 @@ impl Site {
             "apiVersion: fairway.dev/v1alpha1\n\
              kind: FrontDoor\n\
              virtualRouter: {{interface: {INTERFACE}, routerId: 51, priority: {priority}, \
-             advertInterval: {advert_interval}, preempt: {preempt}, {router} addresses: [{further}{VIRTUAL_ADDRESS}/32]}}\n\
-             frontend: {{listen: \"{FRONT_DOOR}\", balance: {balance}}}\n\
+             advertInterval: {advert_interval}, preempt: {preempt}, {router} addresses: [{addresses}]}}\n\
+             frontend: {{listen: \"{front_door}\", balance: {balance}}}\n\
              healthCheck: {{interval: {interval}, {check} tls: {{caFile: \"{}\"{tls}}}}}\n\
              admin: {{socket: \"{}\"}}\n\
              backends:\n{backends}",
@@ -185,14 +215,18 @@ impl Site {
         let patience = "15000"; // milliseconds: an answer may be slow here, it must only come
         let arguments =
             ["--rate", &rate, "--milliseconds", &milliseconds, "--timeout-milliseconds", patience];
-        Ok(traffic::dial(&FRONT_DOOR.to_string(), arguments)?.arguments(self.trust()).inside(self.client()))
+        Ok(traffic::dial(&self.family.front_door().to_string(), arguments)?
+            .arguments(self.trust())
+            .inside(self.client()))
     }
 
     /// Connections of the client to the virtual address that are kept open.
     pub(crate) fn hold(&self, connections: u32, duration: Duration) -> Result<Program> {
         let (connections, milliseconds) = (connections.to_string(), duration.as_millis().to_string());
         let arguments = ["--connections", &connections, "--milliseconds", &milliseconds];
-        Ok(traffic::hold(&FRONT_DOOR.to_string(), arguments)?.arguments(self.trust()).inside(self.client()))
+        Ok(traffic::hold(&self.family.front_door().to_string(), arguments)?
+            .arguments(self.trust())
+            .inside(self.client()))
     }
 
     /// `count` connections, one after the other and quickly so.

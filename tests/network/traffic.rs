@@ -125,7 +125,7 @@ fn a_capture_sees_each_frame_once() -> Result<()> {
     for capture in [&whole, &own] {
         let is_request = |content: &Content| match content {
             Content::Arp { operation: 1, sender, target, .. } => *sender == client && *target == server,
-            Content::Arp { .. } | Content::Advert { .. } => false,
+            Content::Arp { .. } | Content::Advert { .. } | Content::Neighbour { .. } => false,
         };
         capture.wait_for("the client asked for the server", SOON, |frame| is_request(&frame.content))?;
         let requests = capture.frames().into_iter().filter(|frame| is_request(&frame.content)).count();

@@ -3,6 +3,7 @@
 mod contents;
 mod flood;
 mod forgery;
+mod formula;
 mod keepalived;
 mod link;
 mod partition;

@@ -1,9 +1,9 @@
-//! What VRRP and ARP say on a wire, as they say it.
+//! What VRRP, ARP and neighbour discovery say on a wire, as they say it.
 //!
 //! Parsed here once more and by hand, so that our own codec is checked by something that shares no line with it.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,13 +42,13 @@ pub struct Frame {
 /// What a frame says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// An advertisement over IPv4 of VRRP version 3 (RFC 9568 section 5) or 2 (RFC 3768 section 5).
+    /// A VRRP advertisement (RFC 9568 section 5, RFC 3768 section 5).
     Advert {
         /// The IP source.
-        from: Ipv4Addr,
+        from: IpAddr,
         /// The IP destination.
-        to: Ipv4Addr,
-        /// IP time to live; must be 255.
+        to: IpAddr,
+        /// IP time to live or hop limit; must be 255.
         ttl: u8,
         /// Virtual router identifier.
         router: u8,
@@ -57,7 +57,22 @@ pub enum Content {
         /// The advertised interval.
         interval: Duration,
         /// The virtual addresses.
-        addresses: Vec<Ipv4Addr>,
+        addresses: Vec<IpAddr>,
+    },
+    /// A neighbour advertisement (RFC 4861 section 4.4) with one option, the link-layer address of its target.
+    Neighbour {
+        /// The IP source.
+        from: Ipv6Addr,
+        /// The IP destination.
+        to: Ipv6Addr,
+        /// Whether it answers a question.
+        solicited: bool,
+        /// Whether it replaces what is known.
+        replaces: bool,
+        /// Whom it is about.
+        target: Ipv6Addr,
+        /// Where that is.
+        target_mac: Mac,
     },
     /// An ARP packet for IPv4 (RFC 826).
     Arp {
@@ -170,7 +185,8 @@ fn parse(frame: &[u8]) -> Option<(Mac, Mac, Content)> {
     let payload = frame.get(14..)?;
     let content = match frame.get(12..14)? {
         [0x08, 0x06] => parse_arp(payload),
-        [0x08, 0x00] => parse_advert(payload),
+        [0x08, 0x00] => parse_ipv4(payload),
+        [0x86, 0xdd] => parse_ipv6(payload),
         _ => None,
     }?;
     Some((source, destination, content))
@@ -188,33 +204,72 @@ fn parse_arp(packet: &[u8]) -> Option<Content> {
     })
 }
 
-/// IP protocol 112; version 2 or 3, type 1.
-fn parse_advert(packet: &[u8]) -> Option<Content> {
+fn parse_ipv4(packet: &[u8]) -> Option<Content> {
     let header = usize::from(packet.first()? & 0x0f) * 4;
+    let path =
+        Path { from: address(packet, 12)?.into(), to: address(packet, 16)?.into(), ttl: *packet.get(8)? };
     let advert = packet.get(header..)?;
-    if *packet.get(9)? != 112 {
-        return None;
+    let address = |number: usize| address(advert, 8 + 4 * number).map(IpAddr::from);
+    if *packet.get(9)? == 112 { parse_advert(path, advert, address) } else { None }
+}
+
+fn parse_ipv6(packet: &[u8]) -> Option<Content> {
+    let (from, to, ttl) = (address_ipv6(packet, 8)?, address_ipv6(packet, 24)?, *packet.get(7)?);
+    let message = packet.get(40..)?;
+    let address = |number: usize| address_ipv6(message, 8 + 16 * number).map(IpAddr::from);
+    match *packet.get(6)? {
+        112 => parse_advert(Path { from: from.into(), to: to.into(), ttl }, message, address),
+        58 if ttl == 255 && *message.first()? == 136 && message.get(24..26)? == [2, 1] => {
+            Some(Content::Neighbour {
+                from,
+                to,
+                solicited: message.get(4)? & 0x40 != 0,
+                replaces: message.get(4)? & 0x20 != 0,
+                target: address_ipv6(message, 8)?,
+                target_mac: message.get(26..32)?.try_into().ok()?,
+            })
+        }
+        _ => None,
     }
-    let [fifth, sixth] = advert.get(4..6)?.try_into().ok()?;
+}
+
+/// What an IP header says of an advert.
+#[derive(Clone, Copy)]
+struct Path {
+    from: IpAddr,
+    to: IpAddr,
+    ttl: u8,
+}
+
+/// Version 3, type 1; or version 2, whose interval is in seconds.
+fn parse_advert(path: Path, advert: &[u8], address: impl Fn(usize) -> Option<IpAddr>) -> Option<Content> {
     let interval = match *advert.first()? {
-        0x21 => Duration::from_secs(u64::from(sixth)),
-        0x31 => Duration::from_millis(10 * u64::from(u16::from_be_bytes([fifth & 0x0f, sixth]))),
+        0x31 => {
+            let centiseconds = u16::from_be_bytes(advert.get(4..6)?.try_into().ok()?) & 0x0fff;
+            Duration::from_millis(u64::from(centiseconds) * 10)
+        }
+        0x21 => Duration::from_secs(u64::from(*advert.get(5)?)),
         _ => return None,
     };
     let count = usize::from(*advert.get(3)?);
     Some(Content::Advert {
-        from: address(packet, 12)?,
-        to: address(packet, 16)?,
-        ttl: *packet.get(8)?,
+        from: path.from,
+        to: path.to,
+        ttl: path.ttl,
         router: *advert.get(1)?,
         priority: *advert.get(2)?,
         interval,
-        addresses: (0..count).map(|number| address(advert, 8 + 4 * number)).collect::<Option<_>>()?,
+        addresses: (0..count).map(address).collect::<Option<_>>()?,
     })
 }
 
 fn address(packet: &[u8], at: usize) -> Option<Ipv4Addr> {
     let octets: [u8; 4] = packet.get(at..at + 4)?.try_into().ok()?;
+    Some(octets.into())
+}
+
+fn address_ipv6(packet: &[u8], at: usize) -> Option<Ipv6Addr> {
+    let octets: [u8; 16] = packet.get(at..at + 16)?.try_into().ok()?;
     Some(octets.into())
 }
 
@@ -230,18 +285,54 @@ mod tests {
         let (source, destination, content) = parse(&frame).unwrap();
         assert_eq!((source, destination), ([0, 0, 0x5e, 0, 1, 51], [1, 0, 0x5e, 0, 0, 0x12]));
         let expected = Content::Advert {
-            from: Ipv4Addr::new(192, 0, 2, 1),
-            to: Ipv4Addr::new(224, 0, 0, 18),
+            from: [192, 0, 2, 1].into(),
+            to: [224, 0, 0, 18].into(),
             ttl: 255,
             router: 51,
             priority: 200,
             interval: Duration::from_millis(100),
-            addresses: vec![Ipv4Addr::new(192, 0, 2, 250)],
+            addresses: vec![[192, 0, 2, 250].into()],
         };
         assert_eq!(content, expected);
         for length in 0..frame.len() {
             assert_eq!(parse(&frame[..length]), None, "cut at {length}");
         }
+    }
+
+    /// After the addresses of ethernet.
+    const TO_ALL_NODES: [u8; 42] = [
+        0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 58, 255, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfa,
+        0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1,
+    ];
+
+    #[test]
+    fn a_neighbour_advertisement_is_read() {
+        let mac = [2, 0, 0, 0, 0, 1];
+        let mut frame = [&[0x33, 0x33, 0, 0, 0, 1][..], &mac, &TO_ALL_NODES].concat();
+        frame.extend([136, 0, 0xab, 0xcd, 0x20, 0, 0, 0]);
+        frame.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfa, 2, 1, 2, 0, 0, 0, 0, 1]);
+        let target = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xfa);
+        let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let (solicited, replaces, target_mac) = (false, true, mac);
+        let expected = Content::Neighbour { from: target, to, solicited, replaces, target, target_mac };
+        assert_eq!(parse(&frame), Some((mac, [0x33, 0x33, 0, 0, 0, 1], expected)));
+        for length in 0..frame.len() {
+            assert_eq!(parse(&frame[..length]), None, "cut at {length}");
+        }
+    }
+
+    #[test]
+    fn an_advert_over_ipv6_is_read() {
+        let mut frame = [&[0; 12][..], &TO_ALL_NODES].concat();
+        frame[20] = 112;
+        frame.extend([0x31, 51, 200, 1, 0, 10, 0xab, 0xcd]);
+        frame.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfa]);
+        let address = IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0xfa));
+        let Some((_, _, Content::Advert { from, ttl, interval, addresses, .. })) = parse(&frame) else {
+            panic!("no advert: {frame:?}")
+        };
+        assert_eq!((from, ttl, addresses), (address, 255, vec![address]));
+        assert_eq!(interval, Duration::from_millis(100));
     }
 
     #[test]

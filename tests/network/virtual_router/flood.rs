@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tests::capture::Capture;
-use tests::topology::INTERFACE;
+use tests::topology::{Family, INTERFACE};
 use tests::{Error, Result, wait};
 
 use super::forgery::{Finish, Forger, Forgery, rejected, rhythm};
@@ -52,13 +52,13 @@ fn used(front_door: &FrontDoor) -> Result<Duration> {
 #[test]
 fn a_flood_takes_neither_the_address_nor_the_rhythm_nor_the_processor() -> Result<()> {
     let site = Site::new(2)?;
-    let (host, forger) = (site.master(0), Forger::new(site.link.client())?);
+    let (host, forger) = (site.master(0), Forger::new(site.link.client(), Family::Ipv4)?);
     let front_door = site.front_door(0, &Plan::new(250))?;
     until("the first holds the address", || Ok(site.link.holders()? == [0]))?;
     let _backup = site.front_door(1, &Plan::new(240))?;
     let capture = Capture::on_interface(host.namespace(), INTERFACE)?;
     let undisturbed = rhythm(host, &capture)?;
-    let strange = Forgery::perfect(forger.from).with(forger.from, 0, 0x41);
+    let strange = Forgery::perfect(forger.from).with(0, 0x41);
     let (begun, before) = (wait::now(), used(&front_door)?);
     let disturbed = flood(&forger, &strange, || rhythm(host, &capture))?;
     let share = (used(&front_door)? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
@@ -69,7 +69,7 @@ fn a_flood_takes_neither_the_address_nor_the_rhythm_nor_the_processor() -> Resul
     assert_eq!(site.link.holders()?, [0]);
 
     // Nothing is wrong with these, but that their sender is the weaker one; each wants an answer.
-    let weaker = Forgery::perfect(forger.from).with(forger.from, 2, 1);
+    let weaker = Forgery::perfect(forger.from).with(2, 1);
     let before = used(&front_door)?;
     let span = Duration::from_secs(2);
     let holds = || throughout(span, "the address stays", || Ok(site.link.holders()? == [0]));

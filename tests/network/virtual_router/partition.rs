@@ -2,7 +2,7 @@
 
 use tests::Result;
 use tests::capture::Capture;
-use tests::topology::{INTERFACE, VIRTUAL_ADDRESS};
+use tests::topology::{Family, INTERFACE};
 
 use super::contents::{advert_of, announces, mac};
 use crate::site::{LIMIT, Plan, Site, until};
@@ -13,26 +13,33 @@ const ADVERTS: usize = 5;
 
 #[test]
 fn one_master_remains_and_clients_find_it_at_once() -> Result<()> {
-    let whole = Site::whole(2, Plan::new)?;
+    Family::BOTH.into_iter().try_for_each(one_remains)
+}
+
+fn one_remains(family: Family) -> Result<()> {
+    let whole = Site::whole_of(family, 2, Plan::new)?;
     let site = &whole.site;
     let (strong, weak) = (site.master(0), site.master(1));
     // What the client has learned it believes for ever, unless it is told otherwise.
-    site.client().command("sysctl", &["-qw", "net.ipv4.neigh.eth0.base_reachable_time_ms=3600000"])?;
+    for family in ["ipv4", "ipv6"] {
+        let setting = format!("net.{family}.neigh.eth0.base_reachable_time_ms=3600000");
+        site.client().command("sysctl", &["-qw", &setting])?;
+    }
     let client_believes = |host| {
-        let neighbour = site.client().ip(&["neighbour", "show", &VIRTUAL_ADDRESS.to_string()])?;
+        let neighbour = site.client().ip(&["neighbour", "show", &site.virtual_address().to_string()])?;
         Ok(neighbour.contains(&tests::topology::Host::hardware_address(host)?))
     };
     // Which of the two masters speaks first once they hear each other is a matter of luck.
     for _ in 0..4 {
         assert_eq!(site.dial_times(5)?.failed, 0);
         site.link.part(strong)?;
-        until("each half has a master", || Ok(site.link.holders()? == [0, 1]))?;
+        until("each half has a master", || Ok(site.holders()? == [0, 1]))?;
         until("the client is told of the weaker one", || client_believes(weak))?;
         assert_eq!(site.dial_times(5)?.failed, 0);
 
         let capture = Capture::on_interface(site.client(), INTERFACE)?;
         site.link.join(strong)?;
-        until("the stronger one alone holds the address", || Ok(site.link.holders()? == [0]))?;
+        until("the stronger one alone holds the address", || Ok(site.holders()? == [0]))?;
         let strong_mac = mac(strong)?;
         capture.wait_for("the stronger one announces itself", LIMIT, |frame| announces(strong_mac, frame))?;
         until("the client is told of the stronger one", || client_believes(strong))?;

@@ -1,5 +1,7 @@
 //! Adverts to peers by name, for links without multicast.
 
+use std::net::IpAddr;
+
 use tests::Result;
 use tests::capture::{Capture, Content, Frame};
 use tests::topology::INTERFACE;
@@ -24,9 +26,9 @@ fn adverts_go_to_every_peer_and_to_nobody_else() -> Result<()> {
     let mut first = site.front_door(0, &plan(250, peers))?;
     until("the first holds the address", || Ok(site.link.holders()? == [0]))?;
     let _others = [site.front_door(1, &plan(240, peers))?, site.front_door(2, &plan(230, peers))?];
-    let own = site.master(0).address();
+    let own = IpAddr::from(site.master(0).address());
     for other in [1, 2] {
-        let address = site.master(other).address();
+        let address = IpAddr::from(site.master(other).address());
         let is_it = |frame: &Frame| matches!(&frame.content, Content::Advert { from, to, ttl: 255, priority: 250, .. } if (*from, *to) == (own, address));
         seen[other].wait_for("an advert for this peer", LIMIT, is_it)?;
     }
