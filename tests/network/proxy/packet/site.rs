@@ -18,7 +18,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::{Namespace, Process, Result, Switch, objects, traffic};
 
 use crate::proxy::node::{Node, POD_PORT};
@@ -69,6 +69,10 @@ impl Site {
             outside.attach(&namespace, "eth0", &addresses.each_ref().map(String::as_str))?;
             namespace.route("default", "172.16.60.241")?;
             namespace.ip(&["-6", "route", "add", "default", "via", "fd60::241"])?;
+            // As a router that knows where they are has it.
+            for address in ["172.16.60.230", "172.16.60.231"] {
+                namespace.route(address, "172.16.60.241")?;
+            }
             Ok(namespace)
         };
         let (out, bad) = (client("out", "10")?, client("bad", "200")?);
@@ -94,6 +98,31 @@ impl Site {
             slice("web6", &ipv6),
         ];
         self.objects(&documents)
+    }
+
+    /// The Service `web` for the world: node port 30080, a load balancer's address and an external one, with endpoints
+    /// here and elsewhere. `policy` is its external traffic policy; `ranges` whom the load balancer lets in.
+    pub(super) fn public(
+        &self,
+        policy: &str,
+        here: &[&str],
+        elsewhere: &[&str],
+        ranges: &[&str],
+    ) -> Result<()> {
+        let service = both(objects::service("web", "10.254.0.10"), 80)
+            .with("/spec", "type", "LoadBalancer")
+            .with("/spec", "externalTrafficPolicy", policy)
+            .with("/spec", "externalIPs", vec!["172.16.60.231"])
+            .with("/spec", "loadBalancerSourceRanges", ranges.to_vec())
+            .with("/spec/ports/0", "nodePort", 30_080)
+            .with("/spec/ports/1", "nodePort", 30_080)
+            .with("", "status", json!({"loadBalancer": {"ingress": [{"ip": "172.16.60.230"}]}}));
+        let mut slice = slice("web", &[here, elsewhere].concat());
+        for number in 0..here.len() + elsewhere.len() {
+            let node = if number < here.len() { "m1" } else { "m2" };
+            slice["endpoints"][number]["nodeName"] = node.into();
+        }
+        self.objects(&[objects::node("m1", "172.16.60.241").json(), service.json(), slice])
     }
 
     /// Writes the manifests.
