@@ -15,6 +15,8 @@ pub struct Metrics {
     families: Families,
     refused: [IntCounter; Refusal::ALL.len()],
     reloads: [IntCounter; ReloadResult::ALL.len()],
+    /// Connections that rest because nobody has spoken for a while.
+    pub idle: IntGauge,
     /// Bytes carried from clients to backends.
     pub bytes_to_backends: IntCounter,
     /// Bytes carried from backends to clients.
@@ -123,8 +125,12 @@ impl Metrics {
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         let refused = "Connections reset because no backend would take them.";
         let refused = counters(registry, "connections_refused_total", refused, &["reason"])?;
+        let idle = "Connections on which nobody has spoken for a while.";
+        let idle = IntGauge::new(name("connections_idle"), idle)?;
+        registry.register(Box::new(idle.clone()))?;
         Ok(Self {
             families,
+            idle,
             refused: Refusal::ALL.map(|reason| refused.with_label_values(&[reason.label()])),
             reloads: ReloadResult::ALL.map(|result| reloads.with_label_values(&[result.label()])),
             bytes_to_backends: bytes.with_label_values(&["to_backend"]),

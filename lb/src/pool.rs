@@ -38,6 +38,8 @@ pub struct Pool {
     /// Somebody takes connections who did not, or the other way round.
     changed: Notify,
     register: Register,
+    /// Marked when connections are told to end.
+    ends: watch::Sender<()>,
 }
 
 /// A backend, as configured at the moment of asking.
@@ -172,6 +174,7 @@ impl Pool {
             settled,
             changed: Notify::new(),
             register: Register::new(),
+            ends: watch::Sender::new(()),
         };
         pool.reconfigure(backends, balance, thresholds);
         Arc::new(pool)
@@ -297,7 +300,7 @@ impl Pool {
         if settled {
             self.settled.send_replace(true);
         }
-        ended.iter().for_each(Ended::tell);
+        self.tell(&ended);
         before != after
     }
 
@@ -343,7 +346,7 @@ impl Pool {
     pub async fn end_overdue(&self) -> Infallible {
         loop {
             let (ended, next) = self.state().end_overdue(Instant::now());
-            ended.iter().for_each(Ended::tell);
+            self.tell(&ended);
             let due = async {
                 match next {
                     Some(next) => tokio::time::sleep_until(next).await,
@@ -388,6 +391,18 @@ impl Pool {
         let mut settled = self.settled.subscribe();
         // The sender lives as long as this pool: there is no error to see.
         while !*settled.borrow_and_update() && settled.changed().await.is_ok() {}
+    }
+
+    /// Changes whenever connections are told to end.
+    pub fn ends(&self) -> watch::Receiver<()> {
+        self.ends.subscribe()
+    }
+
+    fn tell(&self, ended: &[Ended]) {
+        ended.iter().for_each(Ended::tell);
+        if !ended.is_empty() {
+            self.ends.send_replace(());
+        }
     }
 
     fn forget_the_gone(&self, state: &mut State) {
@@ -615,6 +630,11 @@ impl Lease {
     /// Waits for news of the backend that concern this connection. Cancelling it loses nothing.
     pub async fn told(&mut self) -> Told {
         self.notice.next().await
+    }
+
+    /// Whether this connection has to end.
+    pub fn has_to_end(&self) -> bool {
+        self.notice.is_end()
     }
 
     /// Waits until this connection has to end. Cancelling it loses nothing.

@@ -14,12 +14,14 @@
 //!   a reset makes them try again. Backends whose first probe is still on its way do not arise: the relay accepts only
 //!   when [`Pool::settled`] says so, and until then clients wait in the kernel's queue, no longer than one probe may
 //!   take.
+//! * A connection on which nobody speaks has no task: what is left of it is two descriptors and its place at a backend.
 //! * Clients that fit into no file descriptor wait in the kernel's queue too: [`connection_limit`] keeps descriptors
 //!   back for probes, pipes and the admin server.
 
 mod connect;
 mod connection;
 mod gait;
+mod idle;
 mod listener;
 mod listening;
 mod opening;
@@ -38,7 +40,7 @@ use std::thread::{self, JoinHandle};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::{CongestionControl, Frontend};
 use crate::metrics::Metrics;
@@ -125,6 +127,7 @@ impl Relay {
             listeners: AtomicUsize::new(0),
             accepting: AtomicUsize::new(0),
             beats: (0..self.threads.get()).map(|_| AtomicU64::new(0)).collect(),
+            tick: Notify::new(),
         });
         let stop = watch::Sender::new(false);
         let mut running = Running {
@@ -138,6 +141,7 @@ impl Relay {
         for thread in 0..self.threads.get() {
             let fail = |source| RelayError::Start { thread, source };
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
+            idle::start(runtime.handle(), &running.shared).map_err(fail)?;
             running.runtimes.push(runtime.handle().clone());
             runtime.spawn(vitality::beat(Arc::clone(&running.shared), thread));
             let mut stopped = running.stop.subscribe();
@@ -148,6 +152,9 @@ impl Relay {
             };
             let name = format!("relay-{thread}");
             running.threads.push(thread::Builder::new().name(name).spawn(work).map_err(fail)?);
+        }
+        if let Some(runtime) = running.runtimes.first() {
+            runtime.spawn(idle::tick(Arc::clone(&running.shared)));
         }
         running.accept(self.bound)?;
         Ok(running)
@@ -183,6 +190,8 @@ struct Shared {
     accepting: AtomicUsize,
     /// How often each thread has got round to counting.
     beats: Vec<AtomicU64>,
+    /// The clock by which connections find out that they are idle.
+    tick: Notify,
 }
 
 impl Shared {

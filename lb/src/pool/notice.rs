@@ -40,6 +40,11 @@ pub(super) struct Notice {
 }
 
 impl Notice {
+    /// Whether the connection has to end.
+    pub(super) fn is_end(&self) -> bool {
+        self.said.borrow().ended != self.heard.ended
+    }
+
     /// Waits until the backend is lost, once for each time that it is, or the connection has to end, which is said for
     /// good. Cancelling it loses nothing.
     pub(super) async fn next(&mut self) -> Told {

@@ -8,51 +8,124 @@ use tokio::net::TcpStream;
 
 use super::Shared;
 use super::connect::{Client, connect};
+use super::idle::{self, Idle};
+use super::listener::Place;
 use super::opening::open;
-use super::pump::{Meters, pump};
+use super::pump::{Carried, Meters, pump};
 use super::socket::reset_on_close;
 use crate::health::Event;
 use crate::pool::{Lease, Refusal};
 use crate::rebalance::Seat;
 
+/// A client and its backend.
+#[derive(Debug)]
+pub(super) struct Connection<Stream> {
+    pub(super) client: Stream,
+    pub(super) backend: Stream,
+    lease: Lease,
+    place: Place,
+}
+
 /// Finds a backend for `client`, who comes from `address`, and carries bytes until both have ended. What ends badly on
 /// one side, ends badly on the other: a reset is passed on as a reset. Cancelling it closes both sides.
-pub(super) async fn serve(client: TcpStream, address: SocketAddr, shared: &Shared) {
-    let mut search = Search { client: Client { stream: &client, address }, shared, tried: Vec::new() };
-    let mut link = match search.next().await {
-        Ok(link) => link,
-        Err(refusal) => {
-            shared.metrics.refused(refusal).inc();
-            reset_on_close(&client);
-            return;
+pub(super) async fn serve(client: TcpStream, address: SocketAddr, place: Place, shared: Arc<Shared>) {
+    // What it takes to find a backend is not kept for as long as the connection lasts.
+    let established = Box::pin(establish(Client { stream: &client, address }, &shared)).await;
+    match established {
+        Ok((Link { stream, lease }, unsent)) => {
+            run(Connection { client, backend: stream, lease, place }, unsent, shared).await;
         }
-    };
-    let opened = open(&mut link, search).await;
-    if let Err(error) = carry(&client, &mut link, opened, shared).await {
-        tracing::trace!(%error, "connection broken");
-        reset_on_close(&client);
-        reset_on_close(&link.stream);
+        Err(error) => {
+            tracing::trace!(%error, "connection not established");
+            reset_on_close(&client);
+        }
     }
 }
 
-/// Carries bytes from the backend's first answer on, which is what `opened` is about.
-async fn carry(
-    client: &TcpStream,
-    link: &mut Link,
-    opened: io::Result<Vec<u8>>,
-    shared: &Shared,
-) -> io::Result<()> {
-    let (unsent, Link { stream, lease }) = (opened?, link);
-    let seat = shared.pool.register().enter(lease.member().id);
-    let bytes = Meters {
-        to_backend: &shared.metrics.bytes_to_backends,
-        to_client: &shared.metrics.bytes_to_clients,
-        own: seat.as_ref().map(Seat::carried),
-    };
-    tokio::select! {
-        biased;
-        carried = pump(client, stream, unsent, bytes) => carried,
-        ended = over(lease, seat.as_ref()) => ended,
+/// Goes on with a connection that was idle.
+pub(super) async fn resume(idle: Idle, shared: Arc<Shared>) {
+    match Connection::from_idle(idle) {
+        Ok(connection) => run(connection, Vec::new(), shared).await,
+        Err(error) => tracing::warn!(%error, "idle connection lost"),
+    }
+}
+
+/// A connection to the backend that answers, and what it has not been sent yet.
+async fn establish(client: Client<'_>, shared: &Shared) -> io::Result<(Link, Vec<u8>)> {
+    let mut search = Search { client, shared, tried: Vec::new() };
+    let mut link = search.next().await.map_err(|refusal| {
+        shared.metrics.refused(refusal).inc();
+        io::Error::from(io::ErrorKind::ConnectionRefused)
+    })?;
+    let opened = open(&mut link, search).await;
+    if opened.is_err() {
+        reset_on_close(&link.stream);
+    }
+    Ok((link, opened?))
+}
+
+/// Carries bytes from the backend's first answer on, for as long as the connection lasts or until it may rest.
+async fn run(mut connection: Connection<TcpStream>, mut unsent: Vec<u8>, shared: Arc<Shared>) {
+    let seat = shared.pool.register().enter(connection.lease.member().id);
+    loop {
+        match connection.carry(std::mem::take(&mut unsent), seat.as_ref(), &shared).await {
+            Ok(Carried::Over) => return,
+            Ok(Carried::Idle) => {}
+            Err(error) => {
+                tracing::trace!(%error, "connection broken");
+                reset_on_close(&connection.client);
+                reset_on_close(&connection.backend);
+                return;
+            }
+        }
+        // Whoever has a seat is to be watched. Whoever rests is woken when connections are told to end, but not by what
+        // was said before.
+        if seat.is_some() || connection.lease.has_to_end() {
+            continue;
+        }
+        let kept = connection.into_idle().map(|idle| idle::keep(idle, &shared));
+        match kept
+            .and_then(|kept| kept.map_or_else(|idle| Connection::from_idle(idle).map(Some), |()| Ok(None)))
+        {
+            Ok(Some(back)) => connection = back,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!(%error, "idle connection lost");
+                return;
+            }
+        }
+    }
+}
+
+impl Connection<TcpStream> {
+    async fn carry(
+        &mut self,
+        unsent: Vec<u8>,
+        seat: Option<&Seat<'_>>,
+        shared: &Shared,
+    ) -> io::Result<Carried> {
+        let Self { client, backend, lease, .. } = self;
+        let bytes = Meters {
+            to_backend: &shared.metrics.bytes_to_backends,
+            to_client: &shared.metrics.bytes_to_clients,
+            own: seat.map(Seat::carried),
+        };
+        tokio::select! {
+            biased;
+            carried = pump(client, backend, unsent, bytes, &shared.tick) => carried,
+            ended = over(lease, seat) => ended.map(|()| Carried::Over),
+        }
+    }
+
+    fn into_idle(self) -> io::Result<Idle> {
+        let Self { client, backend, lease, place } = self;
+        Ok(Idle { client: client.into_std()?, backend: backend.into_std()?, lease, place })
+    }
+
+    fn from_idle(idle: Idle) -> io::Result<Self> {
+        let Idle { client, backend, lease, place } = idle;
+        let (client, backend) = (TcpStream::from_std(client)?, TcpStream::from_std(backend)?);
+        Ok(Self { client, backend, lease, place })
     }
 }
 

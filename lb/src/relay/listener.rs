@@ -49,12 +49,8 @@ async fn waiting(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
 }
 
 fn serve(client: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit, shared: &Arc<Shared>) {
-    let shared = Arc::clone(shared);
-    tokio::spawn(async move {
-        let _carried = Counted::begin(&shared.carried);
-        connection::serve(client, address, &shared).await;
-        drop(permit);
-    });
+    let place = Place::take(permit, Arc::clone(shared));
+    tokio::spawn(connection::serve(client, address, place, Arc::clone(shared)));
 }
 
 /// The next client, once there is room for one. Cancelling it loses no client: those not taken stay in the queue.
@@ -120,6 +116,26 @@ impl Complaint {
             self.last = Some(now);
             say();
         }
+    }
+}
+
+/// What a connection takes for as long as it lasts, resting or not: it is counted, and another client may wait for it.
+#[derive(Debug)]
+pub(super) struct Place {
+    _permit: OwnedSemaphorePermit,
+    shared: Arc<Shared>,
+}
+
+impl Place {
+    fn take(permit: OwnedSemaphorePermit, shared: Arc<Shared>) -> Self {
+        shared.carried.fetch_add(1, Ordering::Relaxed);
+        Self { _permit: permit, shared }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.shared.carried.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -15,6 +15,7 @@ use prometheus::IntCounter;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use super::gait::Gait;
 use super::pipe::Piped;
@@ -30,8 +31,17 @@ pub(super) struct Meters<'a> {
     pub(super) own: Option<&'a AtomicU64>,
 }
 
+/// How carrying came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carried {
+    /// Both sides have ended.
+    Over,
+    /// Neither has, and nobody has spoken from one tick to the next: nothing is held, and carrying may begin anew.
+    Idle,
+}
+
 /// Carries bytes both ways, `unsent` to the backend first; `bytes` is told of every byte passed on. Each direction
-/// ends on its own (half-close).
+/// ends on its own (half-close). `tick` is a clock by which idleness is found.
 ///
 /// An error means that a side has broken: both should be reset then. What the broken side had said before has been
 /// passed on. Cancelling it loses bytes, so close both sides.
@@ -40,28 +50,46 @@ pub(super) async fn pump(
     backend: &TcpStream,
     unsent: Vec<u8>,
     bytes: Meters<'_>,
-) -> io::Result<()> {
+    tick: &Notify,
+) -> io::Result<Carried> {
     let rest = (!unsent.is_empty()).then_some(Rest::Copied(unsent));
     let Meters { to_backend, to_client, own } = bytes;
-    let mut upward = Direction { from: client, to: backend, bytes: Meter { all: to_backend, own }, rest };
-    let mut downward =
-        Direction { from: backend, to: client, bytes: Meter { all: to_client, own }, rest: None };
-    let carried = carry_both(&mut upward, &mut downward).await;
-    if carried.is_err() {
-        // A server that answers early and closes, while the client is still sending, breaks the client's direction.
-        // Its answer may be waiting in the other.
-        downward.pass_last_words();
-        upward.pass_last_words();
+    let mut upward = Direction::new(client, backend, Meter { all: to_backend, own }, rest);
+    let mut downward = Direction::new(backend, client, Meter { all: to_client, own }, None);
+    // The first tick may come at once.
+    let mut quiet = false;
+    loop {
+        match carry_until(tick, &mut upward, &mut downward).await {
+            Ok(Carried::Over) => return Ok(Carried::Over),
+            Ok(Carried::Idle) => {
+                let idle = [&mut upward, &mut downward].map(Direction::was_idle) == [true; 2];
+                if idle && quiet {
+                    return Ok(Carried::Idle);
+                }
+                quiet = idle;
+            }
+            Err(error) => {
+                // A server that answers early and closes, while the client is still sending, breaks the client's
+                // direction. Its answer may be waiting in the other.
+                downward.pass_last_words();
+                upward.pass_last_words();
+                return Err(error);
+            }
+        }
     }
-    carried
 }
 
-async fn carry_both(upward: &mut Direction<'_>, downward: &mut Direction<'_>) -> io::Result<()> {
+/// Carries bytes until both sides have ended, or until a tick while neither has.
+async fn carry_until(
+    tick: &Notify,
+    upward: &mut Direction<'_>,
+    downward: &mut Direction<'_>,
+) -> io::Result<Carried> {
     let (client, backend) = (upward.from, downward.from);
     let mut upward = pin!(upward.carry());
     let mut downward = pin!(downward.carry());
     // Nobody reads a side that has ended: should it break afterwards, only its error readiness tells.
-    tokio::select! {
+    let ended = tokio::select! {
         ended = &mut upward => {
             ended?;
             tokio::select! {
@@ -78,7 +106,9 @@ async fn carry_both(upward: &mut Direction<'_>, downward: &mut Direction<'_>) ->
                 error = broken(backend) => Err(error),
             }
         }
-    }
+        () = tick.notified() => return Ok(Carried::Idle),
+    };
+    ended.map(|()| Carried::Over)
 }
 
 /// One way of a connection.
@@ -89,6 +119,9 @@ struct Direction<'connection> {
     bytes: Meter<'connection>,
     /// What has been taken and not been passed on yet.
     rest: Option<Rest>,
+    gait: Gait,
+    /// Whether anything was taken lately.
+    busy: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -121,20 +154,34 @@ enum Passed {
     End,
 }
 
-impl Direction<'_> {
-    /// Carries bytes until the sender ends, and passes the end on.
+impl<'connection> Direction<'connection> {
+    fn new(
+        from: &'connection TcpStream,
+        to: &'connection TcpStream,
+        bytes: Meter<'connection>,
+        rest: Option<Rest>,
+    ) -> Self {
+        Self { from, to, bytes, rest, gait: Gait::START, busy: false }
+    }
+
+    /// Whether nothing was taken since the last time, and nothing is held.
+    fn was_idle(&mut self) -> bool {
+        !std::mem::take(&mut self.busy) && self.rest.is_none()
+    }
+
+    /// Carries bytes until the sender ends, and passes the end on. Cancelling it loses nothing: carrying may begin anew.
     async fn carry(&mut self) -> io::Result<()> {
-        let mut gait = Gait::START;
         let mut share: usize = 0;
         self.hand_over().await?;
         loop {
             self.from.readable().await?;
-            match self.pass(gait)? {
+            match self.pass(self.gait)? {
                 Passed::Nothing => share += BUFFER,
                 Passed::End => return SockRef::from(self.to).shutdown(Shutdown::Write),
                 Passed::Bytes(count) => {
+                    self.busy = true;
+                    self.gait = self.gait.after(count);
                     self.hand_over().await?;
-                    gait = gait.after(count);
                     share += count.max(BUFFER);
                 }
             }

@@ -7,6 +7,7 @@ mod bulk;
 mod change;
 mod choice;
 mod ending;
+mod idle;
 mod lab;
 mod probe;
 mod process;

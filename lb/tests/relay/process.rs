@@ -223,6 +223,7 @@ async fn the_published_metrics_are_there_before_anything_happens() {
         "fairway_lb_connections_active gauge",
         "fairway_lb_connections_ended_total counter",
         "fairway_lb_connections_moved_total counter",
+        "fairway_lb_connections_idle gauge",
         "fairway_lb_connections_refused_total counter",
         "fairway_lb_connections_total counter",
         "fairway_lb_probe_duration_seconds histogram",

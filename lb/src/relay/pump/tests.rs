@@ -12,7 +12,7 @@ const MEBIBYTE: usize = 1024 * 1024;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A client, a backend, and the task that carries between them on this thread; it returns both counters.
-async fn pumped() -> (TcpStream, TcpStream, JoinHandle<(io::Result<()>, [u64; 2])>) {
+async fn pumped() -> (TcpStream, TcpStream, JoinHandle<(io::Result<Carried>, [u64; 2])>) {
     let (client, accepted) = connected().await;
     let (outgoing, backend) = connected().await;
     let pumping = tokio::spawn(async move {
@@ -22,6 +22,7 @@ async fn pumped() -> (TcpStream, TcpStream, JoinHandle<(io::Result<()>, [u64; 2]
             &outgoing,
             Vec::new(),
             Meters { to_backend: &counters[0], to_client: &counters[1], own: None },
+            &Notify::new(),
         )
         .await;
         (carried, counters.map(|counter| counter.get()))
@@ -148,8 +149,7 @@ async fn last_words_follow_what_a_slow_reader_had_not_taken() {
     let (mut client, accepted) = connected().await;
     let (outgoing, mut backend) = connected().await;
     let bytes = IntCounter::new("bytes", "bytes").unwrap();
-    let mut direction =
-        Direction { from: &accepted, to: &outgoing, bytes: Meter { all: &bytes, own: None }, rest: None };
+    let mut direction = Direction::new(&accepted, &outgoing, Meter { all: &bytes, own: None }, None);
     let numbers: Vec<u8> = (0..8 * MEBIBYTE as u64).flat_map(u64::to_be_bytes).collect();
     // Until both the pipe and the sockets are full.
     tokio::select! {
