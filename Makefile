@@ -6,7 +6,7 @@ export PATH := $(HOME)/.cargo/bin:$(PATH)
 # Cargo, with tests run on another kernel. A guest has one processor: how several share turns is not for it.
 guest = cargo --config "target.'cfg(all())'.runner=['$(CURDIR)/tests/guest/run', '$(1)']"
 
-.PHONY: demo test lint bench setup
+.PHONY: demo test fuzz lint bench setup
 
 demo: setup  ## shows fail-over, draining and balancing on this machine's kernel, in namespaces of its own
 	@cargo build --release --bins
@@ -26,6 +26,10 @@ test: setup  ## every tier of tests; root is needed for network namespaces and e
 	$(call guest,6.12) ipvs-tests -- --test-threads=1
 	cargo network-tests -- --test-threads=1
 	cargo cluster-tests -- --test-threads=1
+	tests/fuzz/run.sh 20
+
+fuzz: setup  ## random input for what reads packets; FUZZ=3600 for an hour
+	tests/fuzz/run.sh $(or $(FUZZ),20)
 
 lint: setup  ## formatting, lints, documentation and the rules of who may depend on whom
 	cargo fmt --all --check

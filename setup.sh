@@ -25,6 +25,7 @@ packages=(
   "haproxy:tells tests what it understands of the PROXY protocol; a rival of fairway-lb in the benchmark"
   "procps:sysctl, for namespaces whose neighbour entries must not age"
   "gcc:links, and compiles the cryptography of rustls"
+  "g++:compiles the fuzzer"
 )
 # Other kernels than this machine's, in virtual machines.
 guests=(

@@ -94,11 +94,11 @@ fn whoever_starts_it_wrongly_is_told_why() -> Result<()> {
 fn without_the_privileges_it_needs_it_says_which() -> Result<()> {
     let site = Site::new(1)?;
     let file = site.write("good.yaml", &site.configuration(&Plan::new(100)))?;
-    // Where an unprivileged user can reach it, wherever the workspace is.
+    // Where an unprivileged user can reach it, wherever the workspace is, and make a control socket.
     let program = site.path("fairway-lb");
     fs::copy(binary("fairway-lb")?, &program).map_err(Error::system("copy", "fairway-lb"))?;
     for path in [site.directory(), Path::new(&program)] {
-        fs::set_permissions(path, Permissions::from_mode(0o755))
+        fs::set_permissions(path, Permissions::from_mode(0o777))
             .map_err(Error::system("open", path.display()))?;
     }
     let unprivileged = Program::new("setpriv")
