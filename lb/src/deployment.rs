@@ -63,15 +63,6 @@ fn every_metric_that_the_dashboard_asks_for_is_there() {
 }
 
 #[test]
-fn the_example_is_the_one_that_is_tested() {
-    assert_eq!(
-        include_str!("../deploy/fairway-lb.yaml"),
-        include_str!("../tests/fixtures/fairway-lb.yaml"),
-        "copy tests/fixtures/fairway-lb.yaml to deploy/"
-    );
-}
-
-#[test]
 fn the_pod_runs_the_program_with_what_it_needs() {
     let (pod, problems) = Document::parse(POD).read(|root| serde_json::to_value(root.accept_rest()));
     assert!(problems.list().is_empty(), "{problems}");
