@@ -141,7 +141,8 @@ impl Ebpf {
     /// Detaches the programs and removes everything pinned below `bpf_fs`. Success where nothing is. The kernel may take
     /// some milliseconds until the last program has run.
     pub fn cleanup(bpf_fs: &Path) -> Result<(), Error> {
-        Pins::remove(bpf_fs)
+        Pins::remove(bpf_fs)?;
+        packet::detach()
     }
 
     /// The programs as the kernel took them.

@@ -428,3 +428,6 @@ const fn lifetime(protocol: u8, flags: u32) -> u64 {
 const fn is_closed(flags: u32) -> bool {
     flags & RESET != 0 || flags & (CLIENT_DONE | BACKEND_DONE) == CLIENT_DONE | BACKEND_DONE
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,6 +135,11 @@ impl Drop for Packets {
     }
 }
 
+/// Takes the programs off the interfaces of this network namespace, as far as removing pins has not done that.
+pub(super) fn detach() -> Result<(), Error> {
+    attach::detach(&interfaces::read().map_err(notices_failed)?)
+}
+
 /// Creates the maps, or opens those that are pinned, which are shared with the programs at the socket.
 fn open(pins: &Pins) -> Result<Ebpf, Error> {
     let mut loader = EbpfLoader::new();

@@ -148,7 +148,9 @@ impl Attachments {
             return Ok(());
         }
         match tc::qdisc_add_clsact(&interface.name) {
-            Ok(()) | Err(TcError::AlreadyAttached) => {}
+            Ok(()) => {}
+            // There is one already: of ours, or of others whose filters stay beside ours.
+            Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(Errno::EEXIST as i32) => {}
             Err(error) => return Err(error.into()),
         }
         let program: &mut SchedClassifier =
@@ -193,6 +195,21 @@ pub(super) fn load(object: &mut Ebpf) -> Result<Vec<Program>, Error> {
         programs.push(Program { name, verified_instructions: information.verified_instruction_count() });
     }
     Ok(programs)
+}
+
+/// Takes the programs off interfaces where clsact holds them. Where pinned links do, they go with their pins.
+pub(super) fn detach(interfaces: &[Interface]) -> Result<(), Error> {
+    let sides = [TcAttachType::Ingress, TcAttachType::Egress, TcAttachType::Ingress, TcAttachType::Egress];
+    for interface in interfaces {
+        for (name, side) in PROGRAMS.into_iter().zip(sides) {
+            match tc::qdisc_detach_program(&interface.name, side, name) {
+                Ok(()) => {}
+                Err(TcError::IoError(error)) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(load::program_error("detach", name, error.into())),
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The link pinned at `path`.
