@@ -10,7 +10,7 @@ use super::field::Kind::{
 use super::field::{Effect, Field, Kind};
 
 const NO_MARKS: Effect = Effect::None("what is to be masqueraded carries no mark");
-const NO_CONNTRACK: Effect = Effect::None("connections are translated at the socket, none is tracked");
+const NO_CONNTRACK: Effect = Effect::None("the kernel's connection tracking is not used");
 const NO_LOCALHOST: Effect =
     Effect::None("node ports are not served at loopback addresses, as in nftables mode");
 const NO_RULES: Effect = Effect::None("each change is written as it comes");
