@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use daemon::problems::{Problem, Problems};
 
 use crate::config::{self, Access, Config, Flags, Reading, Source, beside_a_file, boolean};
+use crate::explain::{Destination, Sender};
 use crate::packet::interface_name;
 
 /// Programs Services into the kernel of a node: a drop-in for kube-proxy.
@@ -36,6 +38,24 @@ pub(crate) enum Command {
     Check {
         /// A `KubeProxyConfiguration`.
         file: PathBuf,
+    },
+    /// Ask the running proxy what becomes of a flow, and why.
+    Explain {
+        /// Who sends: an address. With pod:, node: or outside: before it where the address does not tell.
+        #[arg(value_name = "SOURCE")]
+        sender: Sender,
+        /// Where to; TCP unless said otherwise.
+        #[arg(value_name = "ADDRESS:PORT[/PROTOCOL]")]
+        destination: Destination,
+        /// Answer in JSON.
+        #[arg(long)]
+        json: bool,
+        /// Where the proxy serves its metrics; by default what its configuration says, or 127.0.0.1:10249.
+        #[arg(long = "metrics-bind-address", value_name = "ADDRESS:PORT", conflicts_with = "config")]
+        at: Option<SocketAddr>,
+        /// The `KubeProxyConfiguration` it runs with.
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
     },
 }
 

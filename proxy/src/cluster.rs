@@ -227,6 +227,11 @@ impl Cluster {
         }
     }
 
+    /// All endpoints of all Services.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.slices.values().flat_map(|slice| &slice.groups).flat_map(|group| &group.endpoints)
+    }
+
     fn set_service(&mut self, name: Name, service: Option<Service>) {
         if self.services.get(&name) == service.as_ref() {
             return;

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::cluster::{Family, Standing};
+use crate::explain::SharedView;
 use crate::metrics::AnswerMetrics;
 
 /// What Go prints for a time that never was.
@@ -119,13 +120,14 @@ pub(crate) fn health_routes(health: &SharedHealth, answers: &AnswerMetrics) -> R
 }
 
 /// What is served at `metricsBindAddress`; `configuration` is that in force.
-pub(crate) fn metrics_routes(registry: Registry, configuration: &Value) -> Routes {
+pub(crate) fn metrics_routes(registry: Registry, configuration: &Value, view: SharedView) -> Routes {
     let configz = Answer::json(StatusCode::OK, &json!({ "kubeproxy.config.k8s.io": configuration }));
     Routes::default()
         .with_metrics(registry)
         .with("/healthz", || Answer::text(StatusCode::OK, "ok"))
         .with("/proxyMode", || Answer::text(StatusCode::OK, "ebpf"))
         .with("/configz", move || configz.clone())
+        .with_query("/explain", move |query| view.answer(query))
 }
 
 fn answer(health: SharedHealth, path: Path, answers: IntCounterVec) -> impl Fn() -> Answer + Send + Sync {

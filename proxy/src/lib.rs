@@ -14,9 +14,11 @@
 //!   adopts what it finds.
 
 pub mod arguments;
+mod ask;
 mod clock;
 pub mod cluster;
 pub mod config;
+mod explain;
 mod health_check;
 mod interfaces;
 mod manifests;
@@ -29,7 +31,7 @@ pub mod translate;
 mod watch;
 
 use std::convert::Infallible;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,7 +45,9 @@ use prometheus::Registry;
 use tokio::sync::mpsc;
 
 use self::arguments::{Arguments, Command, ConfigError, Run, read_config};
+use self::ask::ask;
 use self::config::{Config, Logging, Source, yaml};
+use self::explain::{Question, SharedView};
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
 use self::metrics::{Metrics, SourceMetrics};
@@ -68,6 +72,11 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         Some(Command::Cleanup { bpf_fs }) => {
             start_logging(Config::default().logging)?;
             cleanup(&bpf_fs)
+        }
+        Some(Command::Explain { sender, destination, json, at, config }) => {
+            start_logging(Config::default().logging)?;
+            let at = at.map_or_else(|| served_at(config.as_deref()), Ok)?;
+            print(&ask(at, &Question { sender, destination, json }).map_err(Failure::failed)?)
         }
         None => {
             let (config, warnings) = run.config().map_err(configuration)?;
@@ -106,6 +115,17 @@ fn check(file: &Path) -> Result<(), Failure> {
     warn(&reading.warnings);
     tracing::info!(file = %file.display(), "configuration is valid");
     Ok(())
+}
+
+/// Where the proxy that has this configuration serves its metrics.
+fn served_at(config: Option<&Path>) -> Result<SocketAddr, Failure> {
+    let reading = config.map(read_config).transpose().map_err(configuration)?;
+    let config = reading.map_or_else(Config::default, |reading| reading.config());
+    config.metrics.ok_or_else(|| Failure::new(Code::Configuration, "metricsBindAddress: nothing is served"))
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::failed)
 }
 
 fn cleanup(bpf_fs: &Path) -> Result<(), Failure> {
@@ -190,6 +210,7 @@ async fn serve(
     let registry = Registry::new();
     let metrics = Metrics::register(&registry).map_err(Failure::failed)?;
     let health = SharedHealth::new(Health::new(config.sync_period));
+    let view = SharedView::default();
     let (updates, received) = mpsc::channel(QUEUED_UPDATES);
     let source = prepare(&config, &health, &metrics.sources, &updates).await?;
     let settings = sync::Settings {
@@ -199,13 +220,14 @@ async fn serve(
         period: config.sync_period,
         metrics: metrics.sync.clone(),
         health: health.clone(),
+        view: view.clone(),
     };
     let writer = sync::start(settings, open(&registry)?, received).map_err(Failure::failed)?;
     tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");
     let ended = tokio::select! {
         () = shutdown => Ok(()),
         Err(failure) = answer(config.healthz, config.bind_address_hard_fail, || health_routes(&health, &metrics.answers)) => Err(failure),
-        Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone(), &config.document)) => Err(failure),
+        Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone(), &config.document, view.clone())) => Err(failure),
         () = source.run() => Ok(()),
         () = updates.closed() => Ok(()),
     };

@@ -111,6 +111,21 @@ impl Planner {
         self.derived.get(&claim.service)?.forwarding.get(&frontend)
     }
 
+    /// Whose rules those of `frontend` are.
+    pub fn holder(&self, frontend: Frontend) -> Option<&Name> {
+        self.claims.get(&frontend)?.first().map(|claim| &claim.service)
+    }
+
+    /// What is known of the cluster.
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// How Services are served here.
+    pub const fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// What load balancers are to be told, by Service, as last settled.
     pub const fn health_checks(&self) -> &BTreeMap<Name, HealthCheck> {
         &self.health_checks

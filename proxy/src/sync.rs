@@ -17,6 +17,7 @@ use tokio::time::timeout_at;
 
 use crate::clock;
 use crate::cluster::{Family, Update};
+use crate::explain::{SharedView, View};
 use crate::health_check::SharedHealth;
 use crate::metrics::SyncMetrics;
 use crate::pacing::{Extent, Pacing};
@@ -38,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) period: Duration,
     pub(crate) metrics: SyncMetrics,
     pub(crate) health: SharedHealth,
+    pub(crate) view: SharedView,
 }
 
 /// Starts the thread. It ends when every sender of `updates` is gone, and leaves the kernel as it is.
@@ -56,11 +58,10 @@ pub(crate) fn start(
     }
     // A runtime of its own, for nothing but waiting with a deadline.
     let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    settings.view.lock().planner = Planner::new(&*settings.node, settings.serving.clone());
     let writer = Writer {
         pacing: Pacing::new(settings.least_interval, settings.period),
         dataplane,
-        planner: Planner::new(&*settings.node, settings.serving.clone()),
-        applied: None,
         left_out: BTreeMap::new(),
         triggers: Vec::new(),
         unwritten: (0, 0),
@@ -75,10 +76,7 @@ pub(crate) fn start(
 struct Writer {
     settings: Settings,
     dataplane: Box<dyn Dataplane>,
-    planner: Planner,
     pacing: Pacing,
-    /// What the kernel was last brought to; `None` before the first sync.
-    applied: Option<Observed>,
     /// What the dataplane cannot serve, and why.
     left_out: BTreeMap<Frontend, String>,
     /// When changes happened that are taken in and not yet in force.
@@ -105,16 +103,18 @@ impl Writer {
         while let Some(arrived) = self.wait(&mut updates).await {
             // Whatever has come meanwhile goes along, but not for ever.
             let along = std::iter::from_fn(|| updates.try_recv().ok()).take(FOLDED_UPDATES);
+            let shared = self.settings.view.clone();
+            let mut view = shared.lock();
             for update in arrived.into_iter().chain(along) {
-                self.planner.update(update);
+                view.planner.update(update);
             }
-            self.note_queued();
-            if !self.planner.is_complete() {
+            self.note_queued(&view);
+            if !view.planner.is_complete() {
                 continue;
             }
-            self.inspect();
+            self.inspect(&view);
             if let Some(extent) = self.pacing.due(clock::now()) {
-                self.sync(extent);
+                self.sync(&mut view, extent);
             }
         }
     }
@@ -122,7 +122,7 @@ impl Writer {
     /// Waits for an update, or with `Some(None)` for the time of the next sync or inspection. `None` is the end.
     async fn wait(&self, updates: &mut mpsc::Receiver<Update>) -> Option<Option<Update>> {
         let deadlines = self.pacing.deadline().map(|sync| sync.min(self.inspect_at));
-        match deadlines.filter(|_| self.planner.is_complete()) {
+        match deadlines.filter(|_| self.settings.view.lock().planner.is_complete()) {
             None => updates.recv().await.map(Some),
             Some(deadline) => match timeout_at(deadline.into(), updates.recv()).await {
                 Ok(received) => received.map(Some),
@@ -131,8 +131,8 @@ impl Writer {
         }
     }
 
-    fn note_queued(&mut self) {
-        let touched = self.planner.touched();
+    fn note_queued(&mut self, view: &View) {
+        let touched = view.planner.touched();
         let metrics = &self.settings.metrics;
         metrics.service_changes_pending.set(gauge(self.unwritten.0 + touched.service_changes));
         metrics.endpoint_changes_pending.set(gauge(self.unwritten.1 + touched.slice_changes));
@@ -144,9 +144,9 @@ impl Writer {
     }
 
     /// Looks after the dataplane, if it is time to.
-    fn inspect(&mut self) {
+    fn inspect(&mut self, view: &View) {
         let now = clock::now();
-        if now < self.inspect_at || self.applied.is_none() {
+        if now < self.inspect_at || view.applied.is_none() {
             return;
         }
         self.inspect_at = now + INSPECTION_PERIOD;
@@ -176,33 +176,24 @@ impl Writer {
         }
     }
 
-    fn sync(&mut self, extent: Extent) {
+    fn sync(&mut self, view: &mut View, extent: Extent) {
         let begun = clock::now();
         if extent == Extent::Whole && self.settings.serving.node_port_addresses.needs_interfaces() {
-            self.read_interfaces();
+            read_interfaces(&mut view.planner);
         }
-        let settled = self.planner.settle();
+        let settled = view.planner.settle();
         self.note_settled(&settled);
-        let known = self.applied.take_if(|_| extent == Extent::Changes);
+        let known = view.applied.take_if(|_| extent == Extent::Changes);
         let written = match known {
-            Some(applied) => self.write_changes(applied, &settled.frontends),
-            None => self.write_all().unwrap_or_else(|error| {
+            Some(applied) => self.write_changes(view, applied, &settled.frontends),
+            None => self.write_all(view).unwrap_or_else(|error| {
                 tracing::error!(error = chain(&error), "kernel state not read, trying again");
                 Written::default()
             }),
         };
         let took = clock::now().saturating_duration_since(begun);
         log_changes(&written, took);
-        self.note_written(extent, &written, took);
-    }
-
-    fn read_interfaces(&mut self) {
-        match interfaces::addresses() {
-            Ok(addresses) => self.planner.update(Update::Interfaces(addresses)),
-            Err(error) => {
-                tracing::error!(%error, "addresses of the interfaces not read, node ports stay where they are");
-            }
-        }
+        self.note_written(view, extent, &written, took);
     }
 
     fn note_settled(&mut self, settled: &Settled) {
@@ -232,34 +223,39 @@ impl Writer {
     }
 
     /// Writes what is to be different at `frontends`.
-    fn write_changes(&mut self, applied: Observed, frontends: &BTreeSet<Frontend>) -> Written {
+    fn write_changes(
+        &mut self,
+        view: &mut View,
+        applied: Observed,
+        frontends: &BTreeSet<Frontend>,
+    ) -> Written {
         let mut changes = Vec::new();
         for &frontend in frontends {
-            let desired = self.planner.desired(frontend);
+            let desired = view.planner.desired(frontend);
             let desired = served(self.dataplane.as_ref(), &mut self.left_out, frontend, desired);
             changes.extend(plan::diff_frontend(frontend, applied.services.get(&frontend), desired));
         }
-        self.write(applied, changes)
+        self.write(view, applied, changes)
     }
 
     /// Reads what there is and writes everything that is to be different.
-    fn write_all(&mut self) -> Result<Written, Error> {
+    fn write_all(&mut self, view: &mut View) -> Result<Written, Error> {
         let found = self.dataplane.observe()?;
-        if self.applied.is_none() {
+        if view.applied.is_none() {
             tracing::info!(frontends = found.services.len(), "adopting what the kernel forwards already");
         }
-        let left = self.applied.as_ref().map(Observed::forwarding);
+        let left = view.applied.as_ref().map(Observed::forwarding);
         let drifted = left.map_or(0, |left| drifted(&left, &found.forwarding()));
-        let mut desired = self.planner.forwarding();
+        let mut desired = view.planner.forwarding();
         self.left_out.retain(|frontend, _| desired.contains_key(frontend));
         desired.retain(|&frontend, service| {
             served(self.dataplane.as_ref(), &mut self.left_out, frontend, Some(service)).is_some()
         });
         let changes = plan::diff(&found, &desired, &Scope::everything());
-        Ok(Written { drifted, ..self.write(found, changes) })
+        Ok(Written { drifted, ..self.write(view, found, changes) })
     }
 
-    fn write(&mut self, mut applied: Observed, changes: Vec<Change>) -> Written {
+    fn write(&mut self, view: &mut View, mut applied: Observed, changes: Vec<Change>) -> Written {
         let failures = self.dataplane.apply(&changes);
         let failed: BTreeSet<Change> = failures.iter().map(|failure| failure.change.clone()).collect();
         let (changes, failed): (Vec<_>, Vec<_>) =
@@ -271,16 +267,16 @@ impl Writer {
         if let Some(first) = failures.first() {
             tracing::error!(failed = failed.len(), first = chain(first), "rules not written, trying again");
         }
-        self.applied = Some(applied);
+        view.applied = Some(applied);
         Written { changes, drifted: 0, complete: failures.is_empty() }
     }
 
-    fn note_written(&mut self, extent: Extent, written: &Written, took: Duration) {
+    fn note_written(&mut self, view: &View, extent: Extent, written: &Written, took: Duration) {
         let metrics = &self.settings.metrics;
         let (now, wall) = (clock::now(), clock::wall());
         metrics.drift_repaired.inc_by(counter(written.drifted));
         metrics.frontends_left_out.set(gauge(self.left_out.len()));
-        metrics.frontends.set(gauge(self.applied.as_ref().map_or(0, |applied| applied.services.len())));
+        metrics.frontends.set(gauge(view.applied.as_ref().map_or(0, |applied| applied.services.len())));
         if !written.complete {
             metrics.failures.inc();
             self.settings.health.lock().queued(now);
@@ -303,6 +299,15 @@ impl Writer {
         metrics.endpoint_changes_pending.set(0);
         self.settings.health.lock().written(wall);
         self.pacing.succeeded(extent, now);
+    }
+}
+
+fn read_interfaces(planner: &mut Planner) {
+    match interfaces::addresses() {
+        Ok(addresses) => planner.update(Update::Interfaces(addresses)),
+        Err(error) => {
+            tracing::error!(%error, "addresses of the interfaces not read, node ports stay where they are");
+        }
     }
 }
 

@@ -42,7 +42,8 @@ impl Answer {
     }
 }
 
-type Handler = Box<dyn Fn() -> Answer + Send + Sync>;
+/// Is given the query of the request, empty where there is none.
+type Handler = Box<dyn Fn(&str) -> Answer + Send + Sync>;
 
 /// The paths of one admin server and who answers them.
 #[derive(Default)]
@@ -53,7 +54,17 @@ pub struct Routes {
 impl Routes {
     /// Answers GET `path` by `handler`, which must not block.
     #[must_use]
-    pub fn with(mut self, path: &'static str, handler: impl Fn() -> Answer + Send + Sync + 'static) -> Self {
+    pub fn with(self, path: &'static str, handler: impl Fn() -> Answer + Send + Sync + 'static) -> Self {
+        self.with_query(path, move |_| handler())
+    }
+
+    /// Answers GET `path` by `handler`, which is given the query as it came and must not block.
+    #[must_use]
+    pub fn with_query(
+        mut self,
+        path: &'static str,
+        handler: impl Fn(&str) -> Answer + Send + Sync + 'static,
+    ) -> Self {
         self.handlers.insert(path, Box::new(handler));
         self
     }
@@ -69,7 +80,7 @@ impl Routes {
             return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         }
         match self.handlers.get(request.uri().path()) {
-            Some(handler) => handler(),
+            Some(handler) => handler(request.uri().query().unwrap_or_default()),
             None => Answer::text(StatusCode::NOT_FOUND, "not found\n"),
         }
     }

@@ -1,0 +1,467 @@
+//! What becomes of a flow, and why: the plan's own derivation, told by the running proxy.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
+
+use daemon::admin::Answer;
+use hyper::StatusCode;
+use plan::{Frontend, Observed, Packet, Port, Protocol, Source, Verdict, matching};
+use serde::Serialize;
+
+use crate::cluster::{Cluster, Here};
+use crate::planner::Planner;
+use crate::translate::{Derivation, Exposure, Judgement, List, Topology, derive};
+
+/// The plan, and what the kernel was last brought to; `None` before the first sync.
+#[derive(Debug, Default)]
+pub(crate) struct View {
+    pub(crate) planner: Planner,
+    pub(crate) applied: Option<Observed>,
+}
+
+/// The view that the sync thread keeps and the admin server reads. It is held for as long as a sync takes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SharedView(Arc<Mutex<View>>);
+
+impl SharedView {
+    /// No one panics while holding it, and if so: the next sync reads everything anew.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, View> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Answers `/explain`. It does not wait for a sync that is under way.
+    pub(crate) fn answer(&self, query: &str) -> Answer {
+        let question = match query.parse::<Question>() {
+            Ok(question) => question,
+            Err(wrong) => return Answer::text(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
+        };
+        let view = match self.0.try_lock() {
+            Ok(view) => view,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                return Answer::text(StatusCode::SERVICE_UNAVAILABLE, "a sync is under way, ask again\n");
+            }
+        };
+        let explanation = explain(&view, &question);
+        match serde_json::to_value(&explanation) {
+            Ok(value) if question.json => Answer::json(StatusCode::OK, &value),
+            Ok(_) => Answer::text(StatusCode::OK, explanation.to_string()),
+            Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+}
+
+/// A flow that somebody asks about, as the query of a URL:
+/// `sender=pod:10.1.0.9&destination=10.254.0.10:80/TCP&output=json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Question {
+    pub(crate) sender: Sender,
+    pub(crate) destination: Destination,
+    pub(crate) json: bool,
+}
+
+/// Who sends: an address, and where it is if that is said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    source: Option<Source>,
+    address: IpAddr,
+}
+
+/// Where it sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Destination {
+    address: IpAddr,
+    port: Port,
+    protocol: Protocol,
+}
+
+impl FromStr for Sender {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let places = [("pod:", Source::Pod), ("node:", Source::Node), ("outside:", Source::Outside)];
+        let place =
+            places.into_iter().find_map(|(prefix, source)| Some((source, text.strip_prefix(prefix)?)));
+        let (source, address) = place.map_or((None, text), |(source, address)| (Some(source), address));
+        let address = address.parse::<IpAddr>();
+        let address = address.map_err(|error| format!("sender: {text:?} is not an address: {error}"))?;
+        Ok(Self { source, address: address.to_canonical() })
+    }
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (at, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
+        let protocol = match protocol.to_uppercase().as_str() {
+            "TCP" => Protocol::Tcp,
+            "UDP" => Protocol::Udp,
+            "SCTP" => Protocol::Sctp,
+            _ => return Err(format!("destination: {protocol:?} is none of TCP, UDP and SCTP")),
+        };
+        let at = at.parse::<SocketAddr>();
+        let at =
+            at.map_err(|error| format!("destination: {text:?} is not ADDRESS:PORT[/PROTOCOL]: {error}"))?;
+        let port = Port::new(at.port()).ok_or_else(|| format!("destination: {text:?} has port 0"))?;
+        Ok(Self { address: at.ip().to_canonical(), port, protocol })
+    }
+}
+
+impl FromStr for Question {
+    type Err = String;
+
+    fn from_str(query: &str) -> Result<Self, String> {
+        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let required = |name: &str| value(name).ok_or_else(|| format!("{name}: is required"));
+        Ok(Self {
+            sender: required("sender")?.parse()?,
+            destination: required("destination")?.replace("%5B", "[").replace("%5D", "]").parse()?,
+            json: value("output") == Some("json"),
+        })
+    }
+}
+
+/// As a query again. Brackets have no place in one.
+impl fmt::Display for Question {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sender { source, address: sender } = self.sender;
+        let Destination { address, port, protocol } = self.destination;
+        let place = source.map_or(String::new(), |source| format!("{}:", place(source)));
+        let at = SocketAddr::new(address, port.number()).to_string().replace('[', "%5B").replace(']', "%5D");
+        let output = if self.json { "json" } else { "text" };
+        write!(formatter, "sender={place}{sender}&destination={at}/{protocol}&output={output}")
+    }
+}
+
+/// What becomes of a flow. The fields are those of the JSON.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Explanation {
+    /// Who sends.
+    sender: IpAddr,
+    /// `pod`, `node` or `outside`.
+    source: &'static str,
+    /// Whether the source was found out, and not said.
+    source_was_guessed: bool,
+    /// What it is sent to.
+    destination: String,
+    /// `pass`, `refuse`, `drop` or `forward`.
+    verdict: &'static str,
+    /// Whether the endpoint sees an address of the node.
+    masqueraded: bool,
+    /// What it matches; absent where no Service is concerned.
+    matched: Option<Matched>,
+    /// What the kernel was last found or told to do at that frontend; absent where that is nothing.
+    kernel: Option<Kernel>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Matched {
+    frontend: String,
+    /// `namespace/name`.
+    service: String,
+    port: String,
+    /// In what capacity the address is there.
+    exposure: &'static str,
+    /// `Cluster` or `Local`: which endpoints the traffic policy leaves.
+    policy: &'static str,
+    /// `everywhere`, `same-zone` or `same-node`: how hints narrow the policy `Cluster`.
+    topology: &'static str,
+    rules: String,
+    endpoints: Vec<Candidate>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Candidate {
+    endpoint: String,
+    node: Option<String>,
+    is_taken: bool,
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Kernel {
+    backends: Vec<String>,
+    /// Those that keep connections and get no new ones.
+    draining: Vec<String>,
+    rules: String,
+    /// Whether that is what the plan wants.
+    as_planned: bool,
+}
+
+fn explain(view: &View, question: &Question) -> Explanation {
+    let View { planner, applied } = view;
+    let Question { sender, destination, .. } = *question;
+    let source = sender.source.unwrap_or_else(|| find_source(sender.address, planner.cluster()));
+    let packet = Packet {
+        source,
+        sender: sender.address,
+        destination: destination.address,
+        port: destination.port,
+        protocol: destination.protocol,
+    };
+    let met = matching(|frontend| planner.desired(frontend), packet);
+    let verdict = met.map_or(Verdict::Pass, |(_, service)| service.verdict(packet));
+    let everyone = Frontend::new(packet.destination, packet.port, packet.protocol);
+    let frontend = met.map_or(everyone, |(frontend, _)| frontend);
+    let desired = met.map(|(_, service)| service);
+    Explanation {
+        sender: sender.address,
+        source: place(source),
+        source_was_guessed: sender.source.is_none(),
+        destination: everyone.to_string(),
+        verdict: match verdict {
+            Verdict::Pass => "pass",
+            Verdict::Refuse => "refuse",
+            Verdict::Drop => "drop",
+            Verdict::Forward { .. } => "forward",
+        },
+        masqueraded: matches!(verdict, Verdict::Forward { masqueraded: true, .. }),
+        matched: met.and_then(|(frontend, _)| matched(planner, frontend)),
+        kernel: applied.as_ref().and_then(|applied| kernel(applied, frontend, desired)),
+    }
+}
+
+fn matched(planner: &Planner, frontend: Frontend) -> Option<Matched> {
+    let name = planner.holder(frontend)?;
+    let cluster = planner.cluster();
+    let service = cluster.service(name)?;
+    let slices = cluster.slices(name);
+    let derived = derive(name, service, &slices, cluster.here(), planner.settings());
+    let Derivation { port, exposure, list, endpoints, rules, .. } =
+        derived.into_iter().find(|derivation| derivation.frontend == frontend)?;
+    let candidates = endpoints.judged(list).map(|(backend, endpoint, judgement)| Candidate {
+        endpoint: backend.to_string(),
+        node: endpoint.node.as_deref().map(str::to_owned),
+        is_taken: judgement.is_taken(),
+        reason: reason(judgement),
+    });
+    Some(Matched {
+        frontend: frontend.to_string(),
+        service: name.to_string(),
+        port: port.to_owned(),
+        exposure: match exposure {
+            Exposure::NodePort => "node port",
+            Exposure::ExternalAddress => "external address",
+            Exposure::LoadBalancer => "load balancer",
+            Exposure::ClusterAddress => "cluster address",
+        },
+        policy: match list {
+            List::Cluster => "Cluster",
+            List::Local => "Local",
+        },
+        topology: match (list, endpoints.topology) {
+            (List::Cluster, Topology::SameNode) => "same-node",
+            (List::Cluster, Topology::SameZone) => "same-zone",
+            (List::Cluster, Topology::Everywhere) | (List::Local, _) => "everywhere",
+        },
+        rules: rules.to_string(),
+        endpoints: candidates.collect(),
+    })
+}
+
+fn kernel(applied: &Observed, frontend: Frontend, desired: Option<&plan::Service>) -> Option<Kernel> {
+    let found = applied.services.get(&frontend)?;
+    let named = |draining: bool| {
+        let backends = found.backends.iter().filter(move |(_, backend)| backend.draining == draining);
+        backends.map(|(backend, _)| backend.to_string()).collect()
+    };
+    Some(Kernel {
+        backends: named(false),
+        draining: named(true),
+        rules: found.rules.to_string(),
+        as_planned: desired == Some(&found.forwarding()),
+    })
+}
+
+/// Where an address is, as far as can be told. A pod that is behind no Service is not known.
+fn find_source(address: IpAddr, cluster: &Cluster) -> Source {
+    let Here { name, addresses, interfaces, .. } = cluster.here();
+    if address.is_loopback() || addresses.contains(&address) || interfaces.contains(&address) {
+        return Source::Node;
+    }
+    let mut local = cluster.endpoints().filter(|endpoint| endpoint.node.as_deref() == Some(name));
+    if local.any(|endpoint| endpoint.address == address) { Source::Pod } else { Source::Outside }
+}
+
+const fn place(source: Source) -> &'static str {
+    match source {
+        Source::Pod => "pod",
+        Source::Node => "node",
+        Source::Outside => "outside",
+    }
+}
+
+const fn reason(judgement: Judgement) -> &'static str {
+    match judgement {
+        Judgement::Ready => "ready",
+        Judgement::LastResort => "terminating, and nobody is ready",
+        Judgement::Unready => "not ready",
+        Judgement::Gone => "terminating and not serving",
+        Judgement::Leaving => "terminating, and others are ready",
+        Judgement::Elsewhere => "on another node",
+        Judgement::OtherNode => "meant for other nodes",
+        Judgement::OtherZone => "meant for other zones",
+    }
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let guessed = if self.source_was_guessed { ", by its address" } else { "" };
+        writeln!(
+            formatter,
+            "flow      {} from {} ({}{guessed})",
+            self.destination, self.sender, self.source
+        )?;
+        let masqueraded = if self.masqueraded { ", masqueraded" } else { "" };
+        writeln!(formatter, "verdict   {}{masqueraded}", self.verdict)?;
+        let Some(Matched { frontend, service, port, exposure, policy, topology, rules, endpoints }) =
+            &self.matched
+        else {
+            writeln!(formatter, "service   none has this address and port")?;
+            return self.fmt_kernel(formatter);
+        };
+        let port = if port.is_empty() { String::new() } else { format!(" port {port}") };
+        writeln!(formatter, "service   {service}{port}, {exposure} ({frontend})")?;
+        writeln!(formatter, "endpoints policy {policy}, hints: {topology}")?;
+        for Candidate { endpoint, node, is_taken, reason } in endpoints {
+            let node = node.as_deref().unwrap_or("nowhere in particular");
+            writeln!(formatter, "  {} {endpoint} on {node}: {reason}", if *is_taken { '+' } else { '-' })?;
+        }
+        writeln!(formatter, "rules     {rules}")?;
+        self.fmt_kernel(formatter)
+    }
+}
+
+impl Explanation {
+    fn fmt_kernel(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(Kernel { backends, draining, rules, as_planned }) = &self.kernel else {
+            return writeln!(formatter, "kernel    nothing is written for this");
+        };
+        let agrees = if *as_planned { "as planned" } else { "NOT as planned" };
+        writeln!(formatter, "kernel    {agrees}: {} ({rules})", backends.join(" "))?;
+        if draining.is_empty() {
+            Ok(())
+        } else {
+            writeln!(formatter, "          draining: {}", draining.join(" "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::cluster::{Delta, Name, Update, kind};
+    use crate::translate::Settings;
+
+    /// A Service with an endpoint here and one elsewhere, of which the kernel knows nothing yet.
+    fn shared() -> SharedView {
+        let mut planner = Planner::new("m1", Settings::default());
+        let node = json!({ "metadata": {}, "status": { "addresses": [{ "type": "InternalIP", "address": "172.16.60.241" }] } });
+        let service = json!({ "metadata": {}, "spec": {
+            "type": "NodePort", "clusterIP": "10.0.0.1", "externalTrafficPolicy": "Local",
+            "ports": [{ "name": "http", "port": 80, "nodePort": 30_080 }],
+        } });
+        let endpoints = json!([
+            { "addresses": ["10.1.0.1"], "nodeName": "m1" }, { "addresses": ["10.1.0.2"], "nodeName": "m2" },
+            { "addresses": ["10.1.0.3"], "nodeName": "m1", "conditions": { "ready": false } },
+        ]);
+        let slice = json!({
+            "metadata": { "labels": { "kubernetes.io/service-name": "web" } }, "addressType": "IPv4",
+            "ports": [{ "name": "http", "port": 8080 }], "endpoints": endpoints,
+        });
+        let name = || Name::new(None, "web");
+        let node = kind::node(node).expect("valid").expect("ours");
+        let service = kind::service(service).expect("valid").expect("ours");
+        let slice = kind::endpoint_slice(slice).expect("valid").expect("ours");
+        planner.update(Update::Node(Delta::Applied(name(), node)));
+        planner.update(Update::Services(Delta::Applied(name(), service)));
+        planner.update(Update::Slices(Delta::Applied(name(), slice)));
+        planner.settle();
+        let view = SharedView::default();
+        *view.lock() = View { planner, applied: Some(Observed::default()) };
+        view
+    }
+
+    #[test]
+    fn a_flow_from_outside_is_told_why_it_stays_on_the_node() {
+        let answer = shared().answer("sender=172.16.60.10&destination=172.16.60.241:30080/tcp");
+        assert_eq!(answer.status, StatusCode::OK);
+        let expected = [
+            "flow      TCP 172.16.60.241:30080 from 172.16.60.10 (outside, by its address)",
+            "verdict   forward",
+            "service   default/web port http, node port (TCP 172.16.60.241:30080 from outside)",
+            "endpoints policy Local, hints: everywhere",
+            "  + 10.1.0.1:8080 on m1: ready",
+            "  - 10.1.0.2:8080 on m2: on another node",
+            "  - 10.1.0.3:8080 on m1: not ready",
+            "rules     round-robin, dropped while there is no backend",
+            "kernel    nothing is written for this",
+        ];
+        assert_eq!(answer.body.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_flow_of_the_node_is_told_that_it_is_masqueraded_and_what_the_kernel_does() {
+        let view = shared();
+        let wanted = view.lock().planner.forwarding();
+        let services = wanted.into_iter().map(|(frontend, service)| (frontend, service.into()));
+        view.lock().applied = Some(Observed { services: services.collect() });
+        let answer = view.answer("sender=172.16.60.241&destination=172.16.60.241:30080&output=json");
+        let body: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
+        assert_eq!(
+            (&body["source"], &body["verdict"], &body["masqueraded"]),
+            (&json!("node"), &json!("forward"), &json!(true))
+        );
+        assert_eq!(body["matched"]["policy"], "Cluster");
+        assert_eq!(body["kernel"]["backends"], json!(["10.1.0.1:8080", "10.1.0.2:8080"]));
+        assert_eq!(body["kernel"]["asPlanned"], true);
+    }
+
+    #[test]
+    fn the_source_may_be_said_and_is_found_out_else() {
+        let source = |sender: &str| {
+            let answer = shared().answer(&format!("sender={sender}&destination=10.0.0.1:80&output=json"));
+            serde_json::from_str::<serde_json::Value>(&answer.body).expect("JSON")["source"].clone()
+        };
+        let cases =
+            [("10.1.0.3", "pod"), ("10.1.0.2", "outside"), ("pod:10.1.0.2", "pod"), ("127.0.0.1", "node")];
+        for (sender, expected) in cases {
+            assert_eq!(source(sender), expected, "{sender}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_question_is_refused_and_what_is_one_is_read_back() {
+        let cases = [
+            ("", "sender: is required\n"),
+            (
+                "sender=here&destination=10.0.0.1:80",
+                "sender: \"here\" is not an address: invalid IP address syntax\n",
+            ),
+            ("sender=10.0.0.1&destination=10.0.0.1:0", "destination: \"10.0.0.1:0\" has port 0\n"),
+            (
+                "sender=10.0.0.1&destination=10.0.0.1:80/ICMP",
+                "destination: \"ICMP\" is none of TCP, UDP and SCTP\n",
+            ),
+        ];
+        for (query, expected) in cases {
+            let answer = shared().answer(query);
+            assert_eq!((answer.status, answer.body.as_str()), (StatusCode::BAD_REQUEST, expected), "{query}");
+        }
+        for query in [
+            "sender=pod:10.1.0.9&destination=10.0.0.1:80/TCP&output=json",
+            "sender=fd00::9&destination=%5Bfd00::1%5D:53/UDP&output=text",
+        ] {
+            assert_eq!(query.parse::<Question>().expect("a question").to_string(), query);
+        }
+    }
+}
