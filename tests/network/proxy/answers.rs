@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use dataplane::{Capacity, Ebpf};
 use serde_json::Value;
 use tests::traffic::DialReport;
-use tests::{Error, Result, objects};
+use tests::{Error, Program, Result, objects};
 
-use super::node::{Node, POD_PORT, until};
+use super::node::{LIMIT, Node, POD_PORT, until};
 
 const HEALTH_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
@@ -103,5 +103,35 @@ fn a_full_map_is_said_loudly_and_holds_up_nothing_else() -> Result<()> {
     services(&node, &[(2, "10.1.0.2"), (3, "10.1.0.3")])?;
     reaches("10.254.0.3:80", "pod-3")?;
     assert_eq!(node.dial("tcp", "10.254.0.1:80", 3)?.failed, 3);
+    Ok(())
+}
+
+/// The whole way: the command, the server it asks, the plan, and what was written for it.
+#[test]
+fn the_running_proxy_explains_a_flow() -> Result<()> {
+    let node = Node::new()?;
+    let service = objects::service("web", "10.254.0.10").port("http", "TCP", 80).json();
+    let slice = objects::slice("web", "web-1").port("http", "TCP", 8080);
+    let slice = slice.ready(&["10.1.0.1"]).unready(&["10.1.0.2"]).json();
+    node.write("web.yaml", &[service, slice].map(|object| object.to_string()).join("\n---\n"))?;
+    let _proxy = node.proxy_of_files()?;
+    let explain = |arguments: &[&str]| {
+        let program = Program::ours("fairway-proxy")?.arguments(["explain"]).arguments(arguments);
+        program.inside(&node.namespace).run(LIMIT)
+    };
+    let (status, told) = explain(&["pod:10.1.0.9", "10.254.0.10:80"])?;
+    assert!(status.success(), "{told}");
+    for line in [
+        "verdict   forward",
+        "service   default/web port http, cluster address (TCP 10.254.0.10:80)",
+        "  + 10.1.0.1:8080 on nowhere in particular: ready",
+        "  - 10.1.0.2:8080 on nowhere in particular: not ready",
+        "kernel    as planned: 10.1.0.1:8080 (round-robin)",
+    ] {
+        assert!(told.lines().any(|told| told == line), "no line {line:?} in\n{told}");
+    }
+    let (status, told) =
+        explain(&["pod:10.1.0.9", "10.254.0.10:80", "--metrics-bind-address", "127.0.0.1:1"])?;
+    assert!(!status.success() && told.contains("no fairway-proxy answers at 127.0.0.1:1"), "{told}");
     Ok(())
 }
