@@ -35,11 +35,7 @@ pub(crate) struct SyncMetrics {
     pub(crate) service_changes: IntCounter,
     pub(crate) failures: IntCounter,
     pub(crate) drift_repaired: IntCounter,
-    pub(crate) restored: IntCounter,
-    pub(crate) inspection_failures: IntCounter,
-    pub(crate) udp_sockets_moved: IntCounter,
-    pub(crate) udp_sockets_ended: IntCounter,
-    pub(crate) udp_socket_failures: IntCounter,
+    pub(crate) inspection: InspectionMetrics,
     pub(crate) frontends: IntGauge,
     pub(crate) frontends_left_out: IntGauge,
 }
@@ -90,6 +86,43 @@ impl Metrics {
     }
 }
 
+/// What the sync thread finds when it looks after the dataplane.
+#[derive(Clone, Debug)]
+pub(crate) struct InspectionMetrics {
+    pub(crate) restored: IntCounter,
+    pub(crate) failures: IntCounter,
+    pub(crate) udp_sockets_moved: IntCounter,
+    pub(crate) udp_sockets_ended: IntCounter,
+    pub(crate) udp_socket_failures: IntCounter,
+}
+
+impl InspectionMetrics {
+    fn register(publish: &Publish<'_>) -> prometheus::Result<Self> {
+        Ok(Self {
+            restored: publish.counter(
+                "fairway_proxy_dataplane_restored_total",
+                "Programs and pins of ours that somebody else removed, put back",
+            )?,
+            failures: publish.counter(
+                "fairway_proxy_inspection_failures_total",
+                "Times that the dataplane could not be looked after",
+            )?,
+            udp_sockets_moved: publish.counter(
+                "fairway_proxy_udp_sockets_moved_total",
+                "Connected UDP sockets that were connected to another endpoint when theirs had gone",
+            )?,
+            udp_sockets_ended: publish.counter(
+                "fairway_proxy_udp_sockets_ended_total",
+                "Connected UDP sockets that were ended when their endpoint had gone",
+            )?,
+            udp_socket_failures: publish.counter(
+                "fairway_proxy_udp_socket_failures_total",
+                "Network namespaces that could not be searched for UDP sockets whose endpoint had gone",
+            )?,
+        })
+    }
+}
+
 impl SyncMetrics {
     fn register(publish: &Publish<'_>) -> prometheus::Result<Self> {
         Ok(Self {
@@ -133,26 +166,7 @@ impl SyncMetrics {
                 "fairway_proxy_drift_repaired_total",
                 "Frontends that the kernel was found to forward otherwise than last written",
             )?,
-            restored: publish.counter(
-                "fairway_proxy_dataplane_restored_total",
-                "Programs and pins of ours that somebody else removed, put back",
-            )?,
-            inspection_failures: publish.counter(
-                "fairway_proxy_inspection_failures_total",
-                "Times that the dataplane could not be looked after",
-            )?,
-            udp_sockets_moved: publish.counter(
-                "fairway_proxy_udp_sockets_moved_total",
-                "Connected UDP sockets that were connected to another endpoint when theirs had gone",
-            )?,
-            udp_sockets_ended: publish.counter(
-                "fairway_proxy_udp_sockets_ended_total",
-                "Connected UDP sockets that were ended when their endpoint had gone",
-            )?,
-            udp_socket_failures: publish.counter(
-                "fairway_proxy_udp_socket_failures_total",
-                "Network namespaces that could not be searched for UDP sockets whose endpoint had gone",
-            )?,
+            inspection: InspectionMetrics::register(publish)?,
             frontends: publish.integer_gauge("fairway_proxy_frontends", "Frontends in force")?,
             frontends_left_out: publish.integer_gauge(
                 "fairway_proxy_frontends_left_out",

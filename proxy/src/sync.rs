@@ -150,7 +150,7 @@ impl Writer {
             return;
         }
         self.inspect_at = now + INSPECTION_PERIOD;
-        let metrics = &self.settings.metrics;
+        let metrics = &self.settings.metrics.inspection;
         match self.dataplane.inspect() {
             Ok(found) => {
                 metrics.restored.inc_by(found.restored);
@@ -170,7 +170,7 @@ impl Writer {
                 }
             }
             Err(error) => {
-                metrics.inspection_failures.inc();
+                metrics.failures.inc();
                 tracing::error!(error = chain(&error), "the dataplane could not be looked after");
             }
         }

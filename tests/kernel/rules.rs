@@ -97,6 +97,8 @@ fn a_pod_comes_back_to_its_backend_by_whichever_address_of_the_service() {
         serve_by(&mut ebpf, service, sticky(Duration::from_secs(10_800)), &backends);
     }
     let from = |pod: &Namespace, named| pod.run(|| meet(named)).unwrap();
+    // So that the turns of the two services differ.
+    node.run(|| meet("10.254.0.2:30080"));
     let first = from(&pod, FRONTEND);
     assert_eq!(from(&pod, FRONTEND), first);
     assert_eq!(from(&pod, "10.254.0.2:30080"), first, "its node port is the same service");

@@ -4,6 +4,7 @@ mod answers;
 mod apiserver;
 mod away;
 mod configuration;
+mod drift;
 mod life_cycle;
 mod manifests;
 mod node;

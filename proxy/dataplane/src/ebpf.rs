@@ -76,10 +76,8 @@ pub struct Ebpf {
     attached: Attached,
     /// The maps' identifiers.
     identifiers: Vec<(&'static str, u32)>,
-    /// What the maps took when this process last wrote to them.
-    usage: Vec<u64>,
-    /// Somebody else wrote to them since.
-    disturbed: bool,
+    /// What the maps took when this process last wrote to them; `None` when somebody else wrote since.
+    usage: Option<Vec<u64>>,
     stale_sockets: StaleSockets,
     /// Backends of UDP services may have gone unnoticed.
     sockets_due: bool,
@@ -115,8 +113,7 @@ impl Ebpf {
             stale: true,
             attached,
             identifiers,
-            usage: Vec::new(),
-            disturbed: false,
+            usage: None,
             stale_sockets,
             // Those that went while nobody was there.
             sockets_due: true,
@@ -125,6 +122,7 @@ impl Ebpf {
             pins,
         };
         ebpf.reread()?;
+        ebpf.usage = Some(ebpf.maps.usage()?);
         Ok(ebpf)
     }
 
@@ -159,7 +157,6 @@ impl Ebpf {
         }
         self.mirror = mirror;
         self.stale = false;
-        self.usage = self.maps.usage()?;
         Ok(())
     }
 
@@ -190,7 +187,7 @@ impl Ebpf {
 
     /// Notes whether entries came or went that this process did not write.
     fn note_disturbance(&mut self) {
-        self.disturbed |= self.maps.usage().map_or(true, |usage| usage != self.usage);
+        self.usage = self.usage.take().filter(|known| self.maps.usage().is_ok_and(|usage| usage == *known));
     }
 
     /// Undoes the first writes of an addition of which a later one failed, so that the mirror stays right and others can
@@ -225,7 +222,7 @@ impl Dataplane for Ebpf {
 
     fn observe(&mut self) -> Result<Observed, Error> {
         self.reread()?;
-        self.disturbed = false;
+        self.usage = Some(self.maps.usage()?);
         Ok(self.mirror.observed())
     }
 
@@ -237,10 +234,8 @@ impl Dataplane for Ebpf {
         };
         let failures: Vec<Failure> = changes.iter().filter_map(failure).collect();
         self.whole |= failures.is_empty();
-        match self.maps.usage() {
-            Ok(usage) => self.usage = usage,
-            Err(_unknown) => self.disturbed = true,
-        }
+        // Where it cannot be told, everything is to be observed anew.
+        self.usage = self.usage.take().and_then(|_undisturbed| self.maps.usage().ok());
         if std::mem::take(&mut self.sockets_due) {
             self.stale_sockets.search();
         }
@@ -256,7 +251,7 @@ impl Dataplane for Ebpf {
         inspection.restored =
             self.attached.restore(&self.pins)? + maps::restore(&self.pins, &self.identifiers)?;
         self.note_disturbance();
-        inspection.entries_differ = self.disturbed;
+        inspection.entries_differ = self.usage.is_none();
         self.stale_sockets.report(&mut inspection);
         Ok(inspection)
     }

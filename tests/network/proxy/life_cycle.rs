@@ -5,16 +5,16 @@ use tests::{Process, Result, objects};
 
 use super::node::{LIMIT, Node, POD_PORT, UNREACHABLE, until};
 
-const TARGET: &str = "10.254.0.10:80";
+pub(super) const TARGET: &str = "10.254.0.10:80";
 
-fn manifests(node: &Node, pods: &[&str]) -> Result<()> {
+pub(super) fn manifests(node: &Node, pods: &[&str]) -> Result<()> {
     let both = |object: objects::Object, port| object.port("t", "TCP", port).port("u", "UDP", port);
     let service = both(objects::service("web", "10.254.0.10"), 80).json();
     let slice = both(objects::slice("web", "web-1"), POD_PORT).ready(pods).json();
     node.write("web.yaml", &format!("{service}\n---\n{slice}\n")).map(drop)
 }
 
-const PODS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
+pub(super) const PODS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
 
 /// H8, and an upgrade: the next process is another one in the place of the first.
 #[test]
