@@ -55,7 +55,7 @@ fn entries_that_somebody_else_writes_are_noticed() {
         Change::AddService { frontend: foreign, service: plan::Service::default() },
     ] {
         assert!(!ebpf.inspect().unwrap().entries_differ, "before: {change}");
-        apply(&mut somebody.0, &[change.clone()]);
+        apply(&mut somebody.0, std::slice::from_ref(&change));
         assert!(ebpf.inspect().unwrap().entries_differ, "{change}");
         // Also when own writes come in between.
         apply(
