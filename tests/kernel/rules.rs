@@ -94,7 +94,7 @@ fn a_pod_comes_back_to_its_backend_by_whichever_address_of_the_service() {
     let backends = backends();
     let services = [frontend(SERVICE), frontend("udp 10.254.0.2:30080")];
     for service in services {
-        serve_by(&mut ebpf, service, sticky(Duration::from_secs(10_800)), &backends);
+        serve_by(&mut ebpf, service, sticky(Duration::from_hours(3)), &backends);
     }
     let from = |pod: &Namespace, named| pod.run(|| meet(named)).unwrap();
     // So that the turns of the two services differ.
