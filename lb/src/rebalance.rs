@@ -4,7 +4,7 @@
 //! for, connections are ended one at a time, the oldest idle one first; their clients connect anew, and are spread then.
 //! Nothing is ended while any backend is unwell: that is no time to make clients connect.
 //!
-//! Whom to end is decided by [`plan`], a function of values; [`Register`] knows the connections, and [`watch`] keeps time.
+//! Whom to end is decided by [`plan()`], a function of values; [`Register`] knows the connections, and [`watch`] keeps time.
 
 mod register;
 

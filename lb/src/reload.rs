@@ -1,5 +1,5 @@
 //! What a reload changes: from the configuration in force to the one read anew, as steps. Pure; the shell
-//! ([`Server`](crate::server::Server)) carries them out.
+//! (`server::change`) carries them out.
 
 use std::fmt;
 use std::net::SocketAddr;

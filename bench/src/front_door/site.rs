@@ -206,7 +206,7 @@ fn spawn(variant: Variant, balancer: &Namespace, folder: &Path) -> Result<Proces
     let configuration = own.join("configuration");
     let mut text = variant.configuration(&folder.join(AUTHORITY).display().to_string());
     if variant == Variant::Fairway {
-        text.push_str(&format!("admin: {{socket: {}}}\n", own.join("control.sock").display()));
+        text.extend(["admin: {socket: ", &own.join("control.sock").display().to_string(), "}\n"]);
     }
     write(&configuration, &text)?;
     let configuration = configuration.into_os_string();

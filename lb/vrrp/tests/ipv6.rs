@@ -42,7 +42,7 @@ fn settings(local: IpAddr, virtual_addresses: &[&str]) -> Settings {
     }
 }
 
-/// What keepalived 2.2.7 sent from fe80::ff:fe00:a with priority 200, `advert_int` 0.1, router 51, after the IPv6 header.
+/// What keepalived 2.2.7 sent from `fe80::ff:fe00:a` with priority 200, `advert_int` 0.1, router 51, after the IPv6 header.
 const ADVERT: [u8; 24] =
     [0x31, 0x33, 0xc8, 0x01, 0x00, 0x0a, 0x0b, 0x9e, 0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xfa];
 const ADVERTISED: [&str; 1] = ["fd00::fa"];

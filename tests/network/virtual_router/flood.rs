@@ -61,7 +61,7 @@ fn a_flood_takes_neither_the_address_nor_the_rhythm_nor_the_processor() -> Resul
     let strange = Forgery::perfect(forger.from).with(0, 0x41);
     let (begun, before) = (wait::now(), used(&front_door)?);
     let disturbed = flood(&forger, &strange, || rhythm(host, &capture))?;
-    let share = (used(&front_door)? - before).as_secs_f64() / begun.elapsed().as_secs_f64();
+    let share = used(&front_door)?.saturating_sub(before).as_secs_f64() / begun.elapsed().as_secs_f64();
     assert!(share < 0.5, "{share} of a processor");
     let ratio = disturbed.as_secs_f64() / undisturbed.as_secs_f64();
     assert!((0.8..1.2).contains(&ratio), "{undisturbed:?} undisturbed, {disturbed:?} in a flood");
@@ -74,7 +74,7 @@ fn a_flood_takes_neither_the_address_nor_the_rhythm_nor_the_processor() -> Resul
     let span = Duration::from_secs(2);
     let holds = || throughout(span, "the address stays", || Ok(site.link.holders()? == [0]));
     flood(&forger, &weaker, holds)?;
-    let share = (used(&front_door)? - before).as_secs_f64() / span.as_secs_f64();
+    let share = used(&front_door)?.saturating_sub(before).as_secs_f64() / span.as_secs_f64();
     assert!(share < 0.5, "{share} of a processor");
     let log = front_door.process.log()?;
     assert!(log.lines().count() < 50, "{log}");
