@@ -65,7 +65,7 @@ pub enum Audience {
 ///
 /// A packet from outside meets the frontend for [`Audience::Outside`] and, where there is none, that for everyone. In a
 /// sound plan who serves somebody from outside serves everyone: a frontend for outside with backends stands beside one
-/// for everyone with backends.
+/// for everyone with backends that admits the same clients (`source_ranges`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Frontend {
     /// Never an IPv4-mapped IPv6 address: see [`Frontend::new`].

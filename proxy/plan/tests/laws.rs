@@ -246,7 +246,8 @@ fn forwarding() -> impl Strategy<Value = Forwarding> {
     btree_map(frontend(), service(), 0..6)
 }
 
-/// Plans in which a frontend for outside stands beside one for everyone, that has a backend if it has one itself.
+/// Plans in which a frontend for outside stands beside one for everyone, that has a backend if it has one itself and
+/// admits the same clients.
 trait Sound {
     fn make_sound(&mut self);
 }
@@ -256,7 +257,9 @@ impl Sound for Forwarding {
         for (frontend, service) in self.clone() {
             if frontend.audience() == Audience::Outside {
                 let everyone = Frontend::new(frontend.address(), frontend.port(), frontend.protocol());
-                self.entry(everyone).or_default().backends.extend(service.backends);
+                let everyone = self.entry(everyone).or_default();
+                everyone.rules.source_ranges = service.rules.source_ranges;
+                everyone.backends.extend(service.backends);
             }
         }
     }
@@ -267,7 +270,9 @@ impl Sound for Observed {
         for (frontend, service) in self.services.clone() {
             if frontend.audience() == Audience::Outside {
                 let everyone = Frontend::new(frontend.address(), frontend.port(), frontend.protocol());
-                self.services.entry(everyone).or_default().backends.extend(service.backends);
+                let everyone = self.services.entry(everyone).or_default();
+                everyone.rules.source_ranges = service.rules.source_ranges;
+                everyone.backends.extend(service.backends);
             }
         }
     }

@@ -108,7 +108,8 @@ fn the_frontend_and_the_virtual_address_move() -> Result<()> {
     let full = whole.site.configuration(&Plan::new(250));
     let host = whole.site.master(0).clone();
     // Another address, beside the one that clients use: the virtual router is another one then.
-    let more = full.replace("250/32]", "250/32, 172.16.60.249/32]");
+    let more = full.replace("250/32\"]", "250/32\", \"172.16.60.249/32\"]");
+    assert_ne!(more, full, "another address");
     reload(&mut whole, &more, "applied")?;
     until("it holds both", || {
         Ok(host.holds(VIRTUAL_ADDRESS)? && host.holds("172.16.60.249".parse().unwrap_or(VIRTUAL_ADDRESS))?)
