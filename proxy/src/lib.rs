@@ -20,6 +20,7 @@ pub mod cluster;
 pub mod config;
 mod explain;
 mod health_check;
+mod health_check_ports;
 mod interfaces;
 mod manifests;
 mod metrics;
@@ -52,6 +53,7 @@ use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
 use self::metrics::{Metrics, SourceMetrics};
 use self::packet::PacketMetrics;
+use self::planner::HealthChecks;
 use self::watch::{AccessError, OwnNode, Watch};
 
 /// Updates on their way to the sync thread; a source that is faster waits.
@@ -211,6 +213,7 @@ async fn serve(
     let metrics = Metrics::register(&registry).map_err(Failure::failed)?;
     let health = SharedHealth::new(Health::new(config.sync_period));
     let view = SharedView::default();
+    let (health_checks, to_be_told) = tokio::sync::watch::channel(HealthChecks::default());
     let (updates, received) = mpsc::channel(QUEUED_UPDATES);
     let source = prepare(&config, &health, &metrics.sources, &updates).await?;
     let settings = sync::Settings {
@@ -221,6 +224,7 @@ async fn serve(
         metrics: metrics.sync.clone(),
         health: health.clone(),
         view: view.clone(),
+        health_checks,
     };
     let writer = sync::start(settings, open(&registry)?, received).map_err(Failure::failed)?;
     tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");
@@ -228,6 +232,7 @@ async fn serve(
         () = shutdown => Ok(()),
         Err(failure) = answer(config.healthz, config.bind_address_hard_fail, || health_routes(&health, &metrics.answers)) => Err(failure),
         Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone(), &config.document, view.clone())) => Err(failure),
+        () = health_check_ports::serve(to_be_told, &health) => Ok(()),
         () = source.run() => Ok(()),
         () = updates.closed() => Ok(()),
     };

@@ -19,9 +19,18 @@ pub struct Planner {
     cluster: Cluster,
     derived: BTreeMap<Name, Derived>,
     claims: BTreeMap<Frontend, BTreeSet<Claim>>,
-    health_checks: BTreeMap<Name, HealthCheck>,
+    health_checks: HealthChecks,
     /// Whether it has been said that node ports are served nowhere.
     homeless: bool,
+}
+
+/// What load balancers in front of this node are to be told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HealthChecks {
+    /// Where they ask: at the addresses of node ports.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Of which Services.
+    pub services: BTreeMap<Name, HealthCheck>,
 }
 
 /// What a load balancer is to be told that asks whether it should send a Service's traffic to this node.
@@ -38,6 +47,8 @@ pub struct HealthCheck {
 pub struct Settled {
     /// The frontends whose rules may be different now: they changed, came, went or passed to another Service.
     pub frontends: BTreeSet<Frontend>,
+    /// Whether load balancers are to be told something else than before.
+    pub health_checks_differ: bool,
     /// What an operator should hear.
     pub remarks: Vec<Remark>,
     /// What was taken in.
@@ -126,8 +137,8 @@ impl Planner {
         &self.settings
     }
 
-    /// What load balancers are to be told, by Service, as last settled.
-    pub const fn health_checks(&self) -> &BTreeMap<Name, HealthCheck> {
+    /// What load balancers are to be told, as last settled.
+    pub const fn health_checks(&self) -> &HealthChecks {
         &self.health_checks
     }
 
@@ -143,11 +154,16 @@ impl Planner {
         let mut settled = Settled::default();
         for name in &touched.services {
             self.settle_service(name, &mut settled);
-            self.settle_health_check(name);
+            settled.health_checks_differ |= self.settle_health_check(name);
         }
         let at = self.settings.node_port_addresses.of(self.cluster.here());
+        if self.health_checks.addresses != at {
+            settled.health_checks_differ = true;
+            self.health_checks.addresses.clone_from(&at);
+        }
         let mut names = touched.services.iter().filter(|_| at.is_empty());
-        let homeless = names.find(|name| self.cluster.service(name).is_some_and(Service::has_node_ports));
+        let homeless =
+            names.find(|name| self.cluster.service(name).is_some_and(Service::is_at_node_addresses));
         match homeless {
             Some(name) if !self.homeless => {
                 settled.remarks.push(Remark::NoNodeAddress { service: name.clone() });
@@ -159,15 +175,17 @@ impl Planner {
         settled
     }
 
-    fn settle_health_check(&mut self, name: &Name) {
+    /// Whether something else is to be told.
+    fn settle_health_check(&mut self, name: &Name) -> bool {
         let slices = self.cluster.slices(name);
-        match self.cluster.service(name).and_then(|service| service.health_check) {
-            Some(port) => {
-                let local_endpoints = local_endpoints(slices, self.cluster.here());
-                self.health_checks.insert(name.clone(), HealthCheck { port, local_endpoints });
-            }
-            None => drop(self.health_checks.remove(name)),
-        }
+        let port = self.cluster.service(name).and_then(|service| service.health_check);
+        let check = port
+            .map(|port| HealthCheck { port, local_endpoints: local_endpoints(slices, self.cluster.here()) });
+        let known = match check {
+            Some(check) => self.health_checks.services.insert(name.clone(), check),
+            None => self.health_checks.services.remove(name),
+        };
+        known != check
     }
 
     fn settle_service(&mut self, name: &Name, settled: &mut Settled) {
@@ -374,9 +392,10 @@ mod tests {
         let checked = Service { health_check: Port::new(32_000), ..exposed(1, 1, &[80]) };
         applied_service(&mut planner, "web", checked.clone());
         let told = |planner: &mut Planner| {
-            planner.settle();
+            assert!(planner.settle().health_checks_differ);
             planner
                 .health_checks()
+                .services
                 .get(&name("web"))
                 .map(|check| (check.port.number(), check.local_endpoints))
         };
@@ -395,6 +414,10 @@ mod tests {
         assert_eq!(told(&mut planner), Some((32_001, 2)));
         applied_service(&mut planner, "web", Service { health_check: None, ..checked });
         assert_eq!(told(&mut planner), None);
+        planner.update(node(1));
+        assert!(planner.settle().health_checks_differ, "they ask elsewhere");
+        assert_eq!(planner.health_checks().addresses, [[172, 16, 0, 1].into()].into());
+        assert!(!planner.settle().health_checks_differ);
     }
 
     fn any_readiness() -> impl Strategy<Value = Readiness> {

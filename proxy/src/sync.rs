@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use daemon::exit::chain;
 use dataplane::{Dataplane, Error};
 use plan::{Change, Forwarding, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout_at;
 
 use crate::clock;
@@ -21,7 +21,7 @@ use crate::explain::{SharedView, View};
 use crate::health_check::SharedHealth;
 use crate::metrics::SyncMetrics;
 use crate::pacing::{Extent, Pacing};
-use crate::planner::{Planner, Remark, Settled};
+use crate::planner::{HealthChecks, Planner, Remark, Settled};
 use crate::{interfaces, translate};
 
 /// So many updates are taken in before what they lead to is written.
@@ -40,6 +40,7 @@ pub(crate) struct Settings {
     pub(crate) metrics: SyncMetrics,
     pub(crate) health: SharedHealth,
     pub(crate) view: SharedView,
+    pub(crate) health_checks: watch::Sender<HealthChecks>,
 }
 
 /// Starts the thread. It ends when every sender of `updates` is gone, and leaves the kernel as it is.
@@ -194,6 +195,9 @@ impl Writer {
         let took = clock::now().saturating_duration_since(begun);
         log_changes(&written, took);
         self.note_written(view, extent, &written, took);
+        if settled.health_checks_differ {
+            self.settings.health_checks.send_replace(view.planner.health_checks().clone());
+        }
     }
 
     fn note_settled(&mut self, settled: &Settled) {

@@ -10,7 +10,12 @@ use crate::{Namespace, Result};
 /// GETs `path` from `port` of this network's loopback: the whole answer, status line and headers included. Call it inside
 /// the node's namespace. `patience` is for connecting and for each read.
 pub fn ask(port: u16, path: &str, patience: Duration) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), patience)?;
+    ask_at(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), path, patience)
+}
+
+/// As [`ask`], from a server at any address.
+pub fn ask_at(server: SocketAddr, path: &str, patience: Duration) -> io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&server, patience)?;
     stream.set_read_timeout(Some(patience))?;
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();

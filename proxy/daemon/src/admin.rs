@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder, Registry, TextEncoder};
@@ -26,6 +26,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// The media type of the body.
     pub content_type: &'static str,
+    /// Headers beside the media type.
+    pub headers: HeaderMap,
     /// The body.
     pub body: String,
 }
@@ -33,12 +35,23 @@ pub struct Answer {
 impl Answer {
     /// Plain text.
     pub fn text(status: StatusCode, body: impl Into<String>) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: body.into() }
+        Self::of("text/plain; charset=utf-8", status, body.into())
     }
 
     /// JSON.
     pub fn json(status: StatusCode, body: &serde_json::Value) -> Self {
-        Self { status, content_type: "application/json", body: body.to_string() }
+        Self::of("application/json", status, body.to_string())
+    }
+
+    /// With one more header.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl Into<HeaderValue>) -> Self {
+        self.headers.insert(name, value.into());
+        self
+    }
+
+    fn of(content_type: &'static str, status: StatusCode, body: String) -> Self {
+        Self { status, content_type, headers: HeaderMap::new(), body }
     }
 }
 
@@ -49,6 +62,8 @@ type Handler = Box<dyn Fn(&str) -> Answer + Send + Sync>;
 #[derive(Default)]
 pub struct Routes {
     handlers: BTreeMap<&'static str, Handler>,
+    /// Answers where no other does.
+    otherwise: Option<Handler>,
 }
 
 impl Routes {
@@ -69,6 +84,13 @@ impl Routes {
         self
     }
 
+    /// Answers GET of every path that has no handler of its own by `handler`, which must not block.
+    #[must_use]
+    pub fn otherwise(mut self, handler: impl Fn() -> Answer + Send + Sync + 'static) -> Self {
+        self.otherwise = Some(Box::new(move |_| handler()));
+        self
+    }
+
     /// Answers GET `/metrics` from `registry` in the Prometheus text format.
     #[must_use]
     pub fn with_metrics(self, registry: Registry) -> Self {
@@ -79,7 +101,7 @@ impl Routes {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET is served here\n");
         }
-        match self.handlers.get(request.uri().path()) {
+        match self.handlers.get(request.uri().path()).or(self.otherwise.as_ref()) {
             Some(handler) => handler(request.uri().query().unwrap_or_default()),
             None => Answer::text(StatusCode::NOT_FOUND, "not found\n"),
         }
@@ -144,9 +166,8 @@ async fn answer_connection(stream: TokioIo<tokio::net::TcpStream>, routes: Arc<R
         async move {
             let mut response = Response::new(Full::new(Bytes::from(answer.body)));
             *response.status_mut() = answer.status;
-            response
-                .headers_mut()
-                .insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(answer.content_type));
+            *response.headers_mut() = answer.headers;
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
             Ok::<_, Infallible>(response)
         }
     });
@@ -162,11 +183,10 @@ async fn answer_connection(stream: TokioIo<tokio::net::TcpStream>, routes: Arc<R
 fn metrics(registry: &Registry) -> Answer {
     let mut body = Vec::new();
     match TextEncoder::new().encode(&registry.gather(), &mut body) {
-        Ok(()) => Answer {
-            status: StatusCode::OK,
-            content_type: "text/plain; version=0.0.4; charset=utf-8",
-            body: String::from_utf8_lossy(&body).into_owned(),
-        },
+        Ok(()) => {
+            let body = String::from_utf8_lossy(&body).into_owned();
+            Answer::of("text/plain; version=0.0.4; charset=utf-8", StatusCode::OK, body)
+        }
         Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
     }
 }

@@ -164,9 +164,9 @@ impl Service {
         }))
     }
 
-    /// Whether it is to be found at the addresses of nodes.
-    pub fn has_node_ports(&self) -> bool {
-        self.ports.iter().any(|port| port.node_port.is_some())
+    /// Whether it, or what load balancers ask about it, is to be found at the addresses of nodes.
+    pub fn is_at_node_addresses(&self) -> bool {
+        self.health_check.is_some() || self.ports.iter().any(|port| port.node_port.is_some())
     }
 }
 
