@@ -10,6 +10,9 @@ mod contract;
 mod drift;
 mod lifecycle;
 mod node;
+mod packets;
+#[path = "../scenarios/planned.rs"]
+mod planned;
 mod reach;
 mod refusal;
 mod rules;

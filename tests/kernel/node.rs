@@ -52,6 +52,11 @@ impl Node {
         Ebpf::open_sized(&self.settings(), Capacity { services, backends }).unwrap()
     }
 
+    /// The node's network.
+    pub(crate) const fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
     /// Runs `work` inside the node's network.
     pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.namespace.run(work).unwrap()

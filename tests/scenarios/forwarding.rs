@@ -1,42 +1,9 @@
 //! The scenario table, checked on the plan that fairway-proxy makes of each scenario's objects.
 
-use std::collections::{BTreeMap, BTreeSet};
+use proxy::cluster::{Update, kind};
+use tests::scenario::table;
 
-use plan::Forwarding;
-use proxy::cluster::{Delta, Name, Refusal, Update, kind};
-use proxy::planner::Planner;
-use proxy::translate::Settings;
-use serde_json::Value;
-use tests::scenario::{NODE, Scenario, node, table};
-
-fn listed<T>(objects: Vec<Value>, read: fn(Value) -> Result<Option<T>, Refusal>) -> Delta<T> {
-    let mut found = BTreeMap::new();
-    for object in objects {
-        let name: Name = kind::name(&object).expect("an object of the table has a name");
-        if let Some(object) = read(object).expect("an object of the table is well-formed") {
-            found.insert(name, object);
-        }
-    }
-    Delta::Listed { objects: found, refused: BTreeSet::new() }
-}
-
-/// On the node of the table, which tells its pods from others.
-fn planner() -> Planner {
-    let mut planner = Planner::new(NODE, Settings { detects_local: true, ..Settings::default() });
-    planner.update(Update::Node(listed(vec![node()], kind::node)));
-    planner
-}
-
-fn planned(planner: &mut Planner, scenario: &Scenario, endpoints: Update) -> Forwarding {
-    planner.update(Update::Services(listed(scenario.services.clone(), kind::service)));
-    planner.update(endpoints);
-    planner.settle();
-    planner.forwarding()
-}
-
-fn slices(scenario: &Scenario) -> Update {
-    Update::Slices(listed(scenario.slices(), kind::endpoint_slice))
-}
+use crate::planned::{listed, planned, planner, slices};
 
 #[test]
 fn packets_go_where_slices_say() {

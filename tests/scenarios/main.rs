@@ -5,5 +5,6 @@
 mod dependencies;
 mod forwarding;
 mod node;
+mod planned;
 mod stub;
 mod sync;

@@ -163,10 +163,24 @@ impl Skb<'_> {
         self.word(offset_of!(__sk_buff, ifindex))
     }
 
+    /// How long the packet is on a wire, IP header included: of what the kernel has merged or will cut, one piece.
+    #[inline(always)]
+    fn wire_length(self, packet: &Packet) -> u16 {
+        let piece = self.word(offset_of!(__sk_buff, gso_size));
+        if piece == 0 {
+            return (packet.end - packet.network) as u16;
+        }
+        let header = match self.load::<u8>(packet.transport + 12) {
+            Some(length) if packet.tuple.protocol == TCP => u32::from(length >> 4) * 4,
+            _ => 8,
+        };
+        (packet.transport - packet.network + header + piece) as u16
+    }
+
     /// Where the kernel would forward a packet with these addresses that came in here.
     #[inline(always)]
     #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
-    fn route(self, tuple: &Tuple) -> Route {
+    fn route(self, tuple: &Tuple, packet: &Packet) -> Route {
         const FRAGMENTATION_NEEDED: i64 = 8;
         const NO_NEIGHBOUR: i64 = 7;
         const NOT_FORWARDED: i64 = 4;
@@ -176,6 +190,8 @@ impl Skb<'_> {
         let mut lookup: FibLookup = unsafe { mem::zeroed() };
         lookup.l4_protocol = tuple.protocol;
         lookup.ifindex = self.interface();
+        // Told the length, the kernel looks at the route's MTU, and before it looks for the neighbour.
+        lookup.__bindgen_anon_1.tot_len = self.wire_length(packet);
         if tuple.destination.is_v4() {
             lookup.family = AF_INET;
             lookup.__bindgen_anon_3.ipv4_src = tuple.source.v4_word();

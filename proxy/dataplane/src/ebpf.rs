@@ -31,6 +31,8 @@ pub use self::load::Program;
 use self::maps::Maps;
 use self::mirror::Mirror;
 use self::packet::Packets;
+#[cfg(feature = "contract")]
+pub use self::packet::Trial;
 pub use self::packet::{PacketCounters, PacketSettings};
 use self::pins::Pins;
 use self::stale_sockets::StaleSockets;

@@ -12,6 +12,8 @@ mod ipvs;
 mod kernel;
 mod memory;
 
+#[cfg(feature = "contract")]
+pub use ebpf::Trial;
 pub use ebpf::{Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketSettings, Program, Settings};
 pub use ebpf_abi::Counter as PacketCounter;
 pub use error::{Error, Unsupported};

@@ -7,6 +7,7 @@ use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use ebpf_abi::{Address, Connection, Counter, FragmentKey, Interface, Node, Ports, SourceRange, Tuple};
 
 use super::Skb;
+use super::parse::Packet;
 use super::translate::{Conversations, Route, Work};
 use crate::Tables;
 use crate::maps::{Maps, agreed, copy, remembered};
@@ -90,8 +91,8 @@ impl Conversations for Kernel<'_> {
     }
 
     #[inline(always)]
-    fn route(&self, tuple: &Tuple) -> Route {
-        self.skb.route(tuple)
+    fn route(&self, tuple: &Tuple, packet: &Packet) -> Route {
+        self.skb.route(tuple, packet)
     }
 
     #[inline(always)]

@@ -28,8 +28,8 @@ pub trait Conversations {
     fn fragment(&self, key: &FragmentKey) -> Option<Ports>;
     /// Remembers them.
     fn remember_fragment(&self, key: &FragmentKey, ports: Ports);
-    /// Where the kernel would forward a packet.
-    fn route(&self, tuple: &Tuple) -> Route;
+    /// Where the kernel would forward `packet` if it had this tuple.
+    fn route(&self, tuple: &Tuple, packet: &Packet) -> Route;
     /// What an interface is.
     fn interface(&self, index: u32) -> Option<Interface>;
     /// What the node is.
@@ -114,7 +114,7 @@ pub fn arrive(tables: &impl Conversations, work: &mut Work, interface: u32, ours
         return Verdict::Pass;
     }
     if known(tables, work, now) {
-        work.route = tables.route(&work.becomes);
+        work.route = tables.route(&work.becomes, &work.packet);
         return leave_by(work);
     }
     if !ours || work.packet.part == Part::Error {
@@ -283,7 +283,7 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
     };
     work.becomes =
         Tuple { destination: backend.address, destination_port: backend.port, ..work.packet.tuple };
-    work.route = tables.route(&work.becomes);
+    work.route = tables.route(&work.becomes, &work.packet);
     if work.route.kind == RouteKind::Unreachable {
         return Verdict::NoRoute;
     }

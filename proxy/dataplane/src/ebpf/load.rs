@@ -7,7 +7,7 @@ use std::path::Path;
 use aya::maps::MapData;
 use aya::pin::PinError;
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramInfo};
 use aya::{EbpfError, EbpfLoader};
 
 use ebpf_abi::{Affinity, AffinityKey, Origin, OriginKey};
@@ -33,8 +33,17 @@ const PROGRAMS: [&str; 8] =
 pub struct Program {
     /// Its name, which is that of its hook.
     pub name: &'static str,
+    /// Its number in the kernel.
+    pub id: u32,
     /// How many instructions the kernel's verifier walked through; `None` where the kernel does not say.
     pub verified_instructions: Option<u32>,
+}
+
+impl Program {
+    pub(super) fn of(name: &'static str, information: &ProgramInfo) -> Self {
+        let verified_instructions = information.verified_instruction_count();
+        Self { name, id: information.id(), verified_instructions }
+    }
 }
 
 /// Creates the maps, or opens those that are pinned, and makes the programs ready to load.
@@ -112,7 +121,7 @@ impl Attached {
                 program: name,
                 source,
             })?;
-            programs.push(Program { name, verified_instructions: information.verified_instruction_count() });
+            programs.push(Program::of(name, &information));
         }
         let mut attached = Self { object, cgroup, programs, links: Vec::new() };
         // Only when the kernel has accepted all of them.

@@ -8,6 +8,8 @@
 
 mod attach;
 mod interfaces;
+#[cfg(feature = "contract")]
+mod trial;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -30,6 +32,8 @@ use nix::sys::socket::{
 
 use self::attach::Attachments;
 use self::interfaces::Interface;
+#[cfg(feature = "contract")]
+pub use self::trial::Trial;
 use super::pins::Pins;
 use super::pod::Plain;
 use super::{Program, encode, load};

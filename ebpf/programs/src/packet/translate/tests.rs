@@ -105,7 +105,7 @@ impl Conversations for Values {
         None
     }
     fn remember_fragment(&self, _: &FragmentKey, _: Ports) {}
-    fn route(&self, _: &Tuple) -> Route {
+    fn route(&self, _: &Tuple, _: &Packet) -> Route {
         ROUTE
     }
     fn interface(&self, _: u32) -> Option<Interface> {

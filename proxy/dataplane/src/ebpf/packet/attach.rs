@@ -192,7 +192,7 @@ pub(super) fn load(object: &mut Ebpf) -> Result<Vec<Program>, Error> {
             None => load::program_error("load", name, error),
         })?;
         let information = program.info().map_err(|error| load::program_error("inspect", name, error))?;
-        programs.push(Program { name, verified_instructions: information.verified_instruction_count() });
+        programs.push(Program::of(name, &information));
     }
     Ok(programs)
 }

@@ -1,0 +1,92 @@
+//! What its sender is told of, and what nobody is.
+
+use super::frame::{ACK, FIN, Frame, NODE, Problem, RST, SENDER};
+use super::{ELSEWHERE, EMPTY, EMPTY6, LOST, NARROW, NARROW6, SEND, WEB, WEB6, check, dropped, router};
+
+#[test]
+fn a_sender_is_told_of_what_goes_nowhere() {
+    let router = router();
+    for (client, empty) in [("172.16.60.10:4005", EMPTY), ("[fd60::10]:4005", EMPTY6)] {
+        let reset = |frame: &Frame, flags, sequence, acknowledgement| {
+            let Frame { from: to, to: from, .. } = *frame;
+            Frame {
+                link: [SENDER, NODE],
+                from,
+                to,
+                hops: 64,
+                flags,
+                sequence,
+                acknowledgement,
+                ..frame.clone()
+            }
+            .bytes()
+        };
+        let asks = Frame::tcp(client, empty);
+        let goes_on = asks.clone().with(|frame| (frame.flags, frame.acknowledgement) = (ACK, 77));
+        let ends = asks.clone().with(|frame| {
+            (frame.flags, frame.payload) = (FIN, b"bye!".to_vec());
+        });
+        let datagram = Frame::udp(client, empty);
+        let [from, to] = [datagram.to, datagram.from].map(|end| end.ip().to_string());
+        let first_fragment = datagram.clone().with(|frame| frame.payload = vec![1; 40]).fragment(0..40);
+        check(
+            &router,
+            vec![
+                ("who asks", asks.bytes(), SEND, reset(&asks, RST | ACK, 0, asks.sequence + 1)),
+                ("who goes on", goes_on.bytes(), SEND, reset(&goes_on, RST, 77, 0)),
+                ("who ends", ends.bytes(), SEND, reset(&ends, RST | ACK, 0, ends.sequence + 5)),
+                dropped("nobody answers a reset", asks.clone().with(|frame| frame.flags = RST).bytes()),
+                (
+                    "a datagram",
+                    datagram.bytes(),
+                    SEND,
+                    Problem::unreachable(&from, &to, datagram.quoted(8)).answer(),
+                ),
+                if datagram.from.is_ipv4() {
+                    let quoted = first_fragment[14..][..28].to_vec();
+                    (
+                        "its first fragment",
+                        first_fragment,
+                        SEND,
+                        Problem::unreachable(&from, &to, quoted).answer(),
+                    )
+                } else {
+                    dropped("of a packet with extension headers there is no error", first_fragment)
+                },
+            ],
+        );
+    }
+    let unserved = Frame::tcp("172.16.60.10:4006", ELSEWHERE);
+    let lost = Frame::tcp("172.16.60.10:4006", LOST);
+    check(
+        &router,
+        vec![
+            dropped("served elsewhere only", unserved.bytes()),
+            dropped("where a route says that there is none", lost.bytes()),
+        ],
+    );
+}
+
+#[test]
+fn a_sender_is_told_of_what_goes_no_further() {
+    let router = router();
+    for (client, service, narrow) in [("172.16.60.10:4007", WEB, NARROW), ("[fd60::10]:4007", WEB6, NARROW6)]
+    {
+        let last = Frame::udp(client, service).with(|frame| frame.hops = 1);
+        let big = Frame::udp(client, narrow).with(|frame| frame.payload = vec![7; 1400]);
+        let problem = |kinds: [(u8, u8); 2], rest, frame: &Frame| {
+            let (kind, code) = if frame.from.is_ipv4() { kinds[0] } else { kinds[1] };
+            let [from, to] = [frame.to, frame.from].map(|end| end.ip().to_string());
+            let change =
+                |problem: &mut Problem| (problem.kind, problem.code, problem.rest) = (kind, code, rest);
+            Problem::unreachable(&from, &to, frame.quoted(8)).with(change).answer()
+        };
+        check(
+            &router,
+            vec![
+                ("past its last router", last.bytes(), SEND, problem([(11, 0), (3, 0)], 0, &last)),
+                ("too big for the next link", big.bytes(), SEND, problem([(3, 4), (2, 0)], 1280, &big)),
+            ],
+        );
+    }
+}
