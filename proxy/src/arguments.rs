@@ -90,6 +90,10 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAMES", default_value = "*", value_delimiter = ',', value_parser = interface_name)]
     pub(crate) packet_interfaces: Vec<String>,
 
+    /// Keep in force what an API server lists no more when nearly everything vanishes at once. SIGUSR1 lets it go.
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
+    pub(crate) guard_emptiness: bool,
+
     /// Load and attach the programs, and exit. To run takes the same privileges all the same.
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
     pub(crate) init_only: bool,
@@ -151,6 +155,7 @@ impl Run {
             None => self.flags.read()?,
         };
         let (mut config, mut warnings) = (reading.config(), reading.warnings);
+        config.guard_emptiness = self.guard_emptiness;
         match (&self.manifests, &mut config.source) {
             (None, Source::Cluster(access)) => access.master.clone_from(&self.master),
             (None, Source::Manifests(_)) => {}

@@ -199,6 +199,16 @@ impl Cluster {
         self.services.iter()
     }
 
+    /// A slice, where one of that name is known.
+    pub fn slice(&self, name: &Name) -> Option<&Slice> {
+        self.slices.get(name)
+    }
+
+    /// All slices.
+    pub fn all_slices(&self) -> impl Iterator<Item = (&Name, &Slice)> {
+        self.slices.iter()
+    }
+
     /// The slices of a Service.
     pub fn slices(&self, service: &Name) -> impl Iterator<Item = &Slice> + Clone {
         self.slices_by_service.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))

@@ -46,6 +46,8 @@ pub struct Config {
     pub bind_address_hard_fail: bool,
     /// How Services are served, whatever they say themselves.
     pub serving: translate::Settings,
+    /// Whether the sudden end of nearly everything is held back. A cluster's only: files are their author's word.
+    pub guard_emptiness: bool,
     /// Everything is compared with the kernel this often.
     pub sync_period: Duration,
     /// Least time between two syncs. Zero, the default, writes every change as it comes.
@@ -107,6 +109,7 @@ impl Default for Config {
             metrics,
             bind_address_hard_fail: false,
             serving: translate::Settings::default(),
+            guard_emptiness: true,
             sync_period: Duration::from_secs(30),
             least_sync_interval: Duration::ZERO,
             oom_score_adjustment: OOM_SCORE_ADJUSTMENT,

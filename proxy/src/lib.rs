@@ -19,6 +19,7 @@ mod clock;
 pub mod cluster;
 pub mod config;
 mod explain;
+mod guard;
 mod health_check;
 mod health_check_ports;
 mod interfaces;
@@ -35,6 +36,7 @@ use std::convert::Infallible;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::admin::{Admin, Routes};
@@ -43,12 +45,13 @@ use daemon::problems::Problem;
 use daemon::{signal, telemetry};
 use dataplane::{Dataplane, Ebpf};
 use prometheus::Registry;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use self::arguments::{Arguments, Command, ConfigError, Run, read_config};
 use self::ask::ask;
 use self::config::{Config, Logging, Source, yaml};
 use self::explain::{Question, SharedView};
+use self::guard::Guard;
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
 use self::metrics::{Metrics, SourceMetrics};
@@ -165,7 +168,11 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
                 file = changed_file(arguments, &in_force) => changed = Some(file),
             }
         };
-        serve(config, open, ended).await?;
+        let release = Arc::new(Notify::new());
+        tokio::select! {
+            ended = serve(config, open, Arc::clone(&release), ended) => ended?,
+            error = ring(&release) => return Err(Failure::failed(error)),
+        }
         changed.map_or(Ok(()), |file| Err(Failure::failed(ConfigurationChanged { file })))
     })
 }
@@ -200,13 +207,25 @@ pub async fn run_with(
     dataplane: Box<dyn Dataplane>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    serve(config, |_| Ok(dataplane), shutdown).await
+    serve(config, |_| Ok(dataplane), Arc::default(), shutdown).await
+}
+
+/// Rings at every SIGUSR1. Ends only where signals cannot be awaited.
+async fn ring(release: &Notify) -> io::Error {
+    match signal::told() {
+        Ok(mut told) => loop {
+            told.recv().await;
+            release.notify_one();
+        },
+        Err(error) => error,
+    }
 }
 
 /// The configuration is proved, as far as it can be, before the kernel is touched.
 async fn serve(
     config: Config,
     open: impl FnOnce(&Registry) -> Result<Box<dyn Dataplane>, Failure>,
+    release: Arc<Notify>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let registry = Registry::new();
@@ -225,6 +244,8 @@ async fn serve(
         health: health.clone(),
         view: view.clone(),
         health_checks,
+        guard: Guard::new(config.guard_emptiness && matches!(config.source, Source::Cluster(_))),
+        release,
     };
     let writer = sync::start(settings, open(&registry)?, received).map_err(Failure::failed)?;
     tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");

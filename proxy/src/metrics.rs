@@ -13,6 +13,7 @@ use prometheus::{
 };
 
 use crate::cluster::Family;
+use crate::guard::Held;
 
 /// The metrics of one process.
 #[derive(Clone, Debug)]
@@ -38,6 +39,7 @@ pub(crate) struct SyncMetrics {
     pub(crate) inspection: InspectionMetrics,
     pub(crate) frontends: IntGauge,
     pub(crate) frontends_left_out: IntGauge,
+    held_back: IntGaugeVec,
 }
 
 /// What the health endpoints count, by HTTP status.
@@ -172,7 +174,21 @@ impl SyncMetrics {
                 "fairway_proxy_frontends_left_out",
                 "Frontends that the dataplane cannot serve",
             )?,
+            held_back: publish.integer_gauges(
+                "fairway_proxy_held_back",
+                "What stays in force although the API server lists it no more, because nearly everything vanished at once",
+                "kind",
+            )?,
         })
+    }
+
+    /// Notes how much is held back.
+    pub(crate) fn note_held(&self, held: Held) {
+        let Held { services, slices, frontends } = held;
+        let counts = [("Service", services), ("EndpointSlice", slices), ("frontend", frontends)];
+        for (kind, count) in counts {
+            self.held_back.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     /// Notes that something awaits writing.

@@ -6,18 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use daemon::exit::chain;
 use dataplane::{Dataplane, Error};
 use plan::{Change, Forwarding, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope};
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout_at;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::sleep_until;
 
 use crate::clock;
 use crate::cluster::{Family, Update};
 use crate::explain::{SharedView, View};
+use crate::guard::{self, Guard, Held};
 use crate::health_check::SharedHealth;
 use crate::metrics::SyncMetrics;
 use crate::pacing::{Extent, Pacing};
@@ -41,6 +43,9 @@ pub(crate) struct Settings {
     pub(crate) health: SharedHealth,
     pub(crate) view: SharedView,
     pub(crate) health_checks: watch::Sender<HealthChecks>,
+    pub(crate) guard: Guard,
+    /// Rung when what is held back is to be believed.
+    pub(crate) release: Arc<Notify>,
 }
 
 /// Starts the thread. It ends when every sender of `updates` is gone, and leaves the kernel as it is.
@@ -59,6 +64,7 @@ pub(crate) fn start(
     }
     // A runtime of its own, for nothing but waiting with a deadline.
     let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+    settings.metrics.note_held(Held::default());
     settings.view.lock().planner = Planner::new(&*settings.node, settings.serving.clone());
     let writer = Writer {
         pacing: Pacing::new(settings.least_interval, settings.period),
@@ -69,6 +75,7 @@ pub(crate) fn start(
         started: clock::wall(),
         inspect_at: clock::now(),
         lacking: None,
+        held: Held::default(),
         settings,
     };
     std::thread::Builder::new().name("sync".into()).spawn(move || timer.block_on(writer.run(updates)))
@@ -89,6 +96,15 @@ struct Writer {
     inspect_at: Instant,
     /// What the kernel was found to lack.
     lacking: Option<&'static str>,
+    /// How much was last said to be held back.
+    held: Held,
+}
+
+/// Why the thread goes on.
+enum Woken {
+    Update(Box<Update>),
+    Time,
+    Release,
 }
 
 /// What a sync did.
@@ -101,13 +117,18 @@ struct Written {
 
 impl Writer {
     async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
-        while let Some(arrived) = self.wait(&mut updates).await {
+        while let Some(woken) = self.wait(&mut updates).await {
             // Whatever has come meanwhile goes along, but not for ever.
             let along = std::iter::from_fn(|| updates.try_recv().ok()).take(FOLDED_UPDATES);
             let shared = self.settings.view.clone();
             let mut view = shared.lock();
-            for update in arrived.into_iter().chain(along) {
-                view.planner.update(update);
+            match woken {
+                Woken::Update(update) => self.take_in(&mut view, *update),
+                Woken::Release => self.release(&mut view),
+                Woken::Time => {}
+            }
+            for update in along {
+                self.take_in(&mut view, update);
             }
             self.note_queued(&view);
             if !view.planner.is_complete() {
@@ -117,18 +138,59 @@ impl Writer {
             if let Some(extent) = self.pacing.due(clock::now()) {
                 self.sync(&mut view, extent);
             }
+            self.note_held();
         }
     }
 
-    /// Waits for an update, or with `Some(None)` for the time of the next sync or inspection. `None` is the end.
-    async fn wait(&self, updates: &mut mpsc::Receiver<Update>) -> Option<Option<Update>> {
+    /// Waits for an update, or for the time of the next sync or inspection. `None` is the end.
+    async fn wait(&self, updates: &mut mpsc::Receiver<Update>) -> Option<Woken> {
         let deadlines = self.pacing.deadline().map(|sync| sync.min(self.inspect_at));
-        match deadlines.filter(|_| self.settings.view.lock().planner.is_complete()) {
-            None => updates.recv().await.map(Some),
-            Some(deadline) => match timeout_at(deadline.into(), updates.recv()).await {
-                Ok(received) => received.map(Some),
-                Err(_elapsed) => Some(None),
-            },
+        let deadline = deadlines.filter(|_| self.settings.view.lock().planner.is_complete());
+        let time = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            received = updates.recv() => received.map(|update| Woken::Update(Box::new(update))),
+            () = self.settings.release.notified() => Some(Woken::Release),
+            () = time => Some(Woken::Time),
+        }
+    }
+
+    fn take_in(&mut self, view: &mut View, update: Update) {
+        for update in self.settings.guard.admit(update, view.planner.cluster()) {
+            view.planner.update(update);
+        }
+    }
+
+    fn release(&mut self, view: &mut View) {
+        tracing::info!("what is held back is released");
+        for update in self.settings.guard.release() {
+            view.planner.update(update);
+        }
+        self.pacing.distrust();
+    }
+
+    /// Says what is held back, when that begins, grows or ends.
+    fn note_held(&mut self) {
+        let held = self.settings.guard.held();
+        let before = std::mem::replace(&mut self.held, held);
+        if held == before {
+            return;
+        }
+        let Held { services, slices, frontends } = held;
+        self.settings.metrics.note_held(held);
+        if held.is_nothing() {
+            tracing::info!("nothing is held back any more");
+        } else if services > before.services || slices > before.slices || frontends > before.frontends {
+            tracing::error!(
+                services,
+                slices,
+                frontends,
+                "nearly everything vanished at once: it stays in force until it comes back, is deleted by an event, or SIGUSR1 says that it is gone"
+            );
         }
     }
 
@@ -235,7 +297,7 @@ impl Writer {
     ) -> Written {
         let mut changes = Vec::new();
         for &frontend in frontends {
-            let desired = view.planner.desired(frontend);
+            let desired = self.settings.guard.wanted(frontend, view.planner.desired(frontend));
             let desired = served(self.dataplane.as_ref(), &mut self.left_out, frontend, desired);
             changes.extend(plan::diff_frontend(frontend, applied.services.get(&frontend), desired));
         }
@@ -251,6 +313,11 @@ impl Writer {
         let left = view.applied.as_ref().map(Observed::forwarding);
         let drifted = left.map_or(0, |left| drifted(&left, &found.forwarding()));
         let mut desired = view.planner.forwarding();
+        if view.applied.is_none() {
+            let proves = |frontend| view.planner.holder(frontend).is_none_or(guard::proves);
+            self.settings.guard.adopt(&found.forwarding(), &desired, proves);
+        }
+        self.settings.guard.wanted_of_all(&mut desired);
         self.left_out.retain(|frontend, _| desired.contains_key(frontend));
         desired.retain(|&frontend, service| {
             served(self.dataplane.as_ref(), &mut self.left_out, frontend, Some(service)).is_some()

@@ -5,6 +5,7 @@ mod apiserver;
 mod away;
 mod configuration;
 mod drift;
+mod emptiness;
 mod life_cycle;
 mod manifests;
 mod node;

@@ -4,6 +4,7 @@
 
 mod dependencies;
 mod forwarding;
+mod health_checks;
 mod node;
 mod planned;
 mod stub;

@@ -1,7 +1,6 @@
 //! A node in a box: fairway-proxy's whole sync loop against a stub, on a dataplane in memory.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -12,7 +11,7 @@ use proxy::config::{Access, Config, Source};
 use tempfile::TempDir;
 use tests::apiserver::{Options, Release, Store, Stub};
 use tests::certificates::{Authority, Identity};
-use tests::{Error, Result, kubeconfig, wait};
+use tests::{Error, Result, admin, wait};
 use tokio::sync::oneshot;
 
 /// How long anything may take that should take milliseconds.
@@ -71,18 +70,23 @@ pub(crate) struct Node {
 impl Node {
     /// Starts a proxy that follows `server`.
     pub(crate) fn start(server: &Server) -> Result<Self> {
+        Self::start_by(server, Config::default())
+    }
+
+    /// Starts a proxy with this configuration, as far as it is not about where the server is and what is served where.
+    pub(crate) fn start_by(server: &Server, config: Config) -> Result<Self> {
         let home = tempfile::tempdir().map_err(Error::system("make", "a directory"))?;
-        let (authority, config) = (home.path().join("ca.crt"), home.path().join("kubeconfig"));
-        let text = kubeconfig(&server.address.to_string(), &authority, "token");
+        let (authority, kubeconfig) = (home.path().join("ca.crt"), home.path().join("kubeconfig"));
+        let text = tests::kubeconfig(&server.address.to_string(), &authority, "token");
         std::fs::write(&authority, server.authority.pem()).map_err(Error::system("write", "ca.crt"))?;
-        std::fs::write(&config, text).map_err(Error::system("write", "kubeconfig"))?;
+        std::fs::write(&kubeconfig, text).map_err(Error::system("write", "kubeconfig"))?;
         let metrics = free_address()?;
         let config = Config {
-            source: Source::Cluster(Access { kubeconfig: Some(config), master: None }),
+            source: Source::Cluster(Access { kubeconfig: Some(kubeconfig), master: None }),
             healthz: None,
             metrics: Some(metrics),
             bind_address_hard_fail: true,
-            ..Config::default()
+            ..config
         };
         let recorder = Recorder::default();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -107,6 +111,11 @@ impl Node {
         self.recorder.lock().changes.clone()
     }
 
+    /// Lets every write fail, or no more.
+    pub(crate) fn fails(&self, fails: bool) {
+        self.recorder.lock().fails = fails;
+    }
+
     /// Waits until TCP to `frontend` reaches exactly `backends`; no backends: until it is refused.
     pub(crate) fn reaches(&self, frontend: &str, backends: &[&str]) -> Result<()> {
         let frontend = frontend_of(frontend);
@@ -125,7 +134,7 @@ impl Node {
     /// Waits until the metric, spelt with its labels, is as wanted.
     pub(crate) fn metric(&self, name: &str, wanted: impl Fn(f64) -> bool) -> Result<()> {
         wait::until(&format!("{name} is as it should be"), SOON, || {
-            let page = scrape(self.metrics).unwrap_or_default();
+            let page = admin::ask_at(self.metrics, "/metrics", SOON).unwrap_or_default();
             let value = page.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
             value.is_some_and(&wanted)
         })
@@ -163,6 +172,7 @@ struct Recorder(Arc<Mutex<Recorded>>);
 struct Recorded {
     memory: Memory,
     changes: Vec<Change>,
+    fails: bool,
 }
 
 impl Recorder {
@@ -182,20 +192,20 @@ impl Dataplane for Recorder {
 
     fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
         let mut recorded = self.lock();
+        if recorded.fails {
+            let failed = |change: &Change| Failure {
+                change: change.clone(),
+                error: dataplane::Error::Kernel { feature: "goodwill" },
+            };
+            return changes.iter().map(failed).collect();
+        }
         recorded.changes.extend_from_slice(changes);
         recorded.memory.apply(changes)
     }
 }
 
-fn free_address() -> Result<SocketAddr> {
+/// An address of this host that nobody listens at.
+pub(crate) fn free_address() -> Result<SocketAddr> {
     let any = TcpListener::bind("127.0.0.1:0").map_err(Error::system("bind", "any port"))?;
     any.local_addr().map_err(Error::system("look at", "a listener"))
-}
-
-fn scrape(address: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
-    let mut page = String::new();
-    stream.read_to_string(&mut page)?;
-    Ok(page)
 }

@@ -1,8 +1,8 @@
-//! The wish to stop.
+//! What the process is told by signals.
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Resolves when the process is asked to end (SIGTERM or SIGINT). Dropping it before is harmless.
 pub async fn terminated() -> io::Result<()> {
@@ -13,4 +13,9 @@ pub async fn terminated() -> io::Result<()> {
         _ = interrupt.recv() => {}
     }
     Ok(())
+}
+
+/// Comes whenever an operator confirms something (SIGUSR1). What that is the program's documentation says.
+pub fn told() -> io::Result<Signal> {
+    signal(SignalKind::user_defined1())
 }

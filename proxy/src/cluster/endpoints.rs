@@ -88,6 +88,11 @@ pub enum Readiness {
 }
 
 impl Slice {
+    /// Whether any endpoint is in it, ready or not.
+    pub fn has_endpoints(&self) -> bool {
+        self.groups.iter().any(|group| !group.endpoints.is_empty())
+    }
+
     /// Reads an `EndpointSlice`. `None` is one that says nothing to this proxy: of host names, without a Service, or
     /// labelled headless.
     pub fn read(object: &discovery::EndpointSlice) -> Result<Option<Self>, Refusal> {
