@@ -363,6 +363,7 @@ mod tests {
         let (started, warnings) = config(&arguments).expect("valid");
         assert_eq!(started.healthz, Config::default().healthz);
         assert_eq!(started.oom_score_adjustment, -998);
+        assert_eq!(started.mode.name(), "ipvs");
         let values = [
             ("/featureGates", json!({ "SupportIPVSProxyMode": true, "A": false })),
             ("/nodePortAddresses", json!(["10.0.0.0/8", "fd00::/8", "192.168.0.0/16"])),
@@ -375,16 +376,7 @@ mod tests {
             assert_eq!(started.document.pointer(path), Some(&value), "{path}");
         }
         let of: Vec<&str> = warnings.iter().filter_map(|warning| warning.split(": ").next()).collect();
-        let expected = [
-            "--feature-gates",
-            "--proxy-mode",
-            "--kube-api-qps",
-            "--vmodule",
-            "--ipvs-sync-period",
-            "--ipvs-min-sync-period",
-            "--log-dir",
-            "--healthz-port",
-        ];
+        let expected = ["--feature-gates", "--kube-api-qps", "--vmodule", "--log-dir", "--healthz-port"];
         assert_eq!(of.iter().collect::<BTreeSet<_>>(), expected.iter().collect(), "each once");
         assert_eq!(of.len(), expected.len(), "{warnings:?}");
     }

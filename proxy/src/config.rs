@@ -7,6 +7,7 @@ mod check;
 mod effective;
 mod field;
 mod flags;
+mod mode;
 mod serving;
 mod table;
 
@@ -25,6 +26,8 @@ pub(crate) use check::{Reading, read_file};
 pub(crate) use effective::yaml;
 pub(crate) use field::boolean;
 pub(crate) use flags::{Flags, beside_a_file};
+pub use mode::Mode;
+use plan::Scope;
 
 use crate::translate;
 
@@ -44,6 +47,10 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// Whether an address that cannot be bound ends the program. Otherwise it is tried again every five seconds.
     pub bind_address_hard_fail: bool,
+    /// Which part of the kernel forwards.
+    pub mode: Mode,
+    /// Which addresses are served, and not left to others.
+    pub scope: Scope,
     /// How Services are served, whatever they say themselves.
     pub serving: translate::Settings,
     /// Whether the sudden end of nearly everything is held back. A cluster's only: files are their author's word.
@@ -108,6 +115,8 @@ impl Default for Config {
             healthz,
             metrics,
             bind_address_hard_fail: false,
+            mode: Mode::default(),
+            scope: Scope::everything(),
             serving: translate::Settings::default(),
             guard_emptiness: true,
             sync_period: Duration::from_secs(30),

@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::cluster::{Family, Standing};
+use crate::config::Config;
 use crate::explain::SharedView;
 use crate::metrics::AnswerMetrics;
 
@@ -119,13 +120,14 @@ pub(crate) fn health_routes(health: &SharedHealth, answers: &AnswerMetrics) -> R
         .with("/livez", answer(health.clone(), Path::Livez, answers.livez.clone()))
 }
 
-/// What is served at `metricsBindAddress`; `configuration` is that in force.
-pub(crate) fn metrics_routes(registry: Registry, configuration: &Value, view: SharedView) -> Routes {
-    let configz = Answer::json(StatusCode::OK, &json!({ "kubeproxy.config.k8s.io": configuration }));
+/// What is served at `metricsBindAddress`, where `config` is in force.
+pub(crate) fn metrics_routes(registry: Registry, config: &Config, view: SharedView) -> Routes {
+    let mode = config.mode.name();
+    let configz = Answer::json(StatusCode::OK, &json!({ "kubeproxy.config.k8s.io": config.document }));
     Routes::default()
         .with_metrics(registry)
         .with("/healthz", || Answer::text(StatusCode::OK, "ok"))
-        .with("/proxyMode", || Answer::text(StatusCode::OK, "ebpf"))
+        .with("/proxyMode", move || Answer::text(StatusCode::OK, mode))
         .with("/configz", move || configz.clone())
         .with_query("/explain", move |query| view.answer(query))
 }

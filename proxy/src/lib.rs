@@ -28,6 +28,7 @@ mod metrics;
 mod pacing;
 mod packet;
 pub mod planner;
+mod successor;
 mod sync;
 pub mod translate;
 mod watch;
@@ -43,13 +44,13 @@ use daemon::admin::{Admin, Routes};
 use daemon::exit::{Code, Failure};
 use daemon::problems::Problem;
 use daemon::{signal, telemetry};
-use dataplane::{Dataplane, Ebpf};
+use dataplane::{Dataplane, Ebpf, Ipvs, IpvsSettings};
 use prometheus::Registry;
 use tokio::sync::{Notify, mpsc};
 
 use self::arguments::{Arguments, Command, ConfigError, Run, read_config};
 use self::ask::ask;
-use self::config::{Config, Logging, Source, yaml};
+use self::config::{Config, Logging, Mode, Source, yaml};
 use self::explain::{Question, SharedView};
 use self::guard::Guard;
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
@@ -57,6 +58,7 @@ use self::manifests::Manifests;
 use self::metrics::{Metrics, SourceMetrics};
 use self::packet::PacketMetrics;
 use self::planner::HealthChecks;
+use self::successor::Successor;
 use self::watch::{AccessError, OwnNode, Watch};
 
 /// Updates on their way to the sync thread; a source that is faster waits.
@@ -135,24 +137,23 @@ fn print(text: &str) -> Result<(), Failure> {
 
 fn cleanup(bpf_fs: &Path) -> Result<(), Failure> {
     Ebpf::cleanup(bpf_fs).map_err(kernel)?;
+    Ipvs::cleanup().map_err(kernel)?;
     tracing::info!(bpf_fs = %bpf_fs.display(), "nothing of this proxy is left in the kernel");
     Ok(())
 }
 
 fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
     let (init_only, arguments) = (run.init_only, run.clone());
-    let packets = packet::settings(&config, run.packet_interfaces.clone());
+    let in_force = config.clone();
     let open = move |registry: &Registry| -> Result<Box<dyn Dataplane>, Failure> {
-        let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok).map_err(kernel)?;
-        tracing::info!(cgroup = %cgroup.display(), bpf_fs = %run.bpf_fs.display(), "opening the dataplane");
-        let mut ebpf = Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs }).map_err(kernel)?;
-        let counters = ebpf.serve_packets(packets).map_err(kernel)?;
-        PacketMetrics::register(registry, counters).map_err(Failure::failed)?;
-        Ok(Box::new(ebpf))
+        match in_force.mode {
+            Mode::Ebpf => open_ebpf(run, &in_force, registry),
+            Mode::Ipvs(settings) => open_ipvs(run, settings),
+        }
     };
     if init_only {
         drop(open(&Registry::new())?);
-        tracing::info!("the programs are in place");
+        tracing::info!("the dataplane is in place");
         return Ok(());
     }
     adjust_oom_score(config.oom_score_adjustment);
@@ -175,6 +176,26 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
         }
         changed.map_or(Ok(()), |file| Err(Failure::failed(ConfigurationChanged { file })))
     })
+}
+
+fn open_ebpf(run: Run, config: &Config, registry: &Registry) -> Result<Box<dyn Dataplane>, Failure> {
+    let packets = packet::settings(config, run.packet_interfaces);
+    let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok).map_err(kernel)?;
+    tracing::info!(cgroup = %cgroup.display(), bpf_fs = %run.bpf_fs.display(), "opening the dataplane");
+    if Ipvs::is_present() {
+        tracing::warn!("virtual services of mode ipvs are still there, and not followed any more");
+    }
+    let mut ebpf = Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs }).map_err(kernel)?;
+    let counters = ebpf.serve_packets(packets).map_err(kernel)?;
+    PacketMetrics::register(registry, counters).map_err(Failure::failed)?;
+    Ok(Box::new(ebpf))
+}
+
+/// The programs of mode ebpf would go on translating by what they last knew: they go when everything is served here.
+fn open_ipvs(run: Run, settings: IpvsSettings) -> Result<Box<dyn Dataplane>, Failure> {
+    tracing::info!(scheduler = settings.scheduler.name(), "opening virtual services");
+    let ipvs = Ipvs::open(settings).map_err(kernel)?;
+    Ok(Box::new(Successor::new(ipvs, move || Ebpf::cleanup(&run.bpf_fs))))
 }
 
 /// To lower it takes `CAP_SYS_RESOURCE`. Without that the supervisor's choice stays, which is said.
@@ -238,6 +259,7 @@ async fn serve(
     let settings = sync::Settings {
         node: node_name(&config)?,
         serving: config.serving.clone(),
+        scope: config.scope.clone(),
         least_interval: config.least_sync_interval,
         period: config.sync_period,
         metrics: metrics.sync.clone(),
@@ -252,7 +274,7 @@ async fn serve(
     let ended = tokio::select! {
         () = shutdown => Ok(()),
         Err(failure) = answer(config.healthz, config.bind_address_hard_fail, || health_routes(&health, &metrics.answers)) => Err(failure),
-        Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone(), &config.document, view.clone())) => Err(failure),
+        Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone(), &config, view.clone())) => Err(failure),
         () = health_check_ports::serve(to_be_told, &health) => Ok(()),
         () = source.run() => Ok(()),
         () = updates.closed() => Ok(()),

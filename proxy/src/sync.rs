@@ -37,6 +37,7 @@ pub(crate) struct Settings {
     /// The name of this node.
     pub(crate) node: String,
     pub(crate) serving: translate::Settings,
+    pub(crate) scope: Scope,
     pub(crate) least_interval: Duration,
     pub(crate) period: Duration,
     pub(crate) metrics: SyncMetrics,
@@ -298,8 +299,11 @@ impl Writer {
         let mut changes = Vec::new();
         for &frontend in frontends {
             let desired = self.settings.guard.wanted(frontend, view.planner.desired(frontend));
-            let desired = served(self.dataplane.as_ref(), &mut self.left_out, frontend, desired);
-            changes.extend(plan::diff_frontend(frontend, applied.services.get(&frontend), desired));
+            let dataplane = self.dataplane.as_ref();
+            let desired = served(dataplane, &self.settings.scope, &mut self.left_out, frontend, desired);
+            if self.settings.scope.contains(frontend) {
+                changes.extend(plan::diff_frontend(frontend, applied.services.get(&frontend), desired));
+            }
         }
         self.write(view, applied, changes)
     }
@@ -319,10 +323,11 @@ impl Writer {
         }
         self.settings.guard.wanted_of_all(&mut desired);
         self.left_out.retain(|frontend, _| desired.contains_key(frontend));
+        let (dataplane, scope) = (self.dataplane.as_ref(), &self.settings.scope);
         desired.retain(|&frontend, service| {
-            served(self.dataplane.as_ref(), &mut self.left_out, frontend, Some(service)).is_some()
+            served(dataplane, scope, &mut self.left_out, frontend, Some(service)).is_some()
         });
-        let changes = plan::diff(&found, &desired, &Scope::everything());
+        let changes = plan::diff(&found, &desired, &self.settings.scope);
         Ok(Written { drifted, ..self.write(view, found, changes) })
     }
 
@@ -394,27 +399,29 @@ fn absent_schedulers(dataplane: &dyn Dataplane) -> BTreeSet<Scheduler> {
     Scheduler::ALL.into_iter().filter(is_absent).collect()
 }
 
-/// `desired`, unless the dataplane cannot serve it; that is said once.
+/// `desired`, unless it is left to others or the dataplane cannot serve it; that is said once.
 fn served<'plan>(
     dataplane: &dyn Dataplane,
+    scope: &Scope,
     left_out: &mut BTreeMap<Frontend, String>,
     frontend: Frontend,
     desired: Option<&'plan plan::Service>,
 ) -> Option<&'plan plan::Service> {
-    match desired.map(|service| dataplane.supports(frontend, service)) {
-        None | Some(Ok(())) => {
-            left_out.remove(&frontend);
-            desired
+    let refusal = desired.and_then(|service| {
+        if !scope.contains(frontend) {
+            return Some(format!("{frontend}: its address is left to others (ipvs.excludeCIDRs)"));
         }
-        Some(Err(unsupported)) => {
-            let reason = unsupported.to_string();
-            if left_out.get(&frontend) != Some(&reason) {
-                tracing::warn!(%reason, "left out");
-                left_out.insert(frontend, reason);
-            }
-            None
-        }
+        dataplane.supports(frontend, service).err().map(|unsupported| unsupported.to_string())
+    });
+    let Some(reason) = refusal else {
+        left_out.remove(&frontend);
+        return desired;
+    };
+    if left_out.get(&frontend) != Some(&reason) {
+        tracing::warn!(%reason, "left out");
+        left_out.insert(frontend, reason);
     }
+    None
 }
 
 /// How many frontends are forwarded otherwise than they were left.

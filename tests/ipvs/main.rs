@@ -8,4 +8,6 @@
 
 mod contract;
 mod forwarding;
+mod process;
+mod refusal;
 mod site;

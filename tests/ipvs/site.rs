@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use plan::{Backend, Frontend, Port, Protocol, Service};
-use tests::{Namespace, Process, Switch, traffic};
+use tests::{Namespace, Process, Program, Switch, traffic};
 
 /// What the servers are called.
 pub(crate) const SERVERS: [&str; 3] = ["one", "two", "three"];
@@ -46,6 +46,11 @@ impl Site {
     /// Runs `work` inside the director's network.
     pub(crate) fn on_director<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.director.run(work).unwrap()
+    }
+
+    /// `program`, to be run there.
+    pub(crate) fn inside_director(&self, program: Program) -> Program {
+        program.inside(&self.director)
     }
 
     /// Runs a tool there.

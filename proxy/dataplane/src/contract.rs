@@ -278,7 +278,7 @@ impl Dice {
         let range = frontend(self.roll(4), Protocol::Tcp).address().into();
         Rules {
             when_empty: if self.roll(3) == 0 { WhenEmpty::Drop } else { WhenEmpty::Refuse },
-            scheduler: Scheduler::ALL[usize::from(self.roll(4))],
+            scheduler: Scheduler::ALL[usize::from(self.roll(10))],
             affinity: (self.roll(3) == 0).then_some(affinity),
             masquerade: masquerades[usize::from(self.roll(3))],
             source_ranges: (self.roll(3) == 0).then(|| [range].into()),

@@ -212,8 +212,9 @@ impl Dataplane for Ebpf {
             Protocol::Tcp | Protocol::Udp => {}
             protocol @ Protocol::Sctp => return Err(Unsupported::Protocol { frontend, protocol }),
         }
-        if service.rules.scheduler == Scheduler::LeastConnections {
-            return Err(Unsupported::Rule { frontend, rule: "the scheduler least-connections" });
+        match service.rules.scheduler {
+            Scheduler::RoundRobin | Scheduler::Random | Scheduler::Maglev => {}
+            scheduler => return Err(Unsupported::Scheduler { frontend, scheduler }),
         }
         let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
         match service.backends.iter().find(foreign) {

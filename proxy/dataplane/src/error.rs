@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use plan::{Backend, Frontend, Protocol};
+use plan::{Backend, Frontend, Protocol, Scheduler};
 
 /// Why the kernel could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +124,14 @@ pub enum Unsupported {
         frontend: Frontend,
         /// Its backend.
         backend: Backend,
+    },
+    /// The dataplane does not have this scheduler.
+    #[error("{frontend}: the scheduler {} is not served", scheduler.name())]
+    Scheduler {
+        /// The frontend.
+        frontend: Frontend,
+        /// Its scheduler.
+        scheduler: Scheduler,
     },
     /// The dataplane does not know this rule.
     #[error("{frontend}: {rule} is not served")]

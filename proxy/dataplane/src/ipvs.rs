@@ -12,11 +12,14 @@
 mod addresses;
 mod message;
 mod netlink;
+mod scheduler;
+mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::path::Path;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use nix::errno::Errno;
 use plan::{
@@ -24,21 +27,17 @@ use plan::{
     Scheduler, Service, WhenEmpty,
 };
 
-use self::addresses::Addresses;
+use self::addresses::{Addresses, INTERFACE};
 use self::message::Command;
 use self::netlink::{Netlink, Request};
+use self::scheduler::kernel_name;
+pub use self::settings::{IpvsSettings, Timeouts};
 use crate::{Dataplane, Error, Failure, Unsupported};
 
 /// Every backend has the same weight; 0 would give it nothing new.
 const WEIGHT: u32 = 1;
-/// Connections through IPVS are known to connection tracking, which translates the answers. A connection whose backend
-/// is gone ends with its next packet, and a client that was bound to it is bound anew.
-const SETTINGS: [(&str, &str); 4] = [
-    ("/proc/sys/net/ipv4/vs/conntrack", "1"),
-    ("/proc/sys/net/ipv4/vs/expire_nodest_conn", "1"),
-    ("/proc/sys/net/ipv4/vs/expire_quiescent_template", "1"),
-    ("/proc/sys/net/ipv4/ip_forward", "1"),
-];
+/// Held by the one process of a network namespace that keeps its services: the name of a socket.
+const LOCK: &str = "fairway-proxy-ipvs";
 
 /// The virtual servers of the network namespace that it was opened in. TCP, UDP and SCTP.
 ///
@@ -53,12 +52,17 @@ pub struct Ipvs {
     served: BTreeMap<Frontend, Rules>,
     /// Something was refused or lost: what is served must be read anew before it is changed.
     stale: bool,
+    /// Schedulers that this kernel was found to lack.
+    absent: BTreeSet<Scheduler>,
+    /// Nobody else has it while this is open.
+    _lock: UnixDatagram,
 }
 
 impl Ipvs {
-    /// Adopts what is there. The modules `ip_vs` and `dummy` are loaded by the kernel where they are wanted; where it
-    /// has none, the error says so.
-    pub fn open() -> Result<Self, Error> {
+    /// Adopts what is there, also what kube-proxy made. The modules `ip_vs`, `dummy` and that of the scheduler are loaded
+    /// by the kernel where they are wanted; where it has none, the error says so.
+    pub fn open(settings: IpvsSettings) -> Result<Self, Error> {
+        let lock = lock()?;
         let mut netlink = Netlink::generic().map_err(lost("open"))?;
         let family = find_family(&mut netlink)?;
         let addresses = Addresses::open().map_err(|source| match source.raw_os_error() {
@@ -68,27 +72,75 @@ impl Ipvs {
             Some(code) if code == Errno::EPERM as i32 => Error::Permission { action: "make an interface" },
             _ => Error::Netlink { action: "make the interface of", source },
         })?;
-        for (file, value) in SETTINGS {
-            std::fs::write(file, value).map_err(|source| Error::File {
-                action: "set",
-                path: Path::new(file).to_owned(),
-                source,
-            })?;
-        }
-        let mut ipvs = Self { netlink, family, addresses, served: BTreeMap::new(), stale: true };
+        settings::set(settings)?;
+        let mut ipvs = Self {
+            netlink,
+            family,
+            addresses,
+            served: BTreeMap::new(),
+            stale: true,
+            absent: BTreeSet::new(),
+            _lock: lock,
+        };
+        ipvs.set_timeouts(settings.timeouts)?;
+        ipvs.require(settings.scheduler)?;
         ipvs.observe()?;
         Ok(ipvs)
     }
 
-    /// Removes every virtual service of ours, and the interface. Success where there is neither.
+    /// Whether there is an interface of this dataplane's, or of kube-proxy's in mode ipvs.
+    pub fn is_present() -> bool {
+        nix::net::if_::if_nametoindex(INTERFACE) != Err(Errno::ENODEV)
+    }
+
+    /// The schedulers that a kernel may have, by its names.
+    pub fn schedulers() -> impl Iterator<Item = (&'static str, Scheduler)> {
+        Scheduler::ALL.into_iter().filter_map(|scheduler| Some((kernel_name(scheduler)?, scheduler)))
+    }
+
+    /// The scheduler that the kernel knows by this name: `rr`, `wrr`, `lc`, `wlc`, `mh`, `sh`, `dh`, `sed` or `nq`.
+    pub fn scheduler(name: &str) -> Option<Scheduler> {
+        Self::schedulers().find(|(known, _)| *known == name).map(|(_, scheduler)| scheduler)
+    }
+
+    /// Removes every virtual service of ours, or of kube-proxy's, and the interface. Success where there is neither.
+    /// What [`Ipvs::open`] set for the whole network namespace stays as it is.
     pub fn cleanup() -> Result<(), Error> {
-        let mut ipvs = Self::open()?;
+        if !Self::is_present() {
+            return Ok(());
+        }
+        let mut ipvs = Self::open(IpvsSettings::default())?;
         let all: Vec<Change> =
             ipvs.served.keys().map(|frontend| Change::RemoveService { frontend: *frontend }).collect();
         if let Some(failure) = ipvs.apply(&all).into_iter().next() {
             return Err(failure.error);
         }
         Addresses::cleanup().map_err(lost("remove the interface of"))
+    }
+
+    /// Makes sure that the kernel has this scheduler, by making a service that nobody can reach (RFC 5737).
+    fn require(&mut self, scheduler: Scheduler) -> Result<(), Error> {
+        let Some((name, port)) = kernel_name(scheduler).zip(plan::Port::new(20_000)) else {
+            return Err(scheduler::absent(scheduler));
+        };
+        let probe = Frontend::new(IpAddr::from([198, 51, 100, 0]), port, plan::Protocol::Tcp);
+        let delete = || self.request(message::about(Command::DeleteService, probe));
+        let new = self.request(message::service(Command::NewService, probe, name));
+        let requests = [delete(), new, delete()];
+        match self.netlink.exchange(&requests).map_err(lost("change"))?.into_iter().nth(1) {
+            Some(Err(Errno::ENOENT)) => Err(scheduler::absent(scheduler)),
+            Some(Err(refusal)) => Err(refused("change", None, refusal)),
+            Some(Ok(_)) | None => Ok(()),
+        }
+    }
+
+    fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
+        let Some(payload) = message::set_timeouts(timeouts) else { return Ok(()) };
+        let request = self.request(payload);
+        match self.netlink.exchange(&[request]).map_err(lost("set timeouts of"))?.into_iter().next() {
+            Some(Err(refusal)) => Err(refused("set timeouts of", None, refusal)),
+            Some(Ok(_)) | None => Ok(()),
+        }
     }
 
     fn request(&self, payload: Vec<u8>) -> Request {
@@ -101,7 +153,7 @@ impl Ipvs {
         match change {
             Change::AddService { frontend, .. } if self.served.contains_key(frontend) => Vec::new(),
             Change::AddService { frontend, service } => {
-                let scheduler = kernel_name(service.rules.scheduler);
+                let scheduler = kernel_name(service.rules.scheduler).unwrap_or_default();
                 let new = message::service(Command::NewService, *frontend, scheduler);
                 let set = message::service(Command::SetService, *frontend, scheduler);
                 // Left by a process that ended before it could give it an address.
@@ -113,7 +165,7 @@ impl Ipvs {
             }
             change if !self.served.contains_key(&change.frontend()) => Vec::new(),
             Change::SetRules { frontend, rules } => {
-                let scheduler = kernel_name(rules.scheduler);
+                let scheduler = kernel_name(rules.scheduler).unwrap_or_default();
                 vec![(message::service(Command::SetService, *frontend, scheduler), None)]
             }
             Change::AddBackend { frontend, backend } => add(*frontend, *backend).into(),
@@ -201,7 +253,9 @@ impl Ipvs {
             if !ours.contains(&found.frontend.address()) {
                 continue;
             }
-            let rules = Rules { scheduler: plan_name(&found.scheduler), ..Rules::default() };
+            // One that no plan asks for is taken for one that no plan can have here, so that it is put right.
+            let scheduler = Self::scheduler(&found.scheduler).unwrap_or(Scheduler::Random);
+            let rules = Rules { scheduler, ..Rules::default() };
             let mut service = ObservedService { rules, backends: BTreeMap::new() };
             for payload in self.dump(message::about(Command::GetServer, found.frontend))? {
                 if let Some(server) = message::found_server(found.frontend, &payload) {
@@ -234,8 +288,6 @@ impl Dataplane for Ipvs {
             Some("another treatment of packets from outside")
         } else if rules.when_empty == WhenEmpty::Drop {
             Some("to drop what nobody here can serve")
-        } else if rules.scheduler == Scheduler::Random {
-            Some("the scheduler random")
         } else if rules.affinity.is_some() {
             Some("session affinity")
         } else if rules.masquerade != Masquerade::Never {
@@ -245,6 +297,10 @@ impl Dataplane for Ipvs {
         } else {
             None
         };
+        let scheduler = rules.scheduler;
+        if kernel_name(scheduler).is_none() || self.absent.contains(&scheduler) {
+            return Err(Unsupported::Scheduler { frontend, scheduler });
+        }
         if let Some(rule) = rule {
             return Err(Unsupported::Rule { frontend, rule });
         }
@@ -285,6 +341,9 @@ impl Dataplane for Ipvs {
                     .zip(refusals)
                     .filter_map(|(change, refusal)| {
                         let error = refused("change", Some(change), refusal?);
+                        if matches!(error, Error::Kernel { .. }) {
+                            self.absent.extend(scheduler_of(change));
+                        }
                         Some(Failure { change: change.clone(), error })
                     })
                     .collect();
@@ -299,6 +358,15 @@ impl Dataplane for Ipvs {
 fn add(frontend: Frontend, backend: Backend) -> [(Vec<u8>, Option<Errno>); 2] {
     let command = |command| message::server(command, frontend, backend, WEIGHT);
     [(command(Command::NewServer), Some(Errno::EEXIST)), (command(Command::SetServer), None)]
+}
+
+/// A name of the network namespace, which the kernel frees when the process ends, however it ends.
+fn lock() -> Result<UnixDatagram, Error> {
+    let bound = SocketAddr::from_abstract_name(LOCK).and_then(|name| UnixDatagram::bind_addr(&name));
+    bound.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => Error::InUse { path: INTERFACE.into() },
+        _ => Error::Netlink { action: "lock", source },
+    })
 }
 
 /// The kernel loads the module that answers to the name.
@@ -318,48 +386,22 @@ fn lost(action: &'static str) -> impl FnOnce(io::Error) -> Error {
 }
 
 fn refused(action: &'static str, change: Option<&Change>, refusal: Errno) -> Error {
-    let scheduler = match change {
-        Some(Change::AddService { service, .. }) => Some(service.rules.scheduler),
-        Some(Change::SetRules { rules, .. }) => Some(rules.scheduler),
-        Some(
-            Change::AddBackend { .. }
-            | Change::DrainBackend { .. }
-            | Change::RemoveBackend { .. }
-            | Change::RemoveService { .. },
-        )
-        | None => None,
-    };
-    match (refusal, scheduler) {
+    match (refusal, change.and_then(scheduler_of)) {
         (Errno::EPERM, _) => Error::Permission { action: "change virtual services" },
         // ip_vs_add_service(): the scheduler's module could not be loaded.
-        (Errno::ENOENT, Some(Scheduler::RoundRobin)) => {
-            Error::Kernel { feature: "the scheduler rr (module ip_vs_rr)" }
-        }
-        (Errno::ENOENT, Some(Scheduler::LeastConnections)) => {
-            Error::Kernel { feature: "the scheduler lc (module ip_vs_lc)" }
-        }
-        (Errno::ENOENT, Some(Scheduler::Maglev)) => {
-            Error::Kernel { feature: "the scheduler mh (module ip_vs_mh)" }
-        }
+        (Errno::ENOENT, Some(scheduler)) => scheduler::absent(scheduler),
         (refusal, _) => Error::Netlink { action, source: refusal.into() },
     }
 }
 
-const fn kernel_name(scheduler: Scheduler) -> &'static str {
-    match scheduler {
-        // Not supported: it does not get here.
-        Scheduler::RoundRobin | Scheduler::Random => "rr",
-        Scheduler::LeastConnections => "lc",
-        Scheduler::Maglev => "mh",
-    }
-}
-
-/// One that no plan asks for is taken for one that no plan can have here, so that it is put right.
-fn plan_name(kernel: &str) -> Scheduler {
-    match kernel {
-        "rr" => Scheduler::RoundRobin,
-        "lc" => Scheduler::LeastConnections,
-        "mh" => Scheduler::Maglev,
-        _ => Scheduler::Random,
+/// The scheduler that a step asks for.
+const fn scheduler_of(change: &Change) -> Option<Scheduler> {
+    match change {
+        Change::AddService { service, .. } => Some(service.rules.scheduler),
+        Change::SetRules { rules, .. } => Some(rules.scheduler),
+        Change::AddBackend { .. }
+        | Change::DrainBackend { .. }
+        | Change::RemoveBackend { .. }
+        | Change::RemoveService { .. } => None,
     }
 }

@@ -17,7 +17,7 @@ pub use ebpf::Trial;
 pub use ebpf::{Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketSettings, Program, Settings};
 pub use ebpf_abi::Counter as PacketCounter;
 pub use error::{Error, Unsupported};
-pub use ipvs::Ipvs;
+pub use ipvs::{Ipvs, IpvsSettings, Timeouts};
 pub use kernel::default_cgroup;
 pub use memory::Memory;
 

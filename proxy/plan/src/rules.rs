@@ -42,10 +42,22 @@ pub enum Scheduler {
     RoundRobin,
     /// Any, with equal probability.
     Random,
+    /// In turn, as often as the weight says.
+    WeightedRoundRobin,
     /// The one with the fewest connections.
     LeastConnections,
+    /// The one with the fewest connections for its weight.
+    WeightedLeastConnections,
     /// By a hash of the flow that all nodes agree on (Eisenbud et al., "Maglev", NSDI 2016).
     Maglev,
+    /// By a hash of the client's address.
+    SourceHash,
+    /// By a hash of the address that the client connects to.
+    DestinationHash,
+    /// The one that would have the fewest connections for its weight with this one.
+    ShortestExpectedDelay,
+    /// One without connections where there is one, and the shortest expected delay otherwise.
+    NeverQueue,
 }
 
 /// A client comes back to the backend it had.
@@ -85,15 +97,32 @@ impl Rules {
 
 impl Scheduler {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::RoundRobin, Self::Random, Self::LeastConnections, Self::Maglev];
+    pub const ALL: [Self; 10] = [
+        Self::RoundRobin,
+        Self::Random,
+        Self::WeightedRoundRobin,
+        Self::LeastConnections,
+        Self::WeightedLeastConnections,
+        Self::Maglev,
+        Self::SourceHash,
+        Self::DestinationHash,
+        Self::ShortestExpectedDelay,
+        Self::NeverQueue,
+    ];
 
     /// As it is spelt in configurations.
     pub const fn name(self) -> &'static str {
         match self {
             Self::RoundRobin => "round-robin",
             Self::Random => "random",
+            Self::WeightedRoundRobin => "weighted-round-robin",
             Self::LeastConnections => "least-connections",
+            Self::WeightedLeastConnections => "weighted-least-connections",
             Self::Maglev => "maglev",
+            Self::SourceHash => "source-hash",
+            Self::DestinationHash => "destination-hash",
+            Self::ShortestExpectedDelay => "shortest-expected-delay",
+            Self::NeverQueue => "never-queue",
         }
     }
 

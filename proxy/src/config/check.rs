@@ -11,14 +11,15 @@ use std::path::PathBuf;
 use daemon::document::{Document, Section};
 use daemon::problems::{Problem, Problems};
 use daemon::telemetry::Format;
+use dataplane::Ipvs;
 use serde_json::Value;
 
 use super::effective::effective;
 use super::field::Field;
-use super::serving;
 use super::table::FIELDS;
 use super::{
-    Access, Config, HEALTHZ_PORT, Logging, METRICS_PORT, OOM_SCORE_ADJUSTMENT, Source, bind_address,
+    Access, Config, HEALTHZ_PORT, Logging, METRICS_PORT, OOM_SCORE_ADJUSTMENT, Source, bind_address, mode,
+    serving,
 };
 
 pub(super) const API_VERSION: &str = "kubeproxy.config.k8s.io/v1alpha1";
@@ -85,17 +86,24 @@ fn read_fields(
             section.problem(field.name(), format!("must be {expected}, found {value}"));
             continue;
         }
-        if let Some(warning) = field.warning(&value) {
+        // The root is read before its sections.
+        let mode = given.get("mode").and_then(Value::as_str);
+        if let Some(warning) = field.warning(&value, mode) {
             warnings.add(field.path, warning);
         }
-        if let ("mode", Some(mode @ ("iptables" | "ipvs" | "nftables"))) = (field.path, value.as_str()) {
+        if let ("mode", Some(mode @ ("iptables" | "nftables"))) = (field.path, value.as_str()) {
             // An existing configuration must start, and clients cannot tell the difference.
             warnings.add(field.path, format!("{mode} is not offered, ebpf is used instead"));
         }
-        if let ("ipvs.scheduler", Some(text)) = (field.path, value.as_str().filter(|text| !text.is_empty()))
-            && serving::scheduler(text).is_none()
-        {
-            warnings.add(field.path, format!("{text} is not offered, round-robin is used instead"));
+        if let ("ipvs.scheduler", Some(text)) = (field.path, value.as_str().filter(|text| !text.is_empty())) {
+            if mode == Some("ipvs") && mode::scheduler(text).is_none() {
+                let names: Vec<&str> = Ipvs::schedulers().map(|(name, _)| name).collect();
+                section.problem(field.name(), format!("must be one of {}, found {value}", names.join(", ")));
+                continue;
+            }
+            if mode != Some("ipvs") && serving::nearest_scheduler(text).is_none() {
+                warnings.add(field.path, format!("{text} is not offered, round-robin is used instead"));
+            }
         }
         given.insert(field.path, value);
     }
@@ -142,6 +150,7 @@ impl Reading {
         let kubeconfig = self.text("clientConnection.kubeconfig").map(PathBuf::from);
         let verbosity = self.given.get("logging.verbosity").and_then(Value::as_u64).unwrap_or_default();
         let oom_score = self.given.get("oomScoreAdj").and_then(Value::as_i64);
+        let (default, (period, least_interval)) = (Config::default(), mode::periods(self));
         let json = self.text("logging.format") == Some("json");
         Config {
             source: Source::Cluster(Access { kubeconfig, master: None }),
@@ -149,11 +158,15 @@ impl Reading {
             healthz,
             metrics,
             bind_address_hard_fail: self.flag("bindAddressHardFail"),
+            mode: mode::mode(self),
             serving: serving::settings(self),
+            scope: mode::scope(self),
+            sync_period: period.unwrap_or(default.sync_period),
+            least_sync_interval: least_interval.unwrap_or(default.least_sync_interval),
             oom_score_adjustment: oom_score.unwrap_or(OOM_SCORE_ADJUSTMENT),
             logging: Logging { format: if json { Format::Json } else { Format::Text }, verbosity },
             document: effective(&self.given, healthz, metrics),
-            ..Config::default()
+            ..default
         }
     }
 
@@ -250,16 +263,25 @@ mod tests {
         let defaults = "configSyncPeriod: 15m0s\noomScoreAdj: -999\niptables: {masqueradeBit: 14, syncPeriod: 30s}\n\
             ipvs: {scheduler: rr}\nlogging: {verbosity: 0}\n";
         assert_eq!(warnings(defaults), [""; 0]);
-        let set = "mode: ipvs\nipvs: {scheduler: sed, strictARP: true}\niptables: {localhostNodePorts: false}\n\
+        let set = "mode: nftables\nipvs: {scheduler: sed, strictARP: true}\niptables: {localhostNodePorts: false}\n\
             featureGates: {A: true}\n";
         let expected = [
             "featureGates: has no effect: nothing here is behind a gate",
-            "mode: ipvs is not offered, ebpf is used instead",
+            "mode: nftables is not offered, ebpf is used instead",
             "iptables.localhostNodePorts: has no effect: node ports are not served at loopback addresses, as in nftables mode",
             "ipvs.scheduler: sed is not offered, round-robin is used instead",
-            "ipvs.strictARP: has no effect: ipvs is not offered in this version",
+            "ipvs.strictARP: has no effect: the mode is not ipvs",
         ];
         assert_eq!(warnings(set), expected);
+    }
+
+    #[test]
+    fn ipvs_takes_no_scheduler_for_another() {
+        let problems =
+            read(&format!("{HEAD}mode: ipvs\nipvs: {{scheduler: fastest}}\n")).expect_err("invalid");
+        let expected =
+            "ipvs.scheduler: must be one of rr, wrr, lc, wlc, mh, sh, dh, sed, nq, found \"fastest\"";
+        assert_eq!(problems.to_string().trim_end(), expected);
     }
 
     #[test]

@@ -27,8 +27,10 @@ pub(super) fn effective(
     let text = |address: Option<SocketAddr>| json!(address.map_or_else(String::new, |it| it.to_string()));
     set(&mut document, "healthzBindAddress", text(healthz));
     set(&mut document, "metricsBindAddress", text(metrics));
-    // Whichever was asked for.
-    set(&mut document, "mode", json!("ebpf"));
+    // Others are served by it, too.
+    if document["mode"] != "ipvs" {
+        set(&mut document, "mode", json!("ebpf"));
+    }
     let name = given.get("hostnameOverride").and_then(Value::as_str).and_then(node_name);
     set(&mut document, "hostnameOverride", json!(name.unwrap_or_default()));
     document

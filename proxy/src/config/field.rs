@@ -25,6 +25,8 @@ pub(crate) struct Field {
 pub(crate) enum Effect {
     /// It is followed.
     Honoured,
+    /// It is followed in mode `ipvs`, and read past in others.
+    Ipvs,
     /// It is read past, for this reason, which is said where anything but the default is asked for.
     None(&'static str),
 }
@@ -75,12 +77,14 @@ impl Field {
         self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
     }
 
-    /// What there is to say where it is `value` and is not followed.
-    pub(crate) fn warning(&self, value: &Value) -> Option<String> {
-        match self.effect {
-            Effect::None(reason) if !self.kind.is_default(value) => Some(format!("has no effect: {reason}")),
-            Effect::None(_) | Effect::Honoured => None,
-        }
+    /// What there is to say where it is `value` and is not followed in this mode.
+    pub(crate) fn warning(&self, value: &Value, mode: Option<&str>) -> Option<String> {
+        let reason = match self.effect {
+            Effect::None(reason) => reason,
+            Effect::Ipvs if mode != Some("ipvs") => "the mode is not ipvs",
+            Effect::Ipvs | Effect::Honoured => return None,
+        };
+        (!self.kind.is_default(value)).then(|| format!("has no effect: {reason}"))
     }
 }
 

@@ -28,7 +28,7 @@ impl Flags {
                 set(&mut document, field.path, value.clone());
             } else if let Some(expected) = field.kind.mismatch(value) {
                 problems.add(format!("--{}", field.flag), format!("must be {expected}, found {value}"));
-            } else if let Some(what) = field.warning(value) {
+            } else if let Some(what) = field.warning(value, None) {
                 warnings.push(Problem { path: format!("--{}", field.flag), what });
             }
         }
@@ -131,13 +131,15 @@ impl Args for Flags {
 }
 
 fn argument(field: &'static Field) -> Arg {
+    let set = |path: &str, when: &str| match field.kind.default() {
+        Value::String(text) if text.is_empty() => format!("Sets {path}{when}"),
+        Value::String(text) => format!("Sets {path}{when} [default: {text}]"),
+        other => format!("Sets {path}{when} [default: {other}]"),
+    };
     let help = match (field.effect, field.path) {
         (Effect::Honoured, "") => "Deprecated: the port of the bind address; 0 serves nowhere".to_owned(),
-        (Effect::Honoured, path) => match field.kind.default() {
-            Value::String(text) if text.is_empty() => format!("Sets {path}"),
-            Value::String(text) => format!("Sets {path} [default: {text}]"),
-            other => format!("Sets {path} [default: {other}]"),
-        },
+        (Effect::Honoured, path) => set(path, ""),
+        (Effect::Ipvs, path) => set(path, ", in mode ipvs"),
         (Effect::None(reason), _) => format!("Has no effect: {reason}"),
     };
     let argument = Arg::new(field.flag)

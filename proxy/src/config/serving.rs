@@ -3,6 +3,7 @@
 use plan::Scheduler;
 
 use super::check::Reading;
+use super::mode::{self, Mode};
 use crate::translate::{NodePortAddresses, Settings};
 
 /// What `reading` comes to. Of `detectLocalMode` only matters whether it can tell anything: a pod of this node is known by
@@ -11,7 +12,10 @@ pub(super) fn settings(reading: &Reading) -> Settings {
     let networks = reading.texts("nodePortAddresses").filter_map(|text| text.trim().parse().ok()).collect();
     let is_given = |path| reading.text(path).is_some();
     Settings {
-        scheduler: reading.text("ipvs.scheduler").and_then(scheduler).unwrap_or_default(),
+        scheduler: match mode::mode(reading) {
+            Mode::Ipvs(settings) => settings.scheduler,
+            Mode::Ebpf => reading.text("ipvs.scheduler").and_then(nearest_scheduler).unwrap_or_default(),
+        },
         node_port_addresses: match reading.texts("nodePortAddresses").next() {
             None | Some("primary") => NodePortAddresses::Primary,
             Some(_) => NodePortAddresses::Within(networks),
@@ -29,7 +33,7 @@ pub(super) fn settings(reading: &Reading) -> Settings {
 
 /// What comes nearest to a scheduler of IPVS (`ipvs.scheduler`), where anything does; our own names are taken too. No
 /// endpoint has a weight, so the weighted ones are what they are without.
-pub(super) fn scheduler(name: &str) -> Option<Scheduler> {
+pub(super) fn nearest_scheduler(name: &str) -> Option<Scheduler> {
     match name {
         "rr" | "wrr" => Some(Scheduler::RoundRobin),
         "lc" | "wlc" => Some(Scheduler::LeastConnections),

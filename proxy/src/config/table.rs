@@ -2,7 +2,7 @@
 //! (`cmd/kube-proxy/app/options.go`, `staging/src/k8s.io/kube-proxy/config/v1alpha1/types.go`).
 
 use super::OOM_SCORE_ADJUSTMENT;
-use super::field::Effect::Honoured;
+use super::field::Effect::{Honoured, Ipvs};
 use super::field::Kind::{
     Address, Bind, Choice, CidrText, Cidrs, Duration, Flag, Gates, Interval, Mapping, Modules,
     NodePortAddresses, Number, Rate, Text,
@@ -10,11 +10,10 @@ use super::field::Kind::{
 use super::field::{Effect, Field, Kind};
 
 const NO_MARKS: Effect = Effect::None("what is to be masqueraded carries no mark");
-const NO_CONNTRACK: Effect = Effect::None("the kernel's connection tracking is not used");
+const NO_CONNTRACK: Effect = Effect::None("the kernel's connection tracking keeps its settings");
 const NO_LOCALHOST: Effect =
     Effect::None("node ports are not served at loopback addresses, as in nftables mode");
 const NO_RULES: Effect = Effect::None("each change is written as it comes");
-const NO_IPVS: Effect = Effect::None("ipvs is not offered in this version");
 const NO_WINDOWS: Effect = Effect::None("this is not Windows");
 const NO_REQUESTS: Effect = Effect::None("the API server is asked for two lists and then watched");
 const NO_LOG_FILES: Effect = Effect::None("logs go to standard error, in one stream");
@@ -101,14 +100,14 @@ pub(crate) const FIELDS: &[Field] = &[
     field("iptables.localhostNodePorts", "iptables-localhost-nodeports", Flag(true), NO_LOCALHOST),
     field("iptables.syncPeriod", "iptables-sync-period", Duration("30s"), NO_RULES),
     field("iptables.minSyncPeriod", "iptables-min-sync-period", Duration("1s"), NO_RULES),
-    field("ipvs.syncPeriod", "ipvs-sync-period", Duration("30s"), NO_RULES),
-    field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Duration("0s"), NO_RULES),
+    field("ipvs.syncPeriod", "ipvs-sync-period", Duration("30s"), Ipvs),
+    field("ipvs.minSyncPeriod", "ipvs-min-sync-period", Duration("0s"), Ipvs),
     field("ipvs.scheduler", "ipvs-scheduler", Text("rr"), Honoured),
-    field("ipvs.excludeCIDRs", "ipvs-exclude-cidrs", Cidrs, NO_IPVS),
-    field("ipvs.strictARP", "ipvs-strict-arp", Flag(false), NO_IPVS),
-    field("ipvs.tcpTimeout", "ipvs-tcp-timeout", Duration("0s"), NO_IPVS),
-    field("ipvs.tcpFinTimeout", "ipvs-tcpfin-timeout", Duration("0s"), NO_IPVS),
-    field("ipvs.udpTimeout", "ipvs-udp-timeout", Duration("0s"), NO_IPVS),
+    field("ipvs.excludeCIDRs", "ipvs-exclude-cidrs", Cidrs, Ipvs),
+    field("ipvs.strictARP", "ipvs-strict-arp", Flag(false), Ipvs),
+    field("ipvs.tcpTimeout", "ipvs-tcp-timeout", Duration("0s"), Ipvs),
+    field("ipvs.tcpFinTimeout", "ipvs-tcpfin-timeout", Duration("0s"), Ipvs),
+    field("ipvs.udpTimeout", "ipvs-udp-timeout", Duration("0s"), Ipvs),
     field("nftables.masqueradeBit", "", BIT, NO_MARKS),
     field("nftables.masqueradeAll", "", Flag(false), Honoured),
     field("nftables.syncPeriod", "", Duration("30s"), NO_RULES),

@@ -72,7 +72,14 @@ pub(super) fn rules(rules: &Rules) -> ebpf_abi::Rules {
         affinity_group: rules.affinity.map_or(0, |affinity| affinity.group.0),
         affinity_timeout: rules.affinity.map_or(0, |affinity| seconds(affinity.timeout)),
         scheduler: match rules.scheduler {
-            Scheduler::RoundRobin => ebpf_abi::Scheduler::ROUND_ROBIN,
+            // Those that are not supported do not get here.
+            Scheduler::RoundRobin
+            | Scheduler::WeightedRoundRobin
+            | Scheduler::WeightedLeastConnections
+            | Scheduler::SourceHash
+            | Scheduler::DestinationHash
+            | Scheduler::ShortestExpectedDelay
+            | Scheduler::NeverQueue => ebpf_abi::Scheduler::ROUND_ROBIN,
             Scheduler::Random => ebpf_abi::Scheduler::RANDOM,
             Scheduler::LeastConnections => ebpf_abi::Scheduler::LEAST_CONNECTIONS,
             Scheduler::Maglev => ebpf_abi::Scheduler::MAGLEV,

@@ -7,6 +7,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use netlink_packet_core::{NLA_F_NESTED, NLA_TYPE_MASK};
 use plan::{Backend, Frontend, Port, Protocol};
 
+use super::settings::Timeouts;
+
 /// The family's name.
 pub(super) const FAMILY: &str = "IPVS";
 /// Of the controller, which knows the families.
@@ -29,11 +31,15 @@ pub(super) enum Command {
     SetServer = 6,
     DeleteServer = 7,
     GetServer = 8,
+    SetTimeouts = 12,
 }
 
 /// `IPVS_CMD_ATTR_*`.
 const SERVICE: u16 = 1;
 const SERVER: u16 = 2;
+const TIMEOUT_TCP: u16 = 4;
+const TIMEOUT_TCP_FIN: u16 = 5;
+const TIMEOUT_UDP: u16 = 6;
 
 /// `IPVS_SVC_ATTR_*`.
 mod service {
@@ -99,6 +105,18 @@ pub(super) fn family(payload: &[u8]) -> Option<u16> {
 /// All virtual services, or nothing else but one command about one of them.
 pub(super) fn get_services() -> Vec<u8> {
     header(Command::GetService as u8)
+}
+
+/// Sets the timeouts that are not zero; `None` where all are.
+pub(super) fn set_timeouts(Timeouts { tcp, tcp_fin, udp }: Timeouts) -> Option<Vec<u8>> {
+    let mut payload = header(Command::SetTimeouts as u8);
+    for (kind, timeout) in [(TIMEOUT_TCP, tcp), (TIMEOUT_TCP_FIN, tcp_fin), (TIMEOUT_UDP, udp)] {
+        let seconds = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+        if seconds > 0 {
+            attribute(&mut payload, kind, &seconds.to_ne_bytes());
+        }
+    }
+    (payload.len() > HEADER).then_some(payload)
 }
 
 /// A command that names a virtual service and says nothing of it: delete, get servers.

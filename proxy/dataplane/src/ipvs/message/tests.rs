@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn frontend(text: &str, protocol: Protocol) -> Frontend {
@@ -89,4 +91,14 @@ fn what_is_cut_short_or_of_another_kind_is_nothing() {
     }
     assert_eq!(found_service(&header(1)), None);
     assert_eq!(family(&get_family()), None);
+}
+
+#[test]
+fn timeouts_that_are_zero_are_left_alone() {
+    let seconds = Duration::from_secs;
+    assert_eq!(set_timeouts(Timeouts::default()), None);
+    let some = Timeouts { tcp: seconds(900), udp: seconds(300), ..Timeouts::default() };
+    let expected =
+        [&[12, 1, 0, 0, 8, 0, 4, 0][..], &900_u32.to_ne_bytes(), &[8, 0, 6, 0], &300_u32.to_ne_bytes()];
+    assert_eq!(set_timeouts(some), Some(expected.concat()));
 }
