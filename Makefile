@@ -40,11 +40,11 @@ lint: setup  ## formatting, lints, documentation and the rules of who may depend
 	command -v cargo-deny >/dev/null || cargo install -q cargo-deny --version 0.20.2 --locked --no-default-features
 	cargo deny --all-features --config .deny.toml check bans licenses sources
 
-bench:  ## figures of this machine, rivals beside ours; BENCH=--quick takes three minutes
+bench:  ## figures of this machine, rivals beside ours; BENCH=--quick takes a few minutes
 	@./setup.sh bench
 	cargo build --release --bins
 	cargo run --release -p bench -- $(BENCH)
-	cargo bench -p bench
+	$(if $(filter-out --quick,$(BENCH)),,cargo bench -p bench --bench plan -- $(BENCH))
 
 setup:
 	@./setup.sh

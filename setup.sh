@@ -45,8 +45,9 @@ toolchain=(
   "g++:links bpf-linker against LLVM"
 )
 
-# What `make bench` measures beside fairway-lb.
+# What `make bench` measures ours beside.
 rivals=(
+  "nftables:loads the rules that a rival of fairway-proxy in the benchmark writes"
   "nginx-light:a rival of fairway-lb in the benchmark"
   "libnginx-mod-stream:lets nginx balance TCP"
 )

@@ -1,25 +1,34 @@
 //! fairway-lb beside HAProxy, nginx and plain routing: same topology, same run, in turn.
 
-mod measure;
 mod report;
-mod results;
 mod site;
 mod variant;
 
 use std::collections::BTreeMap;
 
 use nix::sys::resource::{Resource, getrlimit};
+use tests::traffic::Work;
 use tests::{Error, Result};
 
-pub use measure::{Figure, Measure, Run};
 pub use report::Report;
-pub use results::{Ratio, Results, Row};
 pub use variant::Variant;
 
 use site::Site;
 
 use crate::machine::{self, Machine};
+use crate::measure::{Figure, Measure, Run};
+use crate::results::Results;
 use crate::statistics::number;
+
+/// All loads of one round, in the order in which they are put on.
+const RUNS: [Run; 6] = [
+    Run { work: Work::Up, connections: 1 },
+    Run { work: Work::Down, connections: 1 },
+    Run { work: Work::Up, connections: 8 },
+    Run { work: Work::Down, connections: 8 },
+    Run { work: Work::Requests, connections: 32 },
+    Run { work: Work::Connections, connections: 32 },
+];
 
 /// How thorough a run is.
 #[derive(Clone, Copy, Debug)]
@@ -31,10 +40,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Under three minutes.
-    pub const QUICK: Self = Self { rounds: 3, milliseconds: 1000 };
-    /// About a quarter of an hour.
-    pub const FULL: Self = Self { rounds: 9, milliseconds: 3000 };
+    /// About a minute.
+    pub const QUICK: Self = Self { rounds: 3, milliseconds: 400 };
+    /// About ten minutes.
+    pub const FULL: Self = Self { rounds: 9, milliseconds: 2000 };
 }
 
 /// Measures; `progress` is given a line after each step. `command` goes into the report.
@@ -57,7 +66,7 @@ pub fn measure(plan: Plan, command: &str, mut progress: impl FnMut(&str)) -> Res
     idle(&site, &mut report, &mut progress)?;
     for round in 0..plan.rounds {
         report.busy.push(machine::busy_with_others()?);
-        for run in Run::ALL {
+        for run in RUNS {
             for variant in site.variants() {
                 load(&site, &mut report, (round, run, variant), &mut progress);
             }

@@ -1,11 +1,15 @@
 //! Inputs and arithmetic that benchmarks share.
 
 pub mod command;
+pub mod document;
 pub mod fail_over;
 pub mod front_door;
 pub mod machine;
+pub mod measure;
 pub mod node;
+pub mod results;
 pub mod scale;
+pub mod service_path;
 pub mod statistics;
 pub mod usage;
 

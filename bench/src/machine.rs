@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ::tests::{Error, Program, Result, wait};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::usage;
 
@@ -11,7 +11,7 @@ use crate::usage;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What a reader must know to judge the figures.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// The day of the run, UTC.
     pub date: String,
@@ -26,14 +26,14 @@ pub struct Machine {
     /// Memory in MiB.
     pub memory: u64,
     /// Congestion control of every socket, where the benchmark sees to it.
-    pub congestion_control: Option<&'static str>,
+    pub congestion_control: Option<String>,
     /// Versions of the rivals that are installed.
     pub rivals: Vec<String>,
 }
 
 impl Machine {
     /// Describes this one, with the versions of the `rivals` that are installed.
-    pub fn describe(congestion_control: Option<&'static str>, rivals: &[&str]) -> Result<Self> {
+    pub fn describe(congestion_control: Option<&str>, rivals: &[&str]) -> Result<Self> {
         let versions: Vec<Option<String>> =
             rivals.iter().map(|program| version(program)).collect::<Result<_>>()?;
         let (processor, processors) = processors(&usage::read("/proc/cpuinfo")?);
@@ -45,7 +45,7 @@ impl Machine {
             processor,
             processors,
             memory: memory(&usage::read("/proc/meminfo")?),
-            congestion_control,
+            congestion_control: congestion_control.map(str::to_owned),
             rivals: versions.into_iter().flatten().collect(),
         })
     }

@@ -7,17 +7,14 @@ use std::time::Duration;
 
 use tests::apiserver::{Options, Store, Stub};
 use tests::certificates::Authority;
-use tests::traffic::{self, PourReport};
 use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, admin, kubeconfig, objects, wait};
 
 use crate::usage::{self, Usage};
 
 /// The Service whose endpoint changes.
 const FRONTEND: &str = "10.254.0.80:80";
-/// The Service that bytes are poured through.
-const SINK_FRONTEND: &str = "10.254.0.81:80";
-const SINK: &str = "10.42.1.1:9000";
-const API: &str = "127.0.0.1:6443";
+/// Where the API server is, on the node.
+pub(crate) const API: &str = "127.0.0.1:6443";
 const METRICS_PORT: u16 = 10_249;
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -32,17 +29,12 @@ pub struct Node {
     network: Namespace,
     _pod_networks: Vec<Namespace>,
     _bpf_fs: BpfFs,
-    folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
 }
 
 impl Node {
-    /// Starts it and waits until its Services answer.
-    pub fn start() -> Result<Self> {
-        Self::among(0, 0).map(|(node, _)| node)
-    }
-
-    /// The same in a cluster with so many more Services, of so many `endpoints` each. Also returns the time from the
-    /// start of the proxy until its Services answer, the way of the lists from the API server included.
+    /// Starts it in a cluster with so many more Services, of so many `endpoints` each, and waits until its own answers.
+    /// Also returns the time from the start of the proxy until then, the way of the lists from the API server included.
     pub fn among(others: u32, endpoints: u32) -> Result<(Self, Duration)> {
         let folder = tempfile::tempdir().map_err(Error::system("make", "a temporary directory"))?;
         let network = Namespace::new("node")?;
@@ -73,7 +65,7 @@ impl Node {
             network,
             _pod_networks: pod_networks,
             _bpf_fs: bpf_fs,
-            folder,
+            _folder: folder,
         };
         node.join()?;
         node.network.run(|| {
@@ -125,25 +117,6 @@ impl Node {
         self.network.run(|| (0..rounds).map(change).collect())?
     }
 
-    /// Bits per second of one stream to a pod that is addressed itself.
-    pub fn pour_directly(&self) -> Result<f64> {
-        self.pour(SINK)
-    }
-
-    /// Bits per second of one stream to the same pod through its Service.
-    pub fn pour_through_service(&self) -> Result<f64> {
-        self.pour(SINK_FRONTEND)
-    }
-
-    fn pour(&self, address: &str) -> Result<f64> {
-        let client = Program::ours("traffic")?
-            .arguments(["pour", address, "--milliseconds", "2000"])
-            .inside(&self.network)
-            .in_cgroup(&self.cgroup)
-            .log_to(self.folder.path().join("pour"));
-        Ok(traffic::report::<PourReport>(client, PATIENCE)?.rate)
-    }
-
     /// Makes this process one of the node's, so that its sockets are translated.
     fn join(&self) -> Result<()> {
         let members = self.cgroup.path().join("cgroup.procs");
@@ -152,7 +125,7 @@ impl Node {
     }
 }
 
-/// Two pods that answer with their names; the first one also swallows bytes.
+/// Two pods that answer with their names.
 fn start_pods(network: &Namespace, folder: &Path) -> Result<(Vec<Process>, Vec<Namespace>)> {
     let (mut pods, mut pod_networks) = (Vec::new(), Vec::new());
     for pod in ["1", "2"] {
@@ -165,7 +138,6 @@ fn start_pods(network: &Namespace, folder: &Path) -> Result<(Vec<Process>, Vec<N
         pods.push(listening(arguments, &pod_network, folder.join(&name))?);
         pod_networks.push(pod_network);
     }
-    pods.push(listening(["sink", SINK], &pod_networks[0], folder.join("sink"))?);
     Ok((pods, pod_networks))
 }
 
@@ -173,12 +145,10 @@ fn services() -> Result<Store> {
     let store = Store::default();
     store.put(objects::service("web", "10.254.0.80").port("http", "TCP", 80).json())?;
     store.put(endpoint_of_web(0))?;
-    store.put(objects::service("sink", "10.254.0.81").port("bytes", "TCP", 80).json())?;
-    store.put(objects::slice("sink", "sink-1").port("bytes", "TCP", 9000).ready(&["10.42.1.1"]).json())?;
     Ok(store)
 }
 
-fn write_kubeconfig(folder: &Path, authority: &Authority) -> Result<PathBuf> {
+pub(crate) fn write_kubeconfig(folder: &Path, authority: &Authority) -> Result<PathBuf> {
     let write = |name: &str, text: &str| {
         let path = folder.join(name);
         std::fs::write(&path, text).map_err(Error::system("write", path.display()))?;
@@ -201,18 +171,28 @@ fn endpoint_of_web(round: u32) -> serde_json::Value {
     objects::slice("web", "web-1").port("http", "TCP", 8080).ready(&[address]).json()
 }
 
-/// The other Services count up from 10.96.0.0, their endpoints from 100.64.0.0.
-fn other_service(number: u32) -> serde_json::Value {
-    let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 0).to_bits() + number);
+/// The address of another Service: they count up from 10.96.0.0.
+pub(crate) const fn other_address(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(Ipv4Addr::new(10, 96, 0, 0).to_bits() + number)
+}
+
+/// Its endpoints: they count up from 100.64.0.0.
+pub(crate) fn other_endpoints(number: u32, endpoints: u32) -> impl Iterator<Item = Ipv4Addr> {
+    let base = Ipv4Addr::new(100, 64, 0, 0).to_bits() + number * (endpoints + 1);
+    (base..base + endpoints).map(Ipv4Addr::from_bits)
+}
+
+pub(crate) fn other_service(number: u32) -> serde_json::Value {
+    let address = other_address(number);
     objects::service(&format!("other-{number}"), &address.to_string()).port("http", "TCP", 80).json()
 }
 
-/// `shift` moves the first endpoint to another address.
-fn other_slice(number: u32, endpoints: u32, shift: u32) -> serde_json::Value {
+/// `shift` moves the endpoints so far; each Service has one address to spare.
+pub(crate) fn other_slice(number: u32, endpoints: u32, shift: u32) -> serde_json::Value {
     let name = format!("other-{number}");
-    let base = Ipv4Addr::new(100, 64, 0, 0).to_bits() + number * (endpoints + 1);
-    let numbers = (shift..endpoints).chain((shift > 0).then_some(endpoints));
-    let addresses: Vec<String> = numbers.map(|at| Ipv4Addr::from_bits(base + at).to_string()).collect();
+    let addresses: Vec<String> = other_endpoints(number, endpoints)
+        .map(|address| Ipv4Addr::from_bits(address.to_bits() + shift).to_string())
+        .collect();
     let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
     objects::slice(&name, &format!("{name}-1")).port("http", "TCP", 8080).ready(&addresses).json()
 }

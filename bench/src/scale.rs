@@ -52,6 +52,11 @@ const CHANGES: u32 = 200;
 /// Changes at once; as many as there are Services where those are fewer.
 const BURST: u32 = 1_000;
 
+/// Rounds of a quick run.
+pub const QUICK_ROUNDS: u32 = 1;
+/// Rounds of a full one: about five minutes.
+pub const FULL_ROUNDS: u32 = 5;
+
 /// Measures every size so often; `progress` is given a line after each. `command` goes into the report.
 pub fn measure(rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Result<Report> {
     let mut report = Report {
@@ -64,7 +69,7 @@ pub fn measure(rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Re
         for size in SIZES {
             let round = measure_one(size)?;
             progress(&format!(
-                "round {number} of {rounds}, {} services x {} endpoints: start {:.2} s, {:.0} MiB, change {:.2} ms",
+                "programming, round {number} of {rounds}, {} services x {} endpoints: start {:.2} s, {:.0} MiB, change {:.2} ms",
                 size.services, size.endpoints, round.cold_start, round.resident, round.change
             ));
             report.rounds.push((size, round));

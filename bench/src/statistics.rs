@@ -1,9 +1,9 @@
 //! Medians and spreads.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What several samples of one figure say.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// See [`median`].
     pub median: f64,
@@ -36,6 +36,19 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The slope of the line through `points` with the least squares; `None` where they have no two places.
+pub fn slope(points: &[(f64, f64)]) -> Option<f64> {
+    let count = points.iter().fold(0.0, |count, _| count + 1.0);
+    let mean = |of: fn(&(f64, f64)) -> f64| points.iter().map(of).sum::<f64>() / count;
+    let (mean_x, mean_y) = (mean(|point| point.0), mean(|point| point.1));
+    let (mut products, mut squares) = (0.0, 0.0);
+    for (x, y) in points {
+        products += (x - mean_x) * (y - mean_y);
+        squares += (x - mean_x) * (x - mean_x);
+    }
+    (squares > 0.0).then(|| products / squares)
+}
+
 /// Three digits, or all before the point.
 pub fn number(value: f64) -> String {
     match value.abs() {
@@ -64,6 +77,15 @@ mod tests {
         let expected = Summary { median: 2.0, lowest: 1.0, highest: 9.0, samples: 3 };
         assert_eq!(summarize(&[9.0, 1.0, 2.0]), Some(expected));
         assert_eq!(summarize(&[]), None);
+    }
+
+    #[test]
+    fn a_slope_is_that_of_the_line_nearest_to_all() {
+        assert_eq!(slope(&[(0.0, 1.0), (1.0, 3.0), (2.0, 5.0)]), Some(2.0));
+        assert_eq!(slope(&[(0.0, 0.0), (1.0, 2.0), (2.0, 1.0)]), Some(0.5));
+        for points in [&[][..], &[(1.0, 1.0)], &[(1.0, 1.0), (1.0, 2.0)]] {
+            assert_eq!(slope(points), None, "{points:?}");
+        }
     }
 
     #[test]

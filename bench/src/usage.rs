@@ -31,6 +31,21 @@ pub(crate) fn of_process(process: u32) -> Result<Usage> {
     Ok(usage)
 }
 
+/// Seconds of processor time so far of the kernel's threads that take over packets when there are many.
+pub(crate) fn of_packet_threads() -> Result<f64> {
+    let mut seconds = 0.0;
+    for process in fs::read_dir("/proc").map_err(Error::system("list", "/proc"))? {
+        let path = process.map_err(Error::system("list", "/proc"))?.path();
+        let is_one = |comm: String| comm.starts_with("ksoftirqd/");
+        // A process may have ended since it was listed.
+        if fs::read_to_string(path.join("comm")).is_ok_and(is_one) {
+            let stat = path.join("stat").display().to_string();
+            seconds += parse(&stat, &read(&stat)?, cpu_seconds)?;
+        }
+    }
+    Ok(seconds)
+}
+
 /// Seconds that all processors together were busy, and that have passed on all of them.
 pub(crate) fn of_machine() -> Result<(f64, f64)> {
     parse("/proc/stat", &read("/proc/stat")?, busy_and_passed)

@@ -1,9 +1,12 @@
-//! What was seen, as a Markdown table for people and as JSON for programs.
+//! The results as a section of the document.
+
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
 use super::contender::{ADVERT_INTERVAL, Contender};
 use super::fault::{Fault, Figure};
+use crate::document::{Bar, Comparison, Section, Table, cell};
 use crate::machine::Machine;
 use crate::statistics::{Summary, number, summarize};
 
@@ -38,76 +41,57 @@ pub struct Report {
 }
 
 impl Report {
-    /// As Markdown.
-    pub fn markdown(&self) -> String {
-        let mut text = String::from("# Fail-over beside keepalived + HAProxy\n\n");
-        for sentence in self.description() {
-            text.extend(["* ", &sentence, "\n"]);
-        }
-        let [ours, theirs] = Contender::ALL.map(Contender::name);
-        text.extend(["\n| fault | figure | ", ours, " | ", theirs, " | bar for ours | |\n"]);
-        text.push_str("|---|---|---|---|---|---|\n");
-        for (fault, figure) in self.rows() {
-            let [ours, theirs] = Contender::ALL.map(|contender| self.summary(fault, figure, contender));
-            let bar = fault.bar(figure);
-            let cells = [
-                fault.title().to_owned(),
-                figure.title().to_owned(),
-                cell(ours),
-                cell(theirs),
-                bar.map_or_else(String::new, |bar| format!("<= {}", number(bar))),
-                verdict(ours, bar).to_owned(),
-            ];
-            text.extend(["| ", &cells.join(" | "), " |\n"]);
-        }
-        text
+    /// What clients saw, then both contenders beside each other.
+    pub fn section(&self) -> Section {
+        let [ours, theirs] = Contender::ALL;
+        let comparison = |(fault, figure): (Fault, Figure)| {
+            let (what, unit) = figure.title().rsplit_once(", ").unwrap_or((figure.title(), ""));
+            let value = self.summary(fault, figure, theirs);
+            let beside = value.map_or("not run".to_owned(), |value| number(value.median));
+            Comparison {
+                what: format!("{}: {what}", fault.title()),
+                beside: format!("{} {beside}", theirs.name()),
+                unit: unit.to_owned(),
+                value: self.summary(fault, figure, ours),
+                bar: fault.bar(figure).map(Bar::AtMost),
+            }
+        };
+        let row = |(fault, figure): (Fault, Figure)| {
+            let of = |contender| cell(self.summary(fault, figure, contender));
+            vec![fault.title().to_owned(), figure.title().to_owned(), of(ours), of(theirs)]
+        };
+        let header = ["fault", "figure", ours.name(), theirs.name()];
+        let mut section = Section {
+            name: "fail-over".to_owned(),
+            title: "Fail-over beside keepalived + HAProxy".to_owned(),
+            command: self.command.clone(),
+            machine: self.machine.clone(),
+            notes: self.description(),
+            comparisons: self.rows().into_iter().map(comparison).collect(),
+            tables: vec![Table {
+                title: "Medians (lowest – highest)".to_owned(),
+                header: header.map(str::to_owned).into(),
+                rows: self.rows().into_iter().map(row).collect(),
+            }],
+            samples: self.rows().into_iter().map(|row| self.samples_of(row)).collect(),
+        };
+        section.note_busy(&self.busy);
+        section.notes.extend(self.failures.iter().map(|failure| format!("tried again: {failure}")));
+        section
     }
 
     fn description(&self) -> Vec<String> {
-        let Machine { date, commit, kernel, processor, processors, memory, rivals, .. } = &self.machine;
-        let mut sentences = vec![
-            format!("`{}`, {date}, commit {commit}", self.command),
-            format!("Linux {kernel}, {processors} x {processor}, {memory} MiB, all nodes on it"),
-            rivals.join("; "),
-            format!(
-                "advert interval {ADVERT_INTERVAL} ms, priorities 250, 240, 230; a client dials TLS 100 times a second; {} rounds, each on freshly started masters; medians (lowest – highest)",
-                self.rounds
-            ),
-        ];
-        if let Some(busy) = summarize(&self.busy) {
-            sentences.push(format!(
-                "other things took {:.0} % of the machine before a round, at most {:.0} %",
-                busy.median * 100.0,
-                busy.highest * 100.0
-            ));
-        }
-        sentences.extend(self.failures.iter().map(|failure| format!("tried again: {failure}")));
-        sentences
+        vec![format!(
+            "advert interval {ADVERT_INTERVAL} ms, priorities 250, 240, 230; a client dials TLS 100 times a second; {} \
+                 rounds, each on freshly started masters",
+            self.rounds
+        )]
     }
 
-    /// As JSON, every sample included.
-    pub fn json(&self) -> Value {
-        let row = |(fault, figure): (Fault, Figure)| {
-            let of = |contender| {
-                json!({
-                    "summary": self.summary(fault, figure, contender),
-                    "samples": self.values(fault, figure, contender),
-                })
-            };
-            let contenders: serde_json::Map<String, Value> = Contender::ALL
-                .into_iter()
-                .map(|contender| (contender.name().to_owned(), of(contender)))
-                .collect();
-            json!({ "fault": fault, "figure": figure, "bar": fault.bar(figure), "contenders": contenders })
-        };
-        json!({
-            "command": self.command,
-            "machine": self.machine,
-            "rounds": self.rounds,
-            "busy_with_others": self.busy,
-            "failures": self.failures,
-            "rows": self.rows().into_iter().map(row).collect::<Vec<_>>(),
-        })
+    fn samples_of(&self, (fault, figure): (Fault, Figure)) -> Value {
+        let of: BTreeMap<&str, Vec<f64>> =
+            Contender::ALL.map(|contender| (contender.name(), self.values(fault, figure, contender))).into();
+        json!({ "fault": fault, "figure": figure, "of": of })
     }
 
     /// What was seen of which fault, in the order in which it first was.
@@ -129,26 +113,6 @@ impl Report {
 
     fn summary(&self, fault: Fault, figure: Figure, contender: Contender) -> Option<Summary> {
         summarize(&self.values(fault, figure, contender))
-    }
-}
-
-fn cell(summary: Option<Summary>) -> String {
-    match summary {
-        None => "–".to_owned(),
-        Some(Summary { median, samples: 1, .. }) => number(median),
-        Some(Summary { median, lowest, highest, .. }) => {
-            format!("{} ({} – {})", number(median), number(lowest), number(highest))
-        }
-    }
-}
-
-/// A promise is kept when it is kept every time.
-fn verdict(ours: Option<Summary>, bar: Option<f64>) -> &'static str {
-    match (ours, bar) {
-        (Some(Summary { highest, .. }), Some(bar)) if highest <= bar => "reached every time",
-        (Some(Summary { median, .. }), Some(bar)) if median <= bar => "reached by the median",
-        (Some(_), Some(_)) => "missed",
-        (None, _) | (_, None) => "",
     }
 }
 
@@ -174,25 +138,17 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_reached_when_every_round_reaches_it() {
-        for (values, verdict) in [
-            (&[300.0, 310.0, 320.0][..], "reached every time"),
-            (&[300.0, 310.0, 340.0], "reached by the median"),
-            (&[300.0, 340.0, 350.0], "missed"),
-        ] {
-            let text = report(values).markdown();
-            let row = format!("| <= 330 | {verdict} |");
-            assert!(text.contains(&row), "{row} is not in {text}");
+    fn ours_has_a_bar_and_theirs_stands_beside_it() {
+        let section = report(&[300.0, 310.0, 340.0]).section();
+        let comparison = &section.comparisons[0];
+        assert_eq!(comparison.bar, Some(Bar::AtMost(330.0)));
+        assert_eq!(comparison.value.map(|value| value.median), Some(310.0));
+        assert_eq!(comparison.beside, "keepalived + HAProxy not run");
+        assert_eq!(section.tables[0].rows[0][2..], ["310 (300 – 340)", "–"]);
+        let notes = section.notes.join("\n");
+        for words in ["tried again: round 1: it broke", "at most 50 %"] {
+            assert!(notes.contains(words), "{words} is not in {notes}");
         }
-    }
-
-    #[test]
-    fn spreads_and_what_went_wrong_are_said() {
-        let text = report(&[300.0, 310.0, 340.0]).markdown();
-        for words in ["310 (300 – 340)", "| – |", "tried again: round 1: it broke", "at most 50 %"] {
-            assert!(text.contains(words), "{words} is not in {text}");
-        }
-        let json = report(&[300.0]).json();
-        assert_eq!(json["rows"][0]["contenders"]["fairway-lb"]["samples"], json!([300.0]));
+        assert_eq!(section.samples[0]["of"]["fairway-lb"], json!([300.0, 310.0, 340.0]));
     }
 }

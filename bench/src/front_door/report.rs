@@ -1,17 +1,14 @@
-//! The results as a Markdown table for people and as JSON for programs.
+//! The results as a section of the document.
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::results::{Results, Row};
 use super::variant::Variant;
+use crate::document::{Bar, Comparison, Section, Table, cell};
 use crate::machine::Machine;
-use crate::statistics::{Summary, number, summarize};
-
-/// From here on, in any round, a machine counts as busy with other things.
-const BUSY: f64 = 0.05;
+use crate::measure::{Figure, Measure};
+use crate::results::{Results, Row};
 
 /// One whole run of the benchmark.
 #[derive(Clone, Debug)]
@@ -31,179 +28,104 @@ pub struct Report {
     /// The share of the machine that other things took before each round, from 0 to 1.
     pub busy: Vec<f64>,
     /// What was measured.
-    pub results: Results,
+    pub results: Results<Variant>,
 }
 
 impl Report {
-    /// As Markdown: ratios first, then medians, with their spreads.
-    pub fn markdown(&self) -> String {
-        let mut text = String::from("# The front door beside its rivals\n\n");
-        self.describe(&mut text);
-        text.push_str("\n## Ours beside the best rival\n\n");
-        text.push_str("| load | figure | ratio | lowest – highest | best rival | bar | |\n");
-        text.push_str("|---|---|---|---|---|---|---|\n");
-        for row in self.results.rows() {
-            line(&mut text, &self.ratio(row));
-        }
-        text.push_str("\n## Medians (lowest – highest)\n\n| load | figure |");
-        for variant in Variant::ALL {
-            text.extend([" ", variant.name(), " |"]);
-        }
-        text.push_str("\n|---|---|---|---|---|---|---|\n");
-        for row in self.results.rows() {
-            let mut cells = title(row);
-            cells.extend(Variant::ALL.map(|variant| self.cell(row, variant)));
-            line(&mut text, &cells);
-        }
-        text
-    }
-
-    fn describe(&self, text: &mut String) {
-        let Machine { date, commit, kernel, processor, processors, memory, congestion_control, rivals } =
-            &self.machine;
-        let mut say = |sentence: String| {
-            text.push_str("* ");
-            text.push_str(&sentence);
-            text.push('\n');
+    /// Ratios to the best rival, then medians with their spreads.
+    pub fn section(&self) -> Section {
+        let mut section = Section {
+            name: "front-door".to_owned(),
+            title: "The front door beside the best rival".to_owned(),
+            command: self.command.clone(),
+            machine: self.machine.clone(),
+            notes: vec![format!(
+                "{} rounds of {} ms per load and variant, the variants in turn; client, balancer and server share the \
+                 machine; idle connections once, before all else",
+                self.rounds, self.milliseconds
+            )],
+            comparisons: self.results.rows().iter().map(|row| self.comparison(row)).collect(),
+            tables: vec![self.medians()],
+            samples: self.samples(),
         };
-        say(format!("`{}`, {date}, commit {commit}", self.command));
-        say(format!(
-            "Linux {kernel}, {processors} x {processor}, {memory} MiB; client, balancer and server share them"
-        ));
-        let congestion_control = congestion_control.unwrap_or("the system's");
-        say(format!("congestion control of every socket: {congestion_control}; {}", rivals.join("; ")));
-        say(format!(
-            "{} rounds of {} ms per load and variant, the variants in turn; idle connections once, before all else",
-            self.rounds, self.milliseconds
-        ));
-        if let Some(busy) = summarize(&self.busy) {
-            let (median, highest) = (busy.median * 100.0, busy.highest * 100.0);
-            let judgement = if busy.highest > BUSY { "**a busy machine**" } else { "a quiet machine" };
-            say(format!(
-                "{judgement}: other things took {median:.0} % of it before a round, at most {highest:.0} %"
-            ));
-        }
-        for (variant, reason) in &self.not_run {
-            say(format!("not run: {}: {reason}", variant.name()));
-        }
-        for failure in &self.failures {
-            say(format!("failed: {failure}"));
+        section.note_busy(&self.busy);
+        let not_run =
+            self.not_run.iter().map(|(variant, reason)| format!("not run: {}: {reason}", variant.name()));
+        section.notes.extend(not_run);
+        section.notes.extend(self.failures.iter().map(|failure| format!("failed: {failure}")));
+        section
+    }
+
+    fn comparison(&self, row: &Row<Variant>) -> Comparison {
+        let rival = row.best(Variant::ALL.into_iter().filter(|variant| variant.is_rival()));
+        Comparison {
+            what: row.measure.title(),
+            beside: rival.map_or_else(
+                || self.not_run.values().cloned().collect::<Vec<_>>().join("; "),
+                |rival| rival.name().to_owned(),
+            ),
+            unit: "ratio".to_owned(),
+            value: rival.and_then(|rival| row.ratio(Variant::Fairway, rival)),
+            bar: bar(&row.measure),
         }
     }
 
-    fn ratio(&self, row: &Row) -> Vec<String> {
-        let mut cells = title(row);
-        let bar = row.measure.bar();
-        let Some(ratio) = row.ratio() else {
-            let absent = if self.not_run.is_empty() { "no sample" } else { "not run" };
-            cells.extend([absent, "", "", "", ""].map(str::to_owned));
-            return cells;
+    fn medians(&self) -> Table {
+        let header = ["load", "figure"].into_iter().chain(Variant::ALL.map(Variant::name));
+        let row = |row: &Row<Variant>| {
+            let mut cells = vec![row.measure.run.clone(), row.measure.figure.unit().to_owned()];
+            cells.extend(Variant::ALL.map(|variant| match row.summary(variant) {
+                None if self.not_run.contains_key(&variant) => "not run".to_owned(),
+                summary => cell(summary),
+            }));
+            cells
         };
-        let Summary { median, lowest, highest, .. } = ratio.summary;
-        let judgement = match row.measure.reached(median) {
-            Some(true) => "reached",
-            Some(false) => "missed",
-            None => "",
-        };
-        let floor = row.measure.figure.compare(2.0, 1.0).is_lt();
-        let sign = if floor { ">=" } else { "<=" };
-        cells.extend([
-            format!("{median:.2}"),
-            format!("{lowest:.2} – {highest:.2}"),
-            ratio.rival.name().to_owned(),
-            bar.map_or_else(String::new, |bar| format!("{sign} {bar}")),
-            judgement.to_owned(),
-        ]);
-        cells
-    }
-
-    fn cell(&self, row: &Row, variant: Variant) -> String {
-        match (row.summary(variant), self.not_run.contains_key(&variant)) {
-            (Some(summary), _) if summary.samples == 1 => number(summary.median),
-            (Some(Summary { median, lowest, highest, .. }), _) => {
-                format!("{} ({} – {})", number(median), number(lowest), number(highest))
-            }
-            (None, true) => "not run".to_owned(),
-            (None, false) => "–".to_owned(),
+        Table {
+            title: "Medians (lowest – highest)".to_owned(),
+            header: header.map(str::to_owned).collect(),
+            rows: self.results.rows().iter().map(row).collect(),
         }
     }
 
-    /// As JSON, every sample included.
-    pub fn json(&self) -> Value {
-        let rows: Vec<Value> = self.results.rows().iter().map(row_json).collect();
-        let not_run: BTreeMap<&str, &String> =
-            self.not_run.iter().map(|(variant, reason)| (variant.name(), reason)).collect();
-        json!({
-            "command": self.command,
-            "machine": self.machine,
-            "rounds": self.rounds,
-            "milliseconds": self.milliseconds,
-            "not_run": not_run,
-            "failures": self.failures,
-            "busy_with_others": self.busy,
-            "rows": rows,
-        })
+    fn samples(&self) -> Value {
+        let row = |row: &Row<Variant>| {
+            let of: BTreeMap<&str, Vec<f64>> =
+                Variant::ALL.map(|variant| (variant.name(), row.samples(variant))).into();
+            json!({ "run": row.measure.run, "figure": row.measure.figure, "of": of })
+        };
+        self.results.rows().iter().map(row).collect()
     }
 }
 
-/// What is known of one variant in one row.
-#[derive(Serialize)]
-struct Cell {
-    summary: Option<Summary>,
-    samples: Vec<f64>,
-}
-
-fn row_json(row: &Row) -> Value {
-    let cell = |variant: Variant| Cell { summary: row.summary(variant), samples: row.samples(variant) };
-    let variants: BTreeMap<&str, Cell> =
-        Variant::ALL.into_iter().map(|variant| (variant.name(), cell(variant))).collect();
-    let ratio = row.ratio().map(|ratio| {
-        let reached = row.measure.reached(ratio.summary.median);
-        json!({ "rival": ratio.rival.name(), "summary": ratio.summary, "reached": reached })
-    });
-    json!({
-        "run": row.measure.run,
-        "figure": row.measure.figure,
-        "unit": row.measure.figure.unit(),
-        "bar": row.measure.bar(),
-        "ratio": ratio,
-        "variants": variants,
-    })
-}
-
-fn title(row: &Row) -> Vec<String> {
-    vec![row.measure.run.clone(), row.measure.figure.unit().to_owned()]
-}
-
-fn line(text: &mut String, cells: &[String]) {
-    text.extend(["| ", &cells.join(" | "), " |\n"]);
+/// What the ratio to the best rival is to reach.
+fn bar(measure: &Measure) -> Option<Bar> {
+    let connections = measure.run.starts_with("new");
+    match measure.figure {
+        Figure::Throughput => Some(Bar::AtLeast(1.3)),
+        Figure::Rate => Some(Bar::AtLeast(1.1)),
+        Figure::Percentile99 if !connections => Some(Bar::AtMost(1.0)),
+        Figure::CpuPerGigabyte => Some(Bar::AtMost(0.5)),
+        Figure::CpuPer10k => Some(Bar::AtMost(0.8)),
+        Figure::Resident => Some(Bar::AtMost(0.15)),
+        Figure::Median | Figure::Percentile99 | Figure::Percentile999 => None,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::measure::{Figure, Measure};
     use super::*;
 
-    fn report() -> Report {
+    fn report(samples: &[(Variant, &[f64])]) -> Report {
         let mut results = Results::default();
-        let measure = || Measure { run: "1 stream up".to_owned(), figure: Figure::Throughput };
-        for (round, ours, theirs) in [(0, 20.0, 10.0), (1, 24.0, 12.0), (2, 12.0, 12.0)] {
-            results.add(measure(), Variant::Fairway, round, ours);
-            results.add(measure(), Variant::HaproxySplice, round, theirs);
+        for (variant, values) in samples {
+            for (round, value) in (0..).zip(*values) {
+                let measure = Measure { run: "1 stream up".to_owned(), figure: Figure::Throughput };
+                results.add(measure, *variant, round, *value);
+            }
         }
-        let machine = Machine {
-            date: "2026-01-02".to_owned(),
-            commit: "abc".to_owned(),
-            kernel: "6.1".to_owned(),
-            processor: "A CPU".to_owned(),
-            processors: 2,
-            memory: 4096,
-            congestion_control: Some("cubic"),
-            rivals: vec!["HAProxy 2.6".to_owned()],
-        };
         Report {
             command: "cargo bench".to_owned(),
-            machine,
+            machine: Machine::default(),
             rounds: 3,
             milliseconds: 1000,
             not_run: BTreeMap::from([(Variant::Nginx, "nginx is not installed".to_owned())]),
@@ -213,35 +135,37 @@ mod tests {
         }
     }
 
+    const OURS: (Variant, &[f64]) = (Variant::Fairway, &[20.0, 24.0, 12.0]);
+
     #[test]
-    fn ratios_come_first_and_spreads_with_every_median() {
-        let text = report().markdown();
-        let ratio = "| 1 stream up | Gbit/s | 2.00 | 1.00 – 2.00 | HAProxy, splice | >= 1.3 | reached |";
-        let medians = "| 1 stream up | Gbit/s | 20.0 (12.0 – 24.0) | 12.0 (10.0 – 12.0) | – | not run | – |";
-        let (ratio, medians) = (text.find(ratio), text.find(medians));
-        assert!(ratio.is_some() && ratio < medians, "{text}");
+    fn ours_is_compared_with_the_best_rival() {
+        let theirs: [(Variant, &[f64]); 2] =
+            [(Variant::HaproxySplice, &[10.0, 12.0, 12.0]), (Variant::HaproxyCopy, &[1.0])];
+        let section = report(&[&[OURS], &theirs[..]].concat()).section();
+        let comparison = &section.comparisons[0];
+        assert_eq!((&*comparison.what, &*comparison.beside), ("1 stream up, Gbit/s", "HAProxy, splice"));
+        assert_eq!(comparison.value.map(|value| value.median), Some(2.0));
+        assert_eq!(comparison.bar, Some(Bar::AtLeast(1.3)));
+        let medians =
+            ["1 stream up", "Gbit/s", "20.0 (12.0 – 24.0)", "12.0 (10.0 – 12.0)", "1.00", "not run", "–"];
+        assert_eq!(section.tables[0].rows, [medians.map(str::to_owned)]);
+        assert_eq!(section.samples[0]["of"]["fairway-lb"], json!([20.0, 24.0, 12.0]));
     }
 
     #[test]
     fn what_is_missing_and_what_disturbed_is_said() {
-        let text = report().markdown();
+        let section = report(&[OURS]).section();
+        let notes = section.notes.join("\n");
         for sentence in [
             "not run: nginx stream: nginx is not installed",
             "failed: direct, 1 stream up: it broke",
             "**a busy machine**: other things took 20 % of it before a round, at most 30 %",
-            "Linux 6.1, 2 x A CPU, 4096 MiB",
         ] {
-            assert!(text.contains(sentence), "{sentence:?} is not in {text}");
+            assert!(notes.contains(sentence), "{sentence:?} is not in {notes}");
         }
-    }
-
-    #[test]
-    fn programs_find_every_sample() {
-        let json = report().json();
-        let row = &json["rows"][0];
-        assert_eq!(row["variants"]["fairway-lb"]["samples"], json!([20.0, 24.0, 12.0]));
-        assert_eq!(row["ratio"]["summary"]["median"], json!(2.0));
-        assert_eq!(row["ratio"]["reached"], json!(true));
-        assert_eq!(json["not_run"]["nginx stream"], "nginx is not installed");
+        assert_eq!(
+            (section.comparisons[0].value, &*section.comparisons[0].beside),
+            (None, "nginx is not installed")
+        );
     }
 }

@@ -17,9 +17,9 @@ use tests::certificates::Authority;
 use tests::traffic::{self, LoadReport, Work};
 use tests::{Error, Namespace, Process, Program, Result, wait};
 
-use super::measure::Run;
 use super::variant::Variant;
 use crate::machine::version;
+use crate::measure::Run;
 use crate::usage;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -101,15 +101,8 @@ impl Site {
     }
 
     fn client(&self, variant: Variant, run: Run, milliseconds: u32) -> Result<Program> {
-        let work = match run.work {
-            Work::Up => "up",
-            Work::Down => "down",
-            Work::Requests => "requests",
-            Work::Connections => "connections",
-            Work::Idle => "idle",
-        };
         Ok(Program::ours("traffic")?
-            .arguments(["load", &variant.frontend().to_string(), "--work", work])
+            .arguments(["load", &variant.frontend().to_string(), "--work", run.work.name()])
             .arguments(["--connections", &run.connections.to_string()])
             .arguments(["--milliseconds", &milliseconds.to_string()])
             .inside(&self.client)

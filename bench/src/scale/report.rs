@@ -1,10 +1,11 @@
-//! What was seen, as a Markdown table for people and as JSON for programs.
+//! The results as a section of the document.
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{Round, SIZES, Size};
+use crate::document::{Bar, Comparison, Section, Table, cell};
 use crate::machine::Machine;
-use crate::statistics::{Summary, median, number, summarize};
+use crate::statistics::{Summary, slope, summarize};
 
 /// One whole run.
 #[derive(Clone, Debug)]
@@ -31,65 +32,79 @@ const FIGURES: [Figure; 6] = [
     ("1,000 change at once, ms", |round| round.burst),
 ];
 
+/// What is not to grow, and by how much it may.
+const FLAT: [(Figure, Option<f64>); 2] = [
+    (("one endpoint changes, ms", |round| round.change), Some(1.2)),
+    (("CPU per change, µs", |round| round.change_cpu), None),
+];
+
 impl Report {
-    /// As Markdown.
-    pub fn markdown(&self) -> String {
-        let Machine { date, commit, kernel, processor, processors, memory, .. } = &self.machine;
-        let mut text = format!(
-            "# How the proxy's costs grow with the cluster\n\n\
-             * `{}`, {date}, commit {commit}\n\
-             * Linux {kernel}, {processors} x {processor}, {memory} MiB, API server and proxy on it\n\
-             * other things took {:.0} % of the machine before\n\
-             * a change is timed from its commit in the API server until connections follow; of few services fewer change at once\n\n\
-             | figure |",
-            self.command,
-            median(&self.busy) * 100.0
-        );
-        for Size { services, endpoints } in SIZES {
-            text.extend([" ", &format!("{services} x {endpoints}"), " |"]);
-        }
-        text.push_str(" grows with the services to the power of |\n|---|---|---|---|---|---|\n");
-        for (title, figure) in FIGURES {
-            let cells: Vec<String> = SIZES.into_iter().map(|size| cell(self.summary(size, figure))).collect();
-            let exponent =
-                self.exponent(figure).map_or_else(String::new, |exponent| format!("{exponent:.2}"));
-            text.extend(["| ", title, " | ", &cells.join(" | "), " | ", &exponent, " |\n"]);
-        }
-        text
+    /// One change among many services beside one among few, then everything by size.
+    pub fn section(&self) -> Section {
+        let mut section = Section {
+            name: "programming".to_owned(),
+            title: "How the proxy's costs grow with the cluster".to_owned(),
+            command: self.command.clone(),
+            machine: self.machine.clone(),
+            notes: vec![
+                "API server and proxy share the machine; a change is timed from its commit in the API server until \
+                 connections follow; of few services fewer change at once"
+                    .to_owned(),
+                "exponents: the slope of a line through the logarithms, from 10 to 10,000 services of 2 endpoints; 1 is in \
+                 proportion, 0 is independent of them"
+                    .to_owned(),
+            ],
+            comparisons: FLAT.into_iter().map(|(figure, bar)| self.comparison(figure, bar)).collect(),
+            tables: vec![self.by_size()],
+            samples: self.rounds.iter().map(|(size, round)| json!({ "size": size, "figures": round })).collect(),
+        };
+        section.note_busy(&self.busy);
+        section
     }
 
-    /// As JSON, every round included.
-    pub fn json(&self) -> Value {
-        let rounds: Vec<Value> =
-            self.rounds.iter().map(|(size, round)| json!({ "size": size, "figures": round })).collect();
-        json!({
-            "command": self.command,
-            "machine": self.machine,
-            "busy_with_others": self.busy,
-            "rounds": rounds,
-        })
+    /// Most services beside fewest, round by round.
+    fn comparison(&self, (title, figure): Figure, bar: Option<f64>) -> Comparison {
+        let (few, many) = (self.values(SIZES[0], figure), self.values(SIZES[2], figure));
+        let ratios: Vec<f64> = few.iter().zip(&many).map(|(few, many)| many / few).collect();
+        Comparison {
+            what: format!("among {} services: {title}", SIZES[2].services),
+            beside: format!("among {}", SIZES[0].services),
+            unit: "ratio".to_owned(),
+            value: summarize(&ratios),
+            bar: bar.map(Bar::AtMost),
+        }
+    }
+
+    fn by_size(&self) -> Table {
+        let sizes = SIZES.map(|Size { services, endpoints }| format!("{services} x {endpoints}"));
+        let row = |(title, figure): Figure| {
+            let cells = SIZES.map(|size| cell(self.summary(size, figure)));
+            let exponent =
+                self.exponent(figure).map_or_else(String::new, |exponent| format!("{exponent:.2}"));
+            [title.to_owned()].into_iter().chain(cells).chain([exponent]).collect()
+        };
+        Table {
+            title: "By services x endpoints of each: medians (lowest – highest)".to_owned(),
+            header: ["figure".to_owned()].into_iter().chain(sizes).chain(["exponent".to_owned()]).collect(),
+            rows: FIGURES.into_iter().map(row).collect(),
+        }
+    }
+
+    fn values(&self, size: Size, figure: fn(&Round) -> f64) -> Vec<f64> {
+        self.rounds.iter().filter(|(one, _)| *one == size).map(|(_, round)| figure(round)).collect()
     }
 
     fn summary(&self, size: Size, figure: fn(&Round) -> f64) -> Option<Summary> {
-        let of = self.rounds.iter().filter(|(one, _)| *one == size);
-        summarize(&of.map(|(_, round)| figure(round)).collect::<Vec<_>>())
+        summarize(&self.values(size, figure))
     }
 
-    /// From a thousand services to ten thousand: 1 is in proportion, 0 is independent of them.
+    /// By how much a figure grows with the number of services, endpoints of each being the same.
     fn exponent(&self, figure: fn(&Round) -> f64) -> Option<f64> {
-        let [_, small, large, _] = SIZES.map(|size| self.summary(size, figure).map(|summary| summary.median));
-        let growth = f64::from(SIZES[2].services) / f64::from(SIZES[1].services);
-        Some((large? / small?).ln() / growth.ln()).filter(|exponent| exponent.is_finite())
-    }
-}
-
-fn cell(summary: Option<Summary>) -> String {
-    match summary {
-        None => "–".to_owned(),
-        Some(Summary { median, samples: 1, .. }) => number(median),
-        Some(Summary { median, lowest, highest, .. }) => {
-            format!("{} ({} – {})", number(median), number(lowest), number(highest))
-        }
+        let same = SIZES.into_iter().filter(|size| size.endpoints == SIZES[0].endpoints);
+        let points: Vec<(f64, f64)> = same
+            .map(|size| Some((f64::from(size.services).ln(), self.summary(size, figure)?.median.ln())))
+            .collect::<Option<_>>()?;
+        slope(&points).filter(|slope| slope.is_finite())
     }
 }
 
@@ -98,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn growth_is_an_exponent() {
+    fn growth_is_an_exponent_and_what_is_flat_a_ratio() {
         let round = |value| Round {
             cold_start: value,
             cold_start_cpu: 1.0,
@@ -107,18 +122,23 @@ mod tests {
             change_cpu: 0.0,
             burst: 1.0,
         };
-        let values = [1.0, 10.0, 100.0, 100.0];
+        // As the services: to the power of 1.
+        let values = [1.0, 100.0, 1000.0, 1000.0];
         let report = Report {
             command: "cargo bench".to_owned(),
             machine: Machine::default(),
             busy: vec![0.0],
             rounds: SIZES.into_iter().zip(values.map(round)).collect(),
         };
-        let text = report.markdown();
-        for (title, exponent) in [("start until", "1.00"), ("RSS", "2.00"), ("one endpoint", "0.00")] {
-            let row = text.lines().find(|line| line.contains(title)).unwrap();
-            assert!(row.ends_with(&format!("| {exponent} |")), "{row}");
+        let section = report.section();
+        let rows = &section.tables[0].rows;
+        for (title, exponent) in
+            [("start until", "1.00"), ("RSS", "2.00"), ("one endpoint", "0.00"), ("CPU per", "")]
+        {
+            let row = rows.iter().find(|row| row[0].contains(title)).unwrap();
+            assert_eq!(row.last().map(String::as_str), Some(exponent), "{row:?}");
         }
-        assert!(text.lines().any(|line| line.contains("CPU per change") && line.ends_with("|  |")), "{text}");
+        let change = &section.comparisons[0];
+        assert_eq!((change.value.map(|value| value.median), change.bar), (Some(1.0), Some(Bar::AtMost(1.2))));
     }
 }

@@ -1,4 +1,4 @@
-//! The other end of [`super::load()`], which says that it is ready to whoever asks over HTTPS on the same port.
+//! The other end of [`super::load()`] by TCP and UDP, which says that it is ready to whoever asks over HTTPS on the same port.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::load::{CHUNK, LARGEST, Work, raise_descriptor_limit};
+use super::load::{CHUNK, DATAGRAM, LARGEST, Work, raise_descriptor_limit};
 use crate::certificates::{Identity, server_tls};
 use crate::{Error, Result};
 
@@ -21,8 +22,9 @@ const READY: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close
 /// Where to listen and who to be.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Answer {
-    /// Address and port.
-    pub address: SocketAddr,
+    /// Addresses and ports, TCP and UDP.
+    #[arg(required = true)]
+    pub addresses: Vec<SocketAddr>,
     /// The certificate for health checks, PEM.
     #[arg(long)]
     pub certificate: PathBuf,
@@ -37,10 +39,35 @@ pub async fn answer(settings: &Answer, ready: impl FnOnce()) -> Result<()> {
     let read = |path: &Path| std::fs::read_to_string(path).map_err(Error::system("read", path.display()));
     let identity = Identity { certificate: read(&settings.certificate)?, key: read(&settings.key)? };
     let acceptor = TlsAcceptor::from(server_tls(&identity, None)?);
-    let address = settings.address;
-    let listener = TcpListener::bind(address).await.map_err(Error::system("bind", address))?;
+    let mut servers = JoinSet::new();
+    for &address in &settings.addresses {
+        let listener = TcpListener::bind(address).await.map_err(Error::system("bind TCP", address))?;
+        let socket = UdpSocket::bind(address).await.map_err(Error::system("bind UDP", address))?;
+        let acceptor = acceptor.clone();
+        servers.spawn(accept(listener, acceptor));
+        servers.spawn(async move { echo(socket).await.map_err(Error::system("serve UDP", address)) });
+    }
     ready();
-    accept(listener, acceptor).await
+    match servers.join_next().await {
+        Some(ended) => {
+            ended.map_err(|error| Error::system("serve", "an address")(io::Error::other(error)))?
+        }
+        None => Ok(()),
+    }
+}
+
+/// An answer to each datagram.
+async fn echo(socket: UdpSocket) -> io::Result<()> {
+    let (mut question, answer) = ([0; DATAGRAM.0], [0x5a; DATAGRAM.1]);
+    loop {
+        let (_, from) = socket.recv_from(&mut question).await?;
+        match socket.send_to(&answer, from).await {
+            Ok(_) => {}
+            // Its client is gone, or its client's host said so of an earlier answer.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor) -> Result<()> {
@@ -139,6 +166,7 @@ pub(super) async fn in_background() -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await.map_err(bound())?;
     let address = listener.local_addr().map_err(bound())?;
     tokio::spawn(accept(listener, acceptor));
+    tokio::spawn(echo(UdpSocket::bind(address).await.map_err(bound())?));
     Ok(address)
 }
 

@@ -1,22 +1,29 @@
 //! As much as goes: bytes, requests or connections, one after the other on each of so many connections.
 //!
 //! A connection begins with one byte that says what is to come ([`Work`]); where answers are wanted, the sizes of
-//! question and answer follow, each in four bytes. The other end is [`super::answer()`]. Bounded in time and number.
+//! question and answer follow, each in four bytes. A datagram says nothing and is answered by one of a fixed size. The
+//! other end is [`super::answer()`]. Bounded in time and number.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{Resource, UsageWho, getrlimit, getrusage, setrlimit};
+use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::{Error, Result, wait};
 
 pub(super) const CHUNK: usize = 128 * 1024;
 /// The largest question or answer, in bytes.
 pub(super) const LARGEST: usize = 64 * 1024;
+/// How long a datagram and its answer are, in bytes: a question to a name server and what it says.
+pub(super) const DATAGRAM: (usize, usize) = (64, 256);
+/// A datagram that is not answered by then was lost.
+const LOST_AFTER: Duration = Duration::from_millis(200);
 /// Connections that are opened at the same time where many are to be held.
 const OPENERS: usize = 64;
 
@@ -34,13 +41,30 @@ pub enum Work {
     Connections = b'C',
     /// One question and one answer, then silence.
     Idle = b'I',
+    /// A datagram and its answer, and so on, by connected sockets.
+    Datagrams = b'G',
+}
+
+impl Work {
+    /// As `--work` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Requests => "requests",
+            Self::Connections => "connections",
+            Self::Idle => "idle",
+            Self::Datagrams => "datagrams",
+        }
+    }
 }
 
 /// How much of what, and for how long.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Load {
-    /// Whom: a server of `traffic answer`, or what stands before it.
-    pub address: SocketAddr,
+    /// Whom: servers of `traffic answer`, or what stands before them. Connections take turns.
+    #[arg(required = true)]
+    pub addresses: Vec<SocketAddr>,
     /// What to do.
     #[arg(long, value_enum)]
     pub work: Work,
@@ -50,6 +74,19 @@ pub struct Load {
     /// For how long.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub milliseconds: u32,
+}
+
+impl Load {
+    /// Puts another address first: the one that comes so many turns later.
+    fn take_turn(&mut self, turns: usize) {
+        let count = self.addresses.len().max(1);
+        self.addresses.rotate_left(turns % count);
+    }
+
+    /// Whose turn it is.
+    fn address(&self) -> std::io::Result<SocketAddr> {
+        self.addresses.first().copied().ok_or_else(|| std::io::Error::other("no address"))
+    }
 }
 
 /// What came of it.
@@ -65,7 +102,11 @@ pub struct LoadReport {
     pub p50: u32,
     /// 99 of 100 answers took at most this.
     pub p99: u32,
-    /// How many connections failed.
+    /// 999 of 1,000 answers took at most this.
+    pub p999: u32,
+    /// Processor time of the client, user and system, in seconds.
+    pub cpu_seconds: f64,
+    /// How many connections failed; of datagrams, how many were lost.
     pub failed: usize,
     /// Why the first of them did.
     pub error: Option<String>,
@@ -77,21 +118,21 @@ pub async fn load(settings: &Load, opened: impl FnOnce(usize)) -> Result<LoadRep
     let start = wait::now();
     let end = start + Duration::from_millis(settings.milliseconds.into());
     let mut tasks = JoinSet::new();
-    for connections in shares(settings) {
-        tasks.spawn(work(settings.clone(), connections, end));
+    for (number, connections) in shares(settings).into_iter().enumerate() {
+        let mut settings = settings.clone();
+        settings.take_turn(number);
+        tasks.spawn(work(settings, connections, end));
     }
     let mut sum = Share::default();
     while let Some(share) = tasks.join_next().await {
-        sum.add(
-            share.map_err(|error| Error::system("load", settings.address)(std::io::Error::other(error)))?,
-        );
+        sum.add(share.map_err(|error| Error::system("load", "an address")(std::io::Error::other(error)))?);
     }
     let seconds = (wait::now() - start).as_secs_f64();
     if settings.work == Work::Idle {
         opened(sum.held.len());
         tokio::time::sleep_until(end.into()).await;
     }
-    Ok(sum.report(seconds))
+    sum.report(seconds)
 }
 
 /// As many open files as allowed: both ends of nine thousand connections need more than the usual 1,024.
@@ -109,7 +150,7 @@ fn shares(settings: &Load) -> Vec<usize> {
             let share = |opener| connections / OPENERS + usize::from(opener < connections % OPENERS);
             (0..OPENERS).map(share).collect()
         }
-        Work::Up | Work::Down | Work::Requests | Work::Connections => vec![1; connections],
+        Work::Up | Work::Down | Work::Requests | Work::Connections | Work::Datagrams => vec![1; connections],
     }
 }
 
@@ -138,31 +179,44 @@ impl Share {
         self.error.get_or_insert_with(|| error.to_string());
     }
 
-    fn report(mut self, seconds: f64) -> LoadReport {
+    fn report(mut self, seconds: f64) -> Result<LoadReport> {
+        let usage =
+            getrusage(UsageWho::RUSAGE_SELF).map_err(Error::system("read", "the usage of the client"))?;
+        let used = usage.user_time() + usage.system_time();
         self.microseconds.sort_unstable();
-        let (p50, p99) = (percentile(&self.microseconds, 50), percentile(&self.microseconds, 99));
-        let (answered, failed) = (self.microseconds.len(), self.failed);
-        LoadReport { bytes: self.bytes, answered, seconds, p50, p99, failed, error: self.error }
+        let of_thousand = |rank| percentile(&self.microseconds, rank);
+        Ok(LoadReport {
+            bytes: self.bytes,
+            answered: self.microseconds.len(),
+            seconds,
+            p50: of_thousand(500),
+            p99: of_thousand(990),
+            p999: of_thousand(999),
+            cpu_seconds: Duration::from_micros(used.num_microseconds().unsigned_abs()).as_secs_f64(),
+            failed: self.failed,
+            error: self.error,
+        })
     }
 }
 
-/// The least of the sorted values that `percent` of 100 do not exceed; 0 of none.
-fn percentile(sorted: &[u32], percent: usize) -> u32 {
-    let rank = (sorted.len() * percent).div_ceil(100);
+/// The least of the sorted values that `rank` of 1,000 do not exceed; 0 of none.
+fn percentile(sorted: &[u32], rank: usize) -> u32 {
+    let rank = (sorted.len() * rank).div_ceil(1000);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
-async fn work(settings: Load, connections: usize, end: Instant) -> Share {
+async fn work(mut settings: Load, connections: usize, end: Instant) -> Share {
     let mut share = Share::default();
     let outcome = match settings.work {
         Work::Up => up(&settings, end, &mut share).await,
         Work::Down => down(&settings, end, &mut share).await,
         Work::Requests => requests(&settings, end, &mut share).await,
         Work::Connections => {
-            dial(&settings, end, &mut share).await;
+            dial(&mut settings, end, &mut share).await;
             Ok(())
         }
         Work::Idle => idle(&settings, connections, &mut share).await,
+        Work::Datagrams => datagrams(&settings, end, &mut share).await,
     };
     if let Err(error) = outcome {
         share.fail(&error);
@@ -171,7 +225,7 @@ async fn work(settings: Load, connections: usize, end: Instant) -> Share {
 }
 
 async fn connect(settings: &Load) -> std::io::Result<TcpStream> {
-    let stream = TcpStream::connect(settings.address).await?;
+    let stream = TcpStream::connect(settings.address()?).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
@@ -223,9 +277,10 @@ async fn requests(settings: &Load, end: Instant, share: &mut Share) -> std::io::
     Ok(())
 }
 
-async fn dial(settings: &Load, end: Instant, share: &mut Share) {
+async fn dial(settings: &mut Load, end: Instant, share: &mut Share) {
     while wait::now() < end {
         let began = wait::now();
+        settings.take_turn(1);
         let once = async { Exchange::new(Work::Connections).on(&mut connect(settings).await?).await };
         match once.await {
             Ok(()) => share.microseconds.push(microseconds_since(began)),
@@ -248,6 +303,28 @@ async fn idle(settings: &Load, connections: usize, share: &mut Share) -> std::io
     Ok(())
 }
 
+async fn datagrams(settings: &Load, end: Instant, share: &mut Share) -> std::io::Result<()> {
+    let address = settings.address()?;
+    let any: SocketAddr =
+        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any).await?;
+    socket.connect(address).await?;
+    let (question, mut answer) = ([0x5a; DATAGRAM.0], [0; DATAGRAM.1]);
+    while wait::now() < end {
+        let asked = wait::now();
+        socket.send(&question).await?;
+        let Ok(received) = timeout(LOST_AFTER, socket.recv(&mut answer)).await else {
+            share.fail(&std::io::ErrorKind::TimedOut.into());
+            continue;
+        };
+        if received? != answer.len() {
+            return Err(std::io::Error::other("an answer of another size"));
+        }
+        share.microseconds.push(microseconds_since(asked));
+    }
+    Ok(())
+}
+
 fn microseconds_since(start: Instant) -> u32 {
     u32::try_from((wait::now() - start).as_micros()).unwrap_or(u32::MAX)
 }
@@ -265,7 +342,7 @@ impl Exchange {
         let (question, answer): (u32, u32) = match work {
             // A ClientHello; what a server with a chain of two certificates says to it.
             Work::Connections => (320, 2_400),
-            Work::Up | Work::Down | Work::Requests | Work::Idle => (256, 1_024),
+            Work::Up | Work::Down | Work::Requests | Work::Idle | Work::Datagrams => (256, 1_024),
         };
         let mut announcement = [work as u8; 9];
         announcement[1..5].copy_from_slice(&question.to_be_bytes());
@@ -293,25 +370,39 @@ mod tests {
     #[test]
     fn a_percentile_is_one_of_the_values() {
         let hundred: Vec<u32> = (1..=100).collect();
-        for (values, percent, expected) in
-            [(&hundred[..], 50, 50), (&hundred, 99, 99), (&hundred[..2], 99, 2), (&[7], 50, 7), (&[], 99, 0)]
-        {
-            assert_eq!(percentile(values, percent), expected, "{percent} % of {}", values.len());
+        for (values, rank, expected) in [
+            (&hundred[..], 500, 50),
+            (&hundred, 990, 99),
+            (&hundred, 999, 100),
+            (&hundred[..2], 990, 2),
+            (&[7], 500, 7),
+            (&[], 990, 0),
+        ] {
+            assert_eq!(percentile(values, rank), expected, "{rank} of 1,000 of {}", values.len());
         }
     }
 
     #[tokio::test]
     async fn every_work_is_done_and_counted() -> Result<()> {
         let address = super::super::answer::in_background().await?;
-        for (work, connections) in
-            [(Work::Up, 2), (Work::Down, 2), (Work::Requests, 3), (Work::Connections, 3), (Work::Idle, 70)]
-        {
-            let settings = Load { address, work, connections, milliseconds: 200 };
+        for (work, connections) in [
+            (Work::Up, 2),
+            (Work::Down, 2),
+            (Work::Requests, 3),
+            (Work::Connections, 3),
+            (Work::Idle, 70),
+            (Work::Datagrams, 3),
+        ] {
+            let settings = Load { addresses: vec![address], work, connections, milliseconds: 200 };
             let report = load(&settings, |_| ()).await?;
             assert_eq!((report.failed, &report.error), (0, &None), "{work:?}");
+            assert!(report.cpu_seconds > 0.0, "{work:?}: {report:?}");
+            assert!(report.p50 <= report.p99 && report.p99 <= report.p999, "{work:?}: {report:?}");
             match work {
                 Work::Up | Work::Down => assert!(report.bytes > 0, "{work:?}: {report:?}"),
-                Work::Requests | Work::Connections => assert!(report.answered > 3, "{work:?}: {report:?}"),
+                Work::Requests | Work::Connections | Work::Datagrams => {
+                    assert!(report.answered > 3, "{work:?}: {report:?}");
+                }
                 Work::Idle => assert_eq!(report.answered, 70),
             }
         }
@@ -324,7 +415,8 @@ mod tests {
         let address = std::net::TcpListener::bind("127.0.0.1:0")
             .and_then(|listener| listener.local_addr())
             .map_err(Error::system("bind", "a free port"))?;
-        let settings = Load { address, work: Work::Requests, connections: 2, milliseconds: 50 };
+        let settings =
+            Load { addresses: vec![address], work: Work::Requests, connections: 2, milliseconds: 50 };
         let report = load(&settings, |_| ()).await?;
         assert_eq!((report.answered, report.failed), (0, 2));
         assert!(report.error.is_some_and(|error| error.contains("refused")));
