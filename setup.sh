@@ -23,6 +23,7 @@ packages=(
   "etcd-server:the store behind a real kube-apiserver"
   "zstd:unpacks a stored kube-apiserver"
   "haproxy:tells tests what it understands of the PROXY protocol; a rival of fairway-lb in the benchmark"
+  "nftables:network policies for tests of packets that pass them"
   "procps:sysctl, for namespaces whose neighbour entries must not age"
   "gcc:links, and compiles the cryptography of rustls"
   "g++:compiles the fuzzer"

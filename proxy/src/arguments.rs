@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 use daemon::problems::{Problem, Problems};
+use dataplane::PacketForwarding;
 
 use crate::config::{self, Access, Config, Flags, Reading, Source, beside_a_file, boolean};
 use crate::explain::{Destination, Sender};
-use crate::packet::interface_name;
+use crate::packet::{forwarding, interface_name};
 
 /// Programs Services into the kernel of a node: a drop-in for kube-proxy.
 #[derive(Clone, Debug, Parser)]
@@ -93,6 +94,11 @@ pub(crate) struct Run {
     /// Keep in force what an API server lists no more when nearly everything vanishes at once. SIGUSR1 lets it go.
     #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
     pub(crate) guard_emptiness: bool,
+
+    /// How packets for services go on: redirect, straight to the neighbour; or stack, through the node's netfilter, as network
+    /// policies in its FORWARD chains want it.
+    #[arg(long, value_name = "WAY", default_value = "redirect", value_parser = forwarding)]
+    pub(crate) packet_forwarding: PacketForwarding,
 
     /// Load and attach the programs, and exit. To run takes the same privileges all the same.
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]

@@ -1,6 +1,6 @@
 //! What the dataplane is told of packets, and what it tells of them.
 
-use dataplane::{PacketCounter, PacketCounters, PacketSettings};
+use dataplane::{PacketCounter, PacketCounters, PacketForwarding, PacketSettings};
 use ipnet::IpNet;
 use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
@@ -11,7 +11,11 @@ use serde_json::Value;
 use crate::config::Config;
 
 /// Which packets are served, and which of them come from pods (`detectLocalMode`).
-pub(crate) fn settings(config: &Config, interfaces: Vec<String>) -> PacketSettings {
+pub(crate) fn settings(
+    config: &Config,
+    interfaces: Vec<String>,
+    forwarding: PacketForwarding,
+) -> PacketSettings {
     let text = |path: &str| config.document.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let (mut pods, mut pod_interfaces) = (Vec::new(), Vec::new());
     match text("/detectLocalMode") {
@@ -25,7 +29,7 @@ pub(crate) fn settings(config: &Config, interfaces: Vec<String>) -> PacketSettin
             "pods are not told from others by this mode, all packets count as from outside"
         ),
     }
-    PacketSettings { interfaces, pods, pod_interfaces }
+    PacketSettings { interfaces, pods, pod_interfaces, forwarding }
 }
 
 /// As kube-proxy, which runs once per family.
@@ -45,6 +49,15 @@ pub(crate) fn interface_name(text: &str) -> Result<String, String> {
         return Err(format!("must be the name of an interface, as in eth0 or cali*, found {text:?}"));
     }
     Ok(text.to_owned())
+}
+
+/// How packets go on.
+pub(crate) fn forwarding(text: &str) -> Result<PacketForwarding, String> {
+    match text {
+        "redirect" => Ok(PacketForwarding::Redirect),
+        "stack" => Ok(PacketForwarding::Stack),
+        _ => Err(format!("must be redirect or stack, found {text:?}")),
+    }
 }
 
 /// The counters of the packet programs, read from the kernel when somebody asks.
@@ -135,7 +148,7 @@ mod tests {
     fn settings_of(text: &str) -> PacketSettings {
         let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
         let (config, _) = crate::config::read(&format!("{head}{text}")).expect("valid");
-        settings(&config, vec!["*".to_owned()])
+        settings(&config, vec!["*".to_owned()], PacketForwarding::Redirect)
     }
 
     #[test]

@@ -52,8 +52,8 @@ pub struct Connection {
     pub backend: BackendId,
     /// What was seen: [`REPLY`], [`ANSWERED`], [`CLIENT_DONE`], [`BACKEND_DONE`], [`RESET`].
     pub flags: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// The client's port while the node's stack has the packet, where it is not the client's own; else 0.
+    pub stack_port: u32,
 }
 
 /// These packets come from the backend.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! What is translated skips the node's network stack: it goes straight to the neighbour that the kernel's own routes
-//! name. Only what is for the node itself goes up.
+//! name. Only what is for the node itself goes up; or everything, where who loads the programs wants it so.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -33,7 +33,7 @@ use aya_ebpf::helpers::{
 };
 use aya_ebpf::programs::TcContext;
 use bytemuck::AnyBitPattern;
-use ebpf_abi::{Address, Counter, Tuple};
+use ebpf_abi::{Address, Counter, REPLY, Tuple};
 
 use self::answer::Error;
 use self::maps::Kernel;
@@ -66,11 +66,12 @@ pub fn arrive(context: &TcContext, network: u32) -> i32 {
     carry_out(&tables, work, verdict, true)
 }
 
-/// A packet of the node's own goes out. What came in by another interface was looked at there.
+/// A packet goes out that the node's stack had. What came in by another interface and did not go through the stack was
+/// translated as a whole there.
 #[inline(always)]
 pub fn leave(context: &TcContext, network: u32) -> i32 {
     let skb = Skb(context);
-    if skb.word(offset_of!(__sk_buff, ingress_ifindex)) != 0 {
+    if !by_stack() && skb.word(offset_of!(__sk_buff, ingress_ifindex)) != 0 {
         return NEXT;
     }
     let Some(work) = read(skb, network) else { return NEXT };
@@ -106,13 +107,16 @@ fn carry_out(tables: &Kernel<'_>, work: &Work, verdict: Verdict, incoming: bool)
     match verdict {
         Verdict::Pass => NEXT,
         Verdict::Translate => {
-            let forward = incoming && work.route.kind == RouteKind::Forward;
+            let forward = incoming && !by_stack() && work.route.kind == RouteKind::Forward;
             let length = tables.skb.length();
             if rewrite::rewrite(tables.skb, work, forward).is_err() {
                 return drop(tables, Counter::Failed);
             }
-            tables.count(Counter::Packets, 1);
-            tables.count(Counter::Bytes, u64::from(length));
+            // One that is translated in two halves is one packet.
+            if !by_stack() || incoming == (work.connection.flags & REPLY == 0) {
+                tables.count(Counter::Packets, 1);
+                tables.count(Counter::Bytes, u64::from(length));
+            }
             if forward { tables.skb.send(&work.route) } else { NEXT }
         }
         Verdict::Refuse => answer(tables, work, Counter::Refused, Error::PortUnreachable),
@@ -286,6 +290,19 @@ impl Frame for Skb<'_> {
     fn length(&self) -> u32 {
         self.word(offset_of!(__sk_buff, len))
     }
+}
+
+/// Not 0: what is forwarded goes through the node's stack. Who loads the programs sets it, and the verifier then sees one
+/// of the two ways only.
+#[expect(unsafe_code, reason = "the loader finds it by its name")]
+#[unsafe(no_mangle)]
+static FORWARD_BY_STACK: u32 = 0;
+
+#[inline(always)]
+#[expect(unsafe_code, reason = "the compiler is not to know what the loader writes")]
+fn by_stack() -> bool {
+    // SAFETY: it is a word that nobody writes while the program runs.
+    unsafe { (&raw const FORWARD_BY_STACK).read_volatile() != 0 }
 }
 
 /// The kernel's monotonic clock, to a few milliseconds.

@@ -33,7 +33,7 @@ use self::mirror::Mirror;
 use self::packet::Packets;
 #[cfg(feature = "contract")]
 pub use self::packet::Trial;
-pub use self::packet::{PacketCounters, PacketSettings};
+pub use self::packet::{PacketCounters, PacketForwarding, PacketSettings};
 use self::pins::Pins;
 use self::stale_sockets::StaleSockets;
 use self::write::Write;

@@ -14,7 +14,9 @@ mod memory;
 
 #[cfg(feature = "contract")]
 pub use ebpf::Trial;
-pub use ebpf::{Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketSettings, Program, Settings};
+pub use ebpf::{
+    Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketForwarding, PacketSettings, Program, Settings,
+};
 pub use ebpf_abi::Counter as PacketCounter;
 pub use error::{Error, Unsupported};
 pub use ipvs::{Ipvs, IpvsSettings, Timeouts};

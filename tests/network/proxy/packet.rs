@@ -1,6 +1,7 @@
 //! Packets that reach the node for a service: from the world, and from pods that no control group shows.
 
 mod health_checks;
+mod policy;
 mod site;
 mod whole;
 

@@ -58,6 +58,11 @@ impl Conversations for Kernel<'_> {
     }
 
     #[inline(always)]
+    fn knows(&self, key: &Tuple) -> bool {
+        CONNECTIONS.get_ptr(key).is_some()
+    }
+
+    #[inline(always)]
     fn reserve(&self, key: &Tuple, connection: &Connection) -> bool {
         CONNECTIONS.insert(key, connection, u64::from(BPF_NOEXIST)).is_ok()
     }
@@ -113,6 +118,11 @@ impl Conversations for Kernel<'_> {
     #[inline(always)]
     fn admits(&self, source: SourceRange) -> bool {
         Maps.admits(source)
+    }
+
+    #[inline(always)]
+    fn by_stack(&self) -> bool {
+        super::by_stack()
     }
 
     #[inline(always)]

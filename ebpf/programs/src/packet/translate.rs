@@ -3,6 +3,8 @@
 //! What is not inlined is a stage: the verifier forgets how it got to its end, and so walks the stages one after the
 //! other and not every way through all of them.
 
+mod stack;
+
 use ebpf_abi::{
     ANSWERED, Address, Audience, BACKEND_DONE, CLIENT_DONE, Client, Connection, Counter, FragmentKey,
     Interface, Masquerade, Node, Port, Ports, REPLY, RESET, Rules, ServiceKey, SourceRange, Tuple,
@@ -18,6 +20,8 @@ pub trait Conversations {
     fn services(&self) -> &impl Tables;
     /// What was remembered under a tuple.
     fn connection(&self, key: &Tuple) -> Option<Connection>;
+    /// Whether anything was.
+    fn knows(&self, key: &Tuple) -> bool;
     /// Remembers `connection` unless there is an entry; true where there was none.
     fn reserve(&self, key: &Tuple, connection: &Connection) -> bool;
     /// Remembers `connection`. Where that fails for want of memory the next packet is translated as a first one.
@@ -38,6 +42,8 @@ pub trait Conversations {
     fn is_pod(&self, address: Address) -> bool;
     /// Whether a service that is not for everybody is for this client.
     fn admits(&self, source: SourceRange) -> bool;
+    /// Whether what is forwarded goes through the node's stack, and so its netfilter.
+    fn by_stack(&self) -> bool;
     /// Counts.
     fn count(&self, counter: Counter, by: u64);
 }
@@ -114,6 +120,9 @@ pub fn arrive(tables: &impl Conversations, work: &mut Work, interface: u32, ours
         return Verdict::Pass;
     }
     if known(tables, work, now) {
+        if tables.by_stack() {
+            return stack::arrive(tables, work);
+        }
         work.route = tables.route(&work.becomes, &work.packet);
         return leave_by(work);
     }
@@ -127,13 +136,20 @@ pub fn arrive(tables: &impl Conversations, work: &mut Work, interface: u32, ours
     if !claim(tables, work) {
         return Verdict::NoPort;
     }
+    if tables.by_stack() {
+        return if stack::claim(tables, work) { stack::arrive(tables, work) } else { Verdict::NoPort };
+    }
     leave_by(work)
 }
 
-/// A packet of the node's own leaves it: an answer of a backend that is a process of the node.
+/// A packet leaves the node that the node's stack had: an answer of a backend that is a process of the node, or any
+/// where the stack forwards.
 #[inline(always)]
 pub fn leave(tables: &impl Conversations, work: &mut Work, now: u64) -> Verdict {
-    if is_complete(tables, &mut work.packet) && known(tables, work, now) {
+    if !is_complete(tables, &mut work.packet) {
+        return Verdict::Pass;
+    }
+    if known(tables, work, now) || (tables.by_stack() && stack::masqueraded(tables, work, now)) {
         return Verdict::Translate;
     }
     Verdict::Pass
@@ -300,7 +316,7 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
         service: service.id,
         backend: id,
         flags: REPLY,
-        reserved: 0,
+        stack_port: 0,
     };
     tables.count(Counter::Opened, 1);
     if work.packet.tuple.protocol == TCP && !work.packet.is_syn() {

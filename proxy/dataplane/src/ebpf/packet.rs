@@ -56,11 +56,28 @@ pub struct PacketSettings {
     pub pods: Vec<IpNet>,
     /// The interfaces by which the packets of this node's pods come in, in the same spelling (`detectLocal`).
     pub pod_interfaces: Vec<String>,
+    /// How they go on.
+    pub forwarding: PacketForwarding,
+}
+
+/// How translated packets go on to their backends, and to their clients.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PacketForwarding {
+    /// Straight to the neighbour that the kernel's routes name. The node's netfilter does not see them.
+    #[default]
+    Redirect,
+    /// Through the node's stack, where its netfilter sees the client and the backend, as with kube-proxy.
+    Stack,
 }
 
 impl Default for PacketSettings {
     fn default() -> Self {
-        Self { interfaces: vec!["*".to_owned()], pods: Vec::new(), pod_interfaces: Vec::new() }
+        Self {
+            interfaces: vec!["*".to_owned()],
+            pods: Vec::new(),
+            pod_interfaces: Vec::new(),
+            forwarding: PacketForwarding::default(),
+        }
     }
 }
 
@@ -95,7 +112,7 @@ pub(super) struct Packets {
 impl Packets {
     /// Attaches the programs to the interfaces there are, and to those that come.
     pub(super) fn start(pins: &Pins, settings: PacketSettings) -> Result<Self, Error> {
-        let mut object = open(pins)?;
+        let mut object = open(pins, settings.forwarding)?;
         // Before the maps are taken: the programs refer to them.
         let programs = attach::load(&mut object)?;
         let counters = take(&mut object, ebpf_abi::COUNTERS)?;
@@ -145,8 +162,10 @@ pub(super) fn detach() -> Result<(), Error> {
 }
 
 /// Creates the maps, or opens those that are pinned, which are shared with the programs at the socket.
-fn open(pins: &Pins) -> Result<Ebpf, Error> {
+fn open(pins: &Pins, forwarding: PacketForwarding) -> Result<Ebpf, Error> {
+    let by_stack = u32::from(forwarding == PacketForwarding::Stack);
     let mut loader = EbpfLoader::new();
+    loader.override_global("FORWARD_BY_STACK", &by_stack, true);
     // Nothing is relocated against the kernel's own types, which would take long to read.
     loader.btf(None);
     for table in ebpf_abi::TABLES.iter().chain(&ebpf_abi::PACKET_TABLES) {

@@ -18,7 +18,10 @@ const TARGETS: [&str; 2] = ["10.254.0.7:7", "[fd00:254::7]:7"];
 /// Of the Service `nobody`, whose endpoints do not listen.
 const DEAF: [&str; 2] = ["10.254.0.9:9", "[fd00:254::9]:9"];
 
-fn echo_site() -> Result<(Site, tests::Process)> {
+/// Both ways in which packets go on.
+const WAYS: [&str; 2] = ["redirect", "stack"];
+
+fn echo_site(way: &str) -> Result<(Site, tests::Process)> {
     let site = Site::new()?;
     let service = |name: &str, address: &str, port| both(objects::service(name, address), port).json();
     let slice = |name: &str, address: &str, port| {
@@ -34,7 +37,7 @@ fn echo_site() -> Result<(Site, tests::Process)> {
         service("nobody6", "fd00:254::9", 9),
         slice("nobody6", LOCAL6, 9),
     ])?;
-    let proxy = site.proxy(&["--cluster-cidr=10.42.0.0/16,fd42::/16"])?;
+    let proxy = site.proxy(&["--cluster-cidr=10.42.0.0/16,fd42::/16", "--packet-forwarding", way])?;
     Ok((site, proxy))
 }
 
@@ -68,7 +71,11 @@ fn pattern(length: usize) -> Vec<u8> {
 /// A15: datagrams of one packet and of many, both ways.
 #[test]
 fn datagrams_in_fragments_arrive_whole() -> Result<()> {
-    let (site, _proxy) = echo_site()?;
+    WAYS.into_iter().try_for_each(fragments)
+}
+
+fn fragments(way: &str) -> Result<()> {
+    let (site, _proxy) = echo_site(way)?;
     let echo = inside(&site.local, || UdpSocket::bind(("::", ECHO)))?;
     echo.set_read_timeout(Some(PATIENCE)).map_err(io_error)?;
     let sizes = [1, 1400, 8192, 30_000];
@@ -100,8 +107,12 @@ fn datagrams_in_fragments_arrive_whole() -> Result<()> {
 /// A15: a stream, of which the kernel makes packets larger than any link's.
 #[test]
 fn streams_arrive_whole() -> Result<()> {
+    WAYS.into_iter().try_for_each(streams)
+}
+
+fn streams(way: &str) -> Result<()> {
     const LENGTH: usize = 4 << 20;
-    let (site, _proxy) = echo_site()?;
+    let (site, _proxy) = echo_site(way)?;
     let echo = inside(&site.local, || TcpListener::bind(("::", ECHO)))?;
     let server = thread::spawn(move || -> io::Result<()> {
         for _ in TARGETS {
@@ -129,7 +140,11 @@ fn streams_arrive_whole() -> Result<()> {
 /// The pod's own ICMP error, about a packet that the client never sent, reaches the client as one about what it did send.
 #[test]
 fn a_client_hears_of_an_error_that_a_pod_reports() -> Result<()> {
-    let (site, _proxy) = echo_site()?;
+    WAYS.into_iter().try_for_each(error_of_a_pod)
+}
+
+fn error_of_a_pod(way: &str) -> Result<()> {
+    let (site, _proxy) = echo_site(way)?;
     for target in DEAF {
         let outcome = site.out.run(|| -> io::Result<usize> {
             let socket = UdpSocket::bind(any(target))?;
@@ -147,7 +162,11 @@ fn a_client_hears_of_an_error_that_a_pod_reports() -> Result<()> {
 /// And the other way round: the client is gone, and the pod hears of it.
 #[test]
 fn a_pod_hears_of_an_error_that_a_client_reports() -> Result<()> {
-    let (site, _proxy) = echo_site()?;
+    WAYS.into_iter().try_for_each(error_of_a_client)
+}
+
+fn error_of_a_client(way: &str) -> Result<()> {
+    let (site, _proxy) = echo_site(way)?;
     for target in TARGETS {
         let echo = inside(&site.local, || UdpSocket::bind(("::", ECHO)))?;
         echo.set_read_timeout(Some(PATIENCE)).map_err(io_error)?;
@@ -167,7 +186,11 @@ fn a_pod_hears_of_an_error_that_a_client_reports() -> Result<()> {
 /// A packet that may not pass another router is answered, not swallowed: `traceroute` sees the node.
 #[test]
 fn a_client_hears_that_its_packet_has_passed_too_many_routers() -> Result<()> {
-    let (site, _proxy) = echo_site()?;
+    WAYS.into_iter().try_for_each(too_many_routers)
+}
+
+fn too_many_routers(way: &str) -> Result<()> {
+    let (site, _proxy) = echo_site(way)?;
     let outcome = site.out.run(|| {
         std::fs::write("/proc/sys/net/ipv4/ip_default_ttl", "1")?;
         super::connect(address(TARGETS[0])?, PATIENCE).map(drop)
@@ -179,7 +202,11 @@ fn a_client_hears_that_its_packet_has_passed_too_many_routers() -> Result<()> {
 /// The way to the pod is narrower than the client's: the client is told, and cuts its datagrams accordingly.
 #[test]
 fn a_client_hears_that_its_packet_is_too_big() -> Result<()> {
-    let (site, _proxy) = echo_site()?;
+    WAYS.into_iter().try_for_each(too_big)
+}
+
+fn too_big(way: &str) -> Result<()> {
+    let (site, _proxy) = echo_site(way)?;
     site.node.namespace.ip(&["link", "set", "pod5", "mtu", "1300"])?;
     site.local.ip(&["link", "set", "eth0", "mtu", "1300"])?;
     for target in TARGETS {

@@ -16,6 +16,7 @@ struct Values {
     backend: RefCell<Option<Backend>>,
     connections: RefCell<BTreeMap<Tuple, Connection>>,
     random: Cell<u32>,
+    by_stack: bool,
     counted: RefCell<Vec<Counter>>,
 }
 
@@ -86,6 +87,9 @@ impl Conversations for Values {
     fn connection(&self, key: &Tuple) -> Option<Connection> {
         self.connections.borrow().get(key).copied()
     }
+    fn knows(&self, key: &Tuple) -> bool {
+        self.connections.borrow().contains_key(key)
+    }
     fn reserve(&self, key: &Tuple, connection: &Connection) -> bool {
         let free = !self.connections.borrow().contains_key(key);
         if free {
@@ -119,6 +123,9 @@ impl Conversations for Values {
     }
     fn admits(&self, _: SourceRange) -> bool {
         false
+    }
+    fn by_stack(&self) -> bool {
+        self.by_stack
     }
     fn count(&self, counter: Counter, _: u64) {
         self.counted.borrow_mut().push(counter);
@@ -169,6 +176,15 @@ impl Values {
         let mut work = Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection };
         let verdict = arrive(self, &mut work, INTERFACE, true, second * SECOND);
         (verdict, work.becomes)
+    }
+
+    /// What a packet that the stack had leaves as, if as something else.
+    fn leave(&self, tuple: Tuple, second: u64) -> Option<Tuple> {
+        let packet = Packet { tuple, flags: ACK, hops: 64, ..Packet::default() };
+        let connection = bytemuck::Zeroable::zeroed();
+        let headers = [Internet::default(); 2];
+        let mut work = Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection };
+        (leave(self, &mut work, second * SECOND) == Verdict::Translate).then_some(work.becomes)
     }
 
     /// The same, which must be translated.
@@ -290,6 +306,60 @@ fn who_goes_on_after_a_reset_was_not_reset() {
     values.translated(asked, RST, 4000);
     assert_eq!(values.translated(asked, ACK, 4061).destination, backend(2).address);
     assert_eq!(values.counted.borrow().last(), Some(&Counter::Resumed));
+}
+
+#[test]
+fn the_stack_sees_the_client_and_its_backend() {
+    for masquerade in [Masquerade::NEVER, Masquerade::ALWAYS] {
+        let values = Values { by_stack: true, ..Values::with(masquerade) };
+        let asked = from_client(4000, TCP);
+        for flags in [SYN, ACK] {
+            let inside = values.translated(asked, flags, 0);
+            assert_eq!((inside.source, inside.destination), (asked.source, backend(1).address));
+            let sent = if masquerade == Masquerade::NEVER {
+                assert_eq!(values.leave(inside, 0), None, "it goes out as it is");
+                inside
+            } else {
+                values.leave(inside, 0).unwrap()
+            };
+            let is_masqueraded = sent.source == address(HERE);
+            assert_eq!(is_masqueraded, masquerade == Masquerade::ALWAYS);
+            let (verdict, answer) = values.arrive(sent.reversed(), SYN | ACK, 0);
+            assert_eq!(verdict == Verdict::Translate, is_masqueraded);
+            assert_eq!(answer, inside.reversed(), "the stack sees an answer to what it saw");
+            assert_eq!(values.leave(answer, 0), Some(asked.reversed()));
+        }
+    }
+}
+
+#[test]
+fn no_two_conversations_are_one_to_the_stack() {
+    let values = Values { by_stack: true, ..Values::with(Masquerade::ALWAYS) };
+    let first = from_client(4000, TCP);
+    // The same client by the same port, at another port of the service with the same backend.
+    let second = Tuple { destination_port: Port::from_number(81), ..first };
+    let inside = [first, second].map(|asked| values.translated(asked, SYN, 0));
+    assert_ne!(inside[0], inside[1]);
+    let sent = inside.map(|inside| values.leave(inside, 0).unwrap());
+    assert_ne!(sent[0], sent[1]);
+    for ((asked, inside), sent) in [first, second].into_iter().zip(inside).zip(sent) {
+        let answer = values.translated(sent.reversed(), SYN | ACK, 0);
+        assert_eq!(answer, inside.reversed());
+        assert_eq!(values.leave(answer, 0), Some(asked.reversed()));
+    }
+}
+
+#[test]
+fn what_was_pushed_out_is_put_back_before_the_stack() {
+    let values = Values { by_stack: true, ..Values::with(Masquerade::ALWAYS) };
+    let asked = from_client(4000, TCP);
+    let inside = values.translated(asked, SYN, 0);
+    let sent = values.leave(inside, 0).unwrap();
+    values.connections.borrow_mut().remove(&inside.reversed());
+    let answer = values.translated(sent.reversed(), SYN | ACK, 0);
+    assert_eq!(values.leave(answer, 0), Some(asked.reversed()));
+    values.connections.borrow_mut().remove(&inside.reversed());
+    assert_eq!(values.leave(values.translated(asked, ACK, 0), 0), Some(sent));
 }
 
 #[test]
