@@ -6,8 +6,10 @@ use std::fs;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use daemon::document::parse_duration;
 use daemon::problems::{Problem, Problems};
 use dataplane::PacketForwarding;
 
@@ -99,6 +101,10 @@ pub(crate) struct Run {
     /// policies in its FORWARD chains want it.
     #[arg(long, value_name = "WAY", default_value = "redirect", value_parser = forwarding)]
     pub(crate) packet_forwarding: PacketForwarding,
+
+    /// In mode ipvs, for how long an endpoint that is gone keeps its connections.
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub(crate) drain_deadline: Duration,
 
     /// Load and attach the programs, and exit. To run takes the same privileges all the same.
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]
@@ -196,6 +202,10 @@ impl Run {
         file.warnings.extend(self.flags.replaced().map(|flag| replaced(format!("--{flag}"))));
         Ok(file)
     }
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "must be a duration such as 90s or 1h30m".into())
 }
 
 /// The value of a flag that is true or false, as kube-proxy reads it.

@@ -194,6 +194,7 @@ fn open_ebpf(run: Run, config: &Config, registry: &Registry) -> Result<Box<dyn D
 /// The programs of mode ebpf would go on translating by what they last knew: they go when everything is served here.
 fn open_ipvs(run: Run, settings: IpvsSettings) -> Result<Box<dyn Dataplane>, Failure> {
     tracing::info!(scheduler = settings.scheduler.name(), "opening virtual services");
+    let settings = IpvsSettings { drain_deadline: run.drain_deadline, ..settings };
     let ipvs = Ipvs::open(settings).map_err(kernel)?;
     Ok(Box::new(Successor::new(ipvs, move || Ebpf::cleanup(&run.bpf_fs))))
 }

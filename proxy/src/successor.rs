@@ -1,7 +1,9 @@
 //! The change from one dataplane to another, of which clients notice nothing.
 
+use std::collections::BTreeMap;
+
 use dataplane::{Dataplane, Error, Failure, Inspection, Unsupported};
-use plan::{Change, Frontend, Observed, Service};
+use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Service};
 
 /// A dataplane in whose place another one may still forward: that is removed once this one was told everything.
 pub(crate) struct Successor<D, R> {
@@ -25,6 +27,10 @@ impl<D: Dataplane, R: FnMut() -> Result<(), Error> + Send> Dataplane for Success
 
     fn observe(&mut self) -> Result<Observed, Error> {
         self.dataplane.observe()
+    }
+
+    fn recount(&mut self, frontend: Frontend) -> Result<Option<BTreeMap<Backend, ObservedBackend>>, Error> {
+        self.dataplane.recount(frontend)
     }
 
     fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {

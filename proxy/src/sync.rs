@@ -250,11 +250,12 @@ impl Writer {
         let known = view.applied.take_if(|_| extent == Extent::Changes);
         let written = match known {
             Some(applied) => self.write_changes(view, applied, &settled.frontends),
-            None => self.write_all(view).unwrap_or_else(|error| {
-                tracing::error!(error = chain(&error), "kernel state not read, trying again");
-                Written::default()
-            }),
+            None => self.write_all(view),
         };
+        let written = written.unwrap_or_else(|error| {
+            tracing::error!(error = chain(&error), "kernel state not read, trying again");
+            Written::default()
+        });
         let took = clock::now().saturating_duration_since(begun);
         log_changes(&written, took);
         self.note_written(view, extent, &written, took);
@@ -293,19 +294,26 @@ impl Writer {
     fn write_changes(
         &mut self,
         view: &mut View,
-        applied: Observed,
+        mut applied: Observed,
         frontends: &BTreeSet<Frontend>,
-    ) -> Written {
+    ) -> Result<Written, Error> {
         let mut changes = Vec::new();
         for &frontend in frontends {
             let desired = self.settings.guard.wanted(frontend, view.planner.desired(frontend));
             let dataplane = self.dataplane.as_ref();
             let desired = served(dataplane, &self.settings.scope, &mut self.left_out, frontend, desired);
-            if self.settings.scope.contains(frontend) {
-                changes.extend(plan::diff_frontend(frontend, applied.services.get(&frontend), desired));
+            if !self.settings.scope.contains(frontend) {
+                continue;
             }
+            if let Some((known, desired)) = applied.services.get_mut(&frontend).zip(desired)
+                && known.backends.keys().any(|backend| !desired.backends.contains(backend))
+                && let Some(counted) = self.dataplane.recount(frontend)?
+            {
+                known.backends = counted;
+            }
+            changes.extend(plan::diff_frontend(frontend, applied.services.get(&frontend), desired));
         }
-        self.write(view, applied, changes)
+        Ok(self.write(view, applied, changes))
     }
 
     /// Reads what there is and writes everything that is to be different.

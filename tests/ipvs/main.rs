@@ -7,6 +7,7 @@
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 mod contract;
+mod drain;
 mod forwarding;
 mod process;
 mod refusal;

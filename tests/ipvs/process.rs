@@ -20,6 +20,8 @@ const APISERVER: &str = "127.0.0.1:6443";
 const METRICS_PORT: u16 = 10249;
 /// The addresses of the site's servers.
 const ADDRESSES: [&str; 3] = ["10.2.0.11", "10.2.0.12", "10.2.0.13"];
+/// Those of apiservers that nobody here reaches.
+const APISERVERS: [&str; 3] = ["172.16.60.241", "172.16.60.242", "172.16.60.243"];
 /// What an operator expects to see, to the blank.
 const LISTED: &str = "TCP  10.254.0.2:443 rr
   -> 172.16.60.241:6443           Masq    1      0          0         
@@ -51,7 +53,7 @@ impl Cluster {
         let store = Store::default();
         let stub = Stub::serve(listener, options, &store).unwrap();
         let cluster = Self { _stub: stub, store, files, bpf_fs: BpfFs::new().unwrap(), site };
-        cluster.serve("apiserver", "10.254.0.2", &["172.16.60.241", "172.16.60.242", "172.16.60.243"]);
+        cluster.serve("apiserver", "10.254.0.2", &APISERVERS);
         cluster.serve("web", &frontend().address().to_string(), &ADDRESSES);
         cluster
     }
@@ -114,6 +116,19 @@ fn services_of_the_apiserver_are_served_by_packets() {
     assert_eq!(cluster.site.dial(frontend(), 30).unwrap(), each);
     assert!(cluster.listed().contains(LISTED), "{}", cluster.listed());
     assert!(cluster.ask("/proxyMode").ends_with("ipvs"));
+
+    // One that leaves keeps the connections it has, and may return.
+    let mut held = cluster.site.hold(frontend());
+    let others: Vec<&str> = ADDRESSES.into_iter().filter(|address| server_at(address) != held.name).collect();
+    cluster.serve("web", &frontend().address().to_string(), &others);
+    let left: Vec<&str> = others.iter().map(|address| server_at(address)).collect();
+    cluster.await_backends(&left);
+    assert_eq!(held.ask().unwrap(), held.name);
+    let listed = cluster.listed();
+    assert!(listed.lines().any(|line| line.split_whitespace().nth(3) == Some("0")), "{listed}");
+    cluster.serve("web", &frontend().address().to_string(), &ADDRESSES);
+    cluster.await_backends(&SERVERS);
+    assert_eq!(held.ask().unwrap(), held.name);
     cluster.serve("web", &frontend().address().to_string(), &ADDRESSES[1..]);
     cluster.await_backends(&SERVERS[1..]);
 
@@ -136,6 +151,67 @@ fn services_of_the_apiserver_are_served_by_packets() {
         assert!(!cluster.listed().contains("TCP"), "{}", cluster.listed());
         assert!(!cluster.site.tool("ip", &["link"]).contains("kube-ipvs0"));
     }
+}
+
+#[test]
+fn what_somebody_takes_away_is_back_long_before_the_next_whole_sync() {
+    const SOON: Duration = Duration::from_secs(10);
+    let cluster = Cluster::new();
+    let process = cluster.start();
+    let faults: [&[&str]; 4] = [
+        &["ipvsadm", "-C"],
+        &["ip", "link", "delete", "kube-ipvs0"],
+        &["ip", "address", "delete", "10.254.0.1/32", "dev", "kube-ipvs0"],
+        &["ipvsadm", "-E", "-t", "10.254.0.2:443", "-s", "sed"],
+    ];
+    for (count, fault) in faults.iter().enumerate() {
+        cluster.site.tool(fault[0], &fault[1..]);
+        wait::until(&format!("{fault:?} is repaired"), SOON, || {
+            process.log().is_ok_and(|log| log.matches("rules written").count() == count + 2)
+        })
+        .unwrap();
+        cluster.await_backends(&SERVERS);
+        assert!(cluster.listed().contains(LISTED), "{fault:?}: {}", cluster.listed());
+    }
+}
+
+#[test]
+fn what_kube_proxy_made_is_taken_over_and_left_to_it() {
+    let cluster = Cluster::new();
+    let site = &cluster.site;
+    // As its mode ipvs leaves it (pkg/proxy/ipvs/proxier.go).
+    for setting in ["vs.conntrack", "vs.expire_nodest_conn", "vs.expire_quiescent_template", "ip_forward"] {
+        site.tool("sysctl", &["-w", &format!("net.ipv4.{setting}=1")]);
+    }
+    site.tool("ip", &["link", "add", "kube-ipvs0", "type", "dummy"]);
+    for (address, servers) in [("10.254.0.1", ADDRESSES), ("10.254.0.2", APISERVERS)] {
+        let service = format!("{address}:443");
+        site.tool("ip", &["address", "add", &format!("{address}/32"), "dev", "kube-ipvs0"]);
+        site.tool("ipvsadm", &["-A", "-t", &service, "-s", "rr"]);
+        for server in servers {
+            site.tool("ipvsadm", &["-a", "-t", &service, "-r", &format!("{server}:6443"), "-m", "-w", "1"]);
+        }
+    }
+    let places = || site.tool("ip", &["-brief", "address", "show", "dev", "kube-ipvs0"]);
+    let mut held: Vec<_> = (0..3).map(|_| site.hold(frontend())).collect();
+    let before = (cluster.listed(), places());
+    let mut process = cluster.start();
+    let log = process.log().unwrap();
+    assert!(log.contains("adopting") && !log.contains("rules written"), "nothing is to be written: {log}");
+    for held in &mut held {
+        assert_eq!(held.ask().unwrap(), held.name, "the connection goes on");
+    }
+    assert!(process.terminate(LIMIT).unwrap().success());
+    for held in &mut held {
+        assert_eq!(held.ask().unwrap(), held.name, "the connection goes on");
+    }
+    drop(held);
+    // Connections that ended are remembered for a while: only they may differ.
+    let without_counts = |listed: &str| -> Vec<String> {
+        listed.lines().map(|line| line.split_whitespace().take(4).collect::<Vec<_>>().join(" ")).collect()
+    };
+    assert_eq!(without_counts(&cluster.listed()), without_counts(&before.0));
+    assert_eq!(places(), before.1);
 }
 
 #[test]
@@ -163,4 +239,9 @@ fn services_that_are_left_to_others_are_not_touched_and_said() {
     {
         assert_eq!(cluster.site.tool("sysctl", &["-n", &format!("net.ipv4.{setting}")]).trim(), expected);
     }
+}
+
+fn server_at(address: &str) -> &'static str {
+    let position = ADDRESSES.iter().position(|known| *known == address).unwrap();
+    SERVERS[position]
 }

@@ -10,6 +10,7 @@
 //! first. State is the kernel's: nothing is lost when the process ends, and the next one goes on with what it finds.
 
 mod addresses;
+mod drain;
 mod message;
 mod netlink;
 mod scheduler;
@@ -18,8 +19,10 @@ mod settings;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use plan::{
@@ -28,16 +31,16 @@ use plan::{
 };
 
 use self::addresses::{Addresses, INTERFACE};
-use self::message::Command;
-use self::netlink::{Netlink, Request};
+use self::message::{Command, FoundServer};
+use self::netlink::{Answer, Netlink, Request};
 use self::scheduler::kernel_name;
 pub use self::settings::{IpvsSettings, Timeouts};
-use crate::{Dataplane, Error, Failure, Unsupported};
+use crate::{Dataplane, Error, Failure, Inspection, Unsupported};
 
-/// Every backend has the same weight; 0 would give it nothing new.
-const WEIGHT: u32 = 1;
 /// Held by the one process of a network namespace that keeps its services: the name of a socket.
 const LOCK: &str = "fairway-proxy-ipvs";
+/// So many services are looked after at a time.
+const SAMPLE: usize = 32;
 
 /// The virtual servers of the network namespace that it was opened in. TCP, UDP and SCTP.
 ///
@@ -48,12 +51,15 @@ pub struct Ipvs {
     /// The number of the netlink family.
     family: u16,
     addresses: Addresses,
+    drain_deadline: Duration,
     /// What is served, and how.
     served: BTreeMap<Frontend, Rules>,
     /// Something was refused or lost: what is served must be read anew before it is changed.
     stale: bool,
     /// Schedulers that this kernel was found to lack.
     absent: BTreeSet<Scheduler>,
+    /// The last frontend that was looked after.
+    inspected: Option<Frontend>,
     /// Nobody else has it while this is open.
     _lock: UnixDatagram,
 }
@@ -77,9 +83,11 @@ impl Ipvs {
             netlink,
             family,
             addresses,
+            drain_deadline: settings.drain_deadline,
             served: BTreeMap::new(),
             stale: true,
             absent: BTreeSet::new(),
+            inspected: None,
             _lock: lock,
         };
         ipvs.set_timeouts(settings.timeouts)?;
@@ -149,7 +157,6 @@ impl Ipvs {
 
     /// The commands that carry out `change`, each with the refusal that says it was not needed.
     fn commands(&self, change: &Change) -> Vec<(Vec<u8>, Option<Errno>)> {
-        let server = |command, frontend, backend, weight| message::server(command, frontend, backend, weight);
         match change {
             Change::AddService { frontend, .. } if self.served.contains_key(frontend) => Vec::new(),
             Change::AddService { frontend, service } => {
@@ -170,10 +177,13 @@ impl Ipvs {
             }
             Change::AddBackend { frontend, backend } => add(*frontend, *backend).into(),
             Change::DrainBackend { frontend, backend } => {
-                vec![(server(Command::SetServer, *frontend, *backend, 0), Some(Errno::ENOENT))]
+                let draining = drain::draining(since_start());
+                let set = message::server(Command::SetServer, *frontend, *backend, draining);
+                vec![(set, Some(Errno::ENOENT))]
             }
             Change::RemoveBackend { frontend, backend } => {
-                vec![(server(Command::DeleteServer, *frontend, *backend, 0), Some(Errno::ENOENT))]
+                let delete = message::server(Command::DeleteServer, *frontend, *backend, drain::SERVING);
+                vec![(delete, Some(Errno::ENOENT))]
             }
             Change::RemoveService { frontend } => {
                 vec![(message::about(Command::DeleteService, *frontend), Some(Errno::ESRCH))]
@@ -256,17 +266,51 @@ impl Ipvs {
             // One that no plan asks for is taken for one that no plan can have here, so that it is put right.
             let scheduler = Self::scheduler(&found.scheduler).unwrap_or(Scheduler::Random);
             let rules = Rules { scheduler, ..Rules::default() };
-            let mut service = ObservedService { rules, backends: BTreeMap::new() };
-            for payload in self.dump(message::about(Command::GetServer, found.frontend))? {
-                if let Some(server) = message::found_server(found.frontend, &payload) {
-                    let found =
-                        ObservedBackend { draining: server.weight == 0, connections: server.connections };
-                    service.backends.insert(server.backend, found);
-                }
-            }
-            observed.services.insert(found.frontend, service);
+            let backends = self.backends(found.frontend)?;
+            observed.services.insert(found.frontend, ObservedService { rules, backends });
         }
         Ok(observed)
+    }
+
+    /// The servers of one service. A drain that somebody else began is counted from now on.
+    fn backends(&mut self, frontend: Frontend) -> Result<BTreeMap<Backend, ObservedBackend>, Error> {
+        let now = since_start();
+        let payloads = self.dump(message::about(Command::GetServer, frontend))?;
+        let found: Vec<_> =
+            payloads.iter().filter_map(|payload| message::found_server(frontend, payload)).collect();
+        let unmarked = found.iter().filter(|server| drain::is_unmarked(**server));
+        let mark = |server: &FoundServer| {
+            self.request(message::server(Command::SetServer, frontend, server.backend, drain::draining(now)))
+        };
+        let marks: Vec<Request> = unmarked.map(mark).collect();
+        for answer in self.netlink.exchange(&marks).map_err(lost("change"))? {
+            // It has left meanwhile.
+            match answer {
+                Ok(_) | Err(Errno::ENOENT | Errno::ESRCH) => {}
+                Err(refusal) => return Err(refused("change", None, refusal)),
+            }
+        }
+        let observed = |server: FoundServer| drain::observed(server, now, self.drain_deadline);
+        Ok(found.into_iter().map(|server| (server.backend, observed(server))).collect())
+    }
+
+    /// Whether a few services, others each time, are as they were left. Somebody who clears the table meets them all.
+    fn sample_differs(&mut self) -> Result<bool, Error> {
+        let after = self.inspected.map_or(Bound::Unbounded, Bound::Excluded);
+        let sample = self.served.range((after, Bound::Unbounded)).take(SAMPLE);
+        let sample: Vec<_> = sample.map(|(frontend, rules)| (*frontend, rules.scheduler)).collect();
+        // After the last one it begins anew.
+        self.inspected = sample.last().map(|(frontend, _)| *frontend).filter(|_| sample.len() == SAMPLE);
+        let requests: Vec<Request> = sample
+            .iter()
+            .map(|(frontend, _)| self.request(message::about(Command::GetService, *frontend)))
+            .collect();
+        let answers = self.netlink.exchange(&requests).map_err(lost("read"))?;
+        let as_left = |((_, scheduler), answer): (&(Frontend, Scheduler), &Answer)| {
+            let found = answer.as_ref().ok()?.iter().find_map(|payload| message::found_service(payload))?;
+            (Self::scheduler(&found.scheduler) == Some(*scheduler)).then_some(())
+        };
+        Ok(sample.iter().zip(&answers).any(|pair| as_left(pair).is_none()))
     }
 
     fn dump(&mut self, payload: Vec<u8>) -> Result<Vec<Vec<u8>>, Error> {
@@ -320,6 +364,18 @@ impl Dataplane for Ipvs {
         Ok(observed)
     }
 
+    fn recount(&mut self, frontend: Frontend) -> Result<Option<BTreeMap<Backend, ObservedBackend>>, Error> {
+        self.backends(frontend).map(Some)
+    }
+
+    fn inspect(&mut self) -> Result<Inspection, Error> {
+        let restored = self.addresses.restore().map_err(lost("restore the interface of"))?;
+        let removed = self.addresses.lost().map_err(lost("read the addresses of"))?;
+        let lacks = removed.is_none_or(|removed| removed.iter().any(|address| self.has_address(*address)));
+        let entries_differ = restored || lacks || self.sample_differs()?;
+        Ok(Inspection { restored: u64::from(restored), entries_differ, ..Inspection::default() })
+    }
+
     fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
         let all = |error: fn(io::Error) -> Error, source: &io::Error| {
             let again = || io::Error::new(source.kind(), source.to_string());
@@ -356,8 +412,14 @@ impl Dataplane for Ipvs {
 
 /// Makes a backend take new connections, whether it is known or not: one of the two commands is not needed.
 fn add(frontend: Frontend, backend: Backend) -> [(Vec<u8>, Option<Errno>); 2] {
-    let command = |command| message::server(command, frontend, backend, WEIGHT);
+    let command = |command| message::server(command, frontend, backend, drain::SERVING);
     [(command(Command::NewServer), Some(Errno::EEXIST)), (command(Command::SetServer), None)]
+}
+
+/// The time since the machine's start, while it slept included: what the kernel keeps does not outlive it.
+fn since_start() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default())
 }
 
 /// A name of the network namespace, which the kernel frees when the process ends, however it ends.

@@ -23,7 +23,9 @@ pub use ipvs::{Ipvs, IpvsSettings, Timeouts};
 pub use kernel::default_cgroup;
 pub use memory::Memory;
 
-use plan::{Change, Frontend, Observed, Service};
+use std::collections::BTreeMap;
+
+use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Service};
 
 /// Something that forwards as told: the kernel through eBPF, or a value in memory for tests.
 ///
@@ -34,6 +36,13 @@ pub trait Dataplane: Send {
 
     /// What is forwarded now, read from the kernel and not from memory. Its cost grows with what is there.
     fn observe(&mut self) -> Result<Observed, Error>;
+
+    /// The backends of one frontend as they are now. To be asked for before one leaves that may carry connections: how
+    /// many they are may be old news. `None` where connections, once made, do not need this dataplane. Its cost grows
+    /// with the backends of this frontend alone.
+    fn recount(&mut self, _: Frontend) -> Result<Option<BTreeMap<Backend, ObservedBackend>>, Error> {
+        Ok(None)
+    }
 
     /// Carries out `changes` in order as far as it can, and says which failed. Progress is promised and completion is
     /// not: after a failure the caller observes and tries again. Its cost grows with the changes alone.

@@ -65,8 +65,11 @@ enum Farewell {
     Remove,
 }
 
-/// Connections outlive their backend's place in the plan; datagrams have no end to wait for.
+/// Connections outlive their backend's place in the plan, for as long as they may; datagrams have no end to wait for.
 fn farewell(protocol: Protocol, found: ObservedBackend) -> Farewell {
+    if found.overdue {
+        return Farewell::Remove;
+    }
     match (protocol, found.connections, found.draining) {
         (Protocol::Udp, _, _) | (Protocol::Tcp | Protocol::Sctp, 0, _) => Farewell::Remove,
         (Protocol::Tcp | Protocol::Sctp, _, false) => Farewell::Drain,

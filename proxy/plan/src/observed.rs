@@ -12,6 +12,8 @@ pub struct ObservedBackend {
     /// Connections the dataplane itself still has to carry. Zero where the dataplane is not on the path of established
     /// connections, as with translation at the socket.
     pub connections: u64,
+    /// Has been draining for longer than it may: the connections that are left are given up.
+    pub overdue: bool,
 }
 
 /// A service as found in the kernel.
@@ -52,7 +54,8 @@ impl Observed {
             }
             Change::AddBackend { frontend, backend } => {
                 if let Some(service) = self.services.get_mut(frontend) {
-                    service.backends.entry(*backend).or_default().draining = false;
+                    let found = service.backends.entry(*backend).or_default();
+                    (found.draining, found.overdue) = (false, false);
                 }
             }
             Change::DrainBackend { frontend, backend } => {

@@ -129,8 +129,8 @@ proptest! {
             for (backend, found) in &service.backends {
                 let kept = after.services[frontend].backends.get(backend);
                 if wanted.backends.contains(backend) {
-                    prop_assert_eq!(kept, Some(&ObservedBackend { draining: false, ..*found }));
-                } else if frontend.protocol() != Protocol::Udp && found.connections > 0 {
+                    prop_assert_eq!(kept, Some(&ObservedBackend { draining: false, overdue: false, ..*found }));
+                } else if frontend.protocol() != Protocol::Udp && found.connections > 0 && !found.overdue {
                     prop_assert_eq!(kept, Some(&ObservedBackend { draining: true, ..*found }));
                 } else {
                     prop_assert_eq!(kept, None);
@@ -226,7 +226,12 @@ fn backend() -> impl Strategy<Value = Backend> {
 }
 
 fn observed_backend() -> impl Strategy<Value = ObservedBackend> {
-    (any::<bool>(), 0..3_u64).prop_map(|(draining, connections)| ObservedBackend { draining, connections })
+    // Not draining, draining, and for too long.
+    (0..3_u8, 0..3_u64).prop_map(|(stage, connections)| ObservedBackend {
+        draining: stage > 0,
+        connections,
+        overdue: stage > 1,
+    })
 }
 
 fn found_service() -> impl Strategy<Value = ObservedService> {

@@ -44,6 +44,7 @@ pub(super) fn mode(reading: &Reading) -> Mode {
             tcp_fin: seconds("ipvs.tcpFinTimeout"),
             udp: seconds("ipvs.udpTimeout"),
         },
+        ..IpvsSettings::default()
     })
 }
 
@@ -93,7 +94,10 @@ mod tests {
         let timeouts =
             Timeouts { tcp: Duration::from_mins(15), tcp_fin: Duration::from_secs(2), udp: Duration::ZERO };
         let scheduler = Scheduler::ShortestExpectedDelay;
-        assert_eq!(all.mode, Mode::Ipvs(IpvsSettings { scheduler, strict_arp: true, timeouts }));
+        assert_eq!(
+            all.mode,
+            Mode::Ipvs(IpvsSettings { scheduler, strict_arp: true, timeouts, ..IpvsSettings::default() })
+        );
         assert_eq!(all.serving.scheduler, scheduler);
         assert_eq!((all.sync_period.as_secs(), all.least_sync_interval.as_secs()), (10, 1));
         let excluded = ["172.16.60.250/32", "fd00::/64"].map(|text| text.parse().expect("a network"));

@@ -20,6 +20,8 @@ pub(super) const INTERFACE: &str = "kube-ipvs0";
 #[derive(Debug)]
 pub(super) struct Addresses {
     netlink: Netlink,
+    /// Hears of addresses that are removed.
+    monitor: Netlink,
     index: u32,
 }
 
@@ -27,17 +29,27 @@ impl Addresses {
     /// Finds the interface, or makes it. It stays down: its addresses are local all the same, and nobody is told of
     /// them. The kernel's refusal is `EOPNOTSUPP` where it has no dummy interfaces.
     pub(super) fn open() -> io::Result<Self> {
+        let monitor = Netlink::route_monitor(&[libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR])?;
         let mut netlink = Netlink::route()?;
-        let mut link = LinkMessage::default();
-        link.attributes.push(LinkAttribute::IfName(INTERFACE.to_owned()));
-        link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
-        let create = request(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link);
-        match only(netlink.exchange(&[create])?) {
-            Ok(_) | Err(Errno::EEXIST) => {}
-            Err(refusal) => return Err(refusal.into()),
+        let index = create(&mut netlink)?;
+        Ok(Self { netlink, monitor, index })
+    }
+
+    /// Makes the interface anew where somebody removed it, and says whether that was so.
+    pub(super) fn restore(&mut self) -> io::Result<bool> {
+        if nix::net::if_::if_nametoindex(INTERFACE) == Ok(self.index) {
+            return Ok(false);
         }
-        let index = nix::net::if_::if_nametoindex(INTERFACE)?;
-        Ok(Self { netlink, index })
+        self.index = create(&mut self.netlink)?;
+        Ok(true)
+    }
+
+    /// Which addresses were removed from it since this was last asked, by us or by others; `None` when too much happened
+    /// to tell.
+    pub(super) fn lost(&mut self) -> io::Result<Option<BTreeSet<IpAddr>>> {
+        let index = self.index;
+        let heard = self.monitor.heard(libc::RTM_DELADDR)?;
+        Ok(heard.map(|payloads| payloads.iter().filter_map(|payload| read(payload, index)).collect()))
     }
 
     /// Those that are on it. The kernel gives an IPv6 interface one of its own, which is none of them.
@@ -73,6 +85,18 @@ impl Addresses {
             Err(refusal) => Err(refusal.into()),
         }
     }
+}
+
+fn create(netlink: &mut Netlink) -> io::Result<u32> {
+    let mut link = LinkMessage::default();
+    link.attributes.push(LinkAttribute::IfName(INTERFACE.to_owned()));
+    link.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Dummy)]));
+    let create = request(libc::RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, &link);
+    match only(netlink.exchange(&[create])?) {
+        Ok(_) | Err(Errno::EEXIST) => {}
+        Err(refusal) => return Err(refusal.into()),
+    }
+    Ok(nix::net::if_::if_nametoindex(INTERFACE)?)
 }
 
 fn outcomes(answers: Vec<Answer>, expected: Errno) -> Vec<Result<(), Errno>> {

@@ -85,6 +85,8 @@ pub(super) struct FoundServer {
     pub(super) backend: Backend,
     /// 0: takes no new connections.
     pub(super) weight: u32,
+    /// So many connections and it gets no more; 0: any number.
+    pub(super) upper_threshold: u32,
     /// Connections through it, those that are being closed included.
     pub(super) connections: u64,
 }
@@ -102,7 +104,7 @@ pub(super) fn family(payload: &[u8]) -> Option<u16> {
     attributes.find_map(|(kind, value)| if kind == CONTROLLER_FAMILY_ID { u16_of(value) } else { None })
 }
 
-/// All virtual services, or nothing else but one command about one of them.
+/// Asks for all virtual services.
 pub(super) fn get_services() -> Vec<u8> {
     header(Command::GetService as u8)
 }
@@ -119,7 +121,7 @@ pub(super) fn set_timeouts(Timeouts { tcp, tcp_fin, udp }: Timeouts) -> Option<V
     (payload.len() > HEADER).then_some(payload)
 }
 
-/// A command that names a virtual service and says nothing of it: delete, get servers.
+/// A command that names a virtual service and says nothing of it: delete, get, get servers.
 pub(super) fn about(command: Command, frontend: Frontend) -> Vec<u8> {
     let mut payload = header(command as u8);
     nested(&mut payload, SERVICE, &key(frontend));
@@ -140,16 +142,24 @@ pub(super) fn service(command: Command, frontend: Frontend, scheduler: &str) -> 
     payload
 }
 
+/// What a real server is to get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Share {
+    /// Its part of new connections; 0: none.
+    pub(super) weight: u32,
+    /// So many connections and it gets no more; 0: any number.
+    pub(super) upper_threshold: u32,
+}
+
 /// A command that says all of a real server: new, set, delete.
-pub(super) fn server(command: Command, frontend: Frontend, backend: Backend, weight: u32) -> Vec<u8> {
+pub(super) fn server(command: Command, frontend: Frontend, backend: Backend, share: Share) -> Vec<u8> {
     let mut attributes = Vec::new();
     attribute(&mut attributes, server::ADDRESS, &address(backend.address()));
     attribute(&mut attributes, server::PORT, &backend.port().number().to_be_bytes());
     attribute(&mut attributes, server::FORWARDING, &MASQUERADE.to_ne_bytes());
-    attribute(&mut attributes, server::WEIGHT, &weight.to_ne_bytes());
-    for threshold in [server::UPPER_THRESHOLD, server::LOWER_THRESHOLD] {
-        attribute(&mut attributes, threshold, &0_u32.to_ne_bytes());
-    }
+    attribute(&mut attributes, server::WEIGHT, &share.weight.to_ne_bytes());
+    attribute(&mut attributes, server::UPPER_THRESHOLD, &share.upper_threshold.to_ne_bytes());
+    attribute(&mut attributes, server::LOWER_THRESHOLD, &0_u32.to_ne_bytes());
     attribute(&mut attributes, server::FAMILY, &family_of(backend.address()).to_ne_bytes());
     let mut payload = about(command, frontend);
     nested(&mut payload, SERVER, &attributes);
@@ -184,7 +194,8 @@ pub(super) fn found_server(frontend: Frontend, payload: &[u8]) -> Option<FoundSe
     let address = ip_address(family, find(nest, server::ADDRESS)?)?;
     let backend = Backend::new(address, port_of(find(nest, server::PORT)?)?);
     let connections = u64::from(number(server::ACTIVE)?) + u64::from(number(server::INACTIVE)?);
-    Some(FoundServer { backend, weight: number(server::WEIGHT)?, connections })
+    let upper_threshold = number(server::UPPER_THRESHOLD).unwrap_or_default();
+    Some(FoundServer { backend, weight: number(server::WEIGHT)?, upper_threshold, connections })
 }
 
 // Protocol numbers of IANA.

@@ -49,6 +49,37 @@ impl Netlink {
         Self::open(NETLINK_ROUTE)
     }
 
+    /// For what is said to everybody in these groups; see [`Netlink::heard`].
+    pub(super) fn route_monitor(groups: &[u32]) -> io::Result<Self> {
+        let mut monitor = Netlink { socket: Socket::new(NETLINK_ROUTE)?, sequence: 0 };
+        monitor.socket.bind_auto()?;
+        monitor.socket.set_non_blocking(true)?;
+        for group in groups {
+            monitor.socket.add_membership(*group)?;
+        }
+        Ok(monitor)
+    }
+
+    /// The messages of this type that came since this was last asked; `None` when some were lost.
+    pub(super) fn heard(&mut self, kind: u16) -> io::Result<Option<Vec<Vec<u8>>>> {
+        let (mut heard, mut complete) = (Vec::new(), true);
+        loop {
+            match self.socket.recv_from_full() {
+                Ok((bytes, _)) => each(&bytes, |message| {
+                    if message.message_type() == kind {
+                        heard.push(message.payload().to_vec());
+                    }
+                })?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Ok(complete.then_some(heard));
+                }
+                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => complete = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     fn open(family: isize) -> io::Result<Self> {
         let mut socket = Socket::new(family)?;
         socket.bind_auto()?;
@@ -136,10 +167,8 @@ impl Exchange {
     }
 
     /// Takes in one datagram. What belongs to no request, or to one that was answered, is left out.
-    fn take_in(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-        while !bytes.is_empty() {
-            let message = NetlinkBuffer::new_checked(bytes).map_err(invalid)?;
+    fn take_in(&mut self, bytes: &[u8]) -> io::Result<()> {
+        each(bytes, |message| {
             let payload = message.payload();
             let position = usize::try_from(message.sequence_number().wrapping_sub(self.first));
             if let Some((answer, ended)) = position.ok().and_then(|position| self.answers.get_mut(position))
@@ -160,12 +189,24 @@ impl Exchange {
                     }
                 }
             }
-            // Messages are aligned to 4 bytes, the last one need not be.
-            let length = usize::try_from(message.length()).map_err(io::Error::other)?;
-            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        }
-        Ok(())
+        })
     }
+}
+
+/// Takes one datagram apart.
+fn each<'bytes>(
+    mut bytes: &'bytes [u8],
+    mut take: impl FnMut(NetlinkBuffer<&'bytes [u8]>),
+) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let invalid = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+        let message = NetlinkBuffer::new_checked(bytes).map_err(invalid)?;
+        // Messages are aligned to 4 bytes, the last one need not be.
+        let length = usize::try_from(message.length()).map_err(io::Error::other)?;
+        take(message);
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(())
 }
 
 /// The error number at the beginning of `NLMSG_ERROR` and `NLMSG_DONE`, negative; 0 where there is none.

@@ -8,7 +8,7 @@ use plan::Scheduler;
 use crate::Error;
 
 /// How virtual services are kept (`KubeProxyConfiguration.ipvs`).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpvsSettings {
     /// That of most services (`scheduler`): a kernel without it is refused.
     pub scheduler: Scheduler,
@@ -16,6 +16,19 @@ pub struct IpvsSettings {
     pub strict_arp: bool,
     /// How long silent conversations are remembered.
     pub timeouts: Timeouts,
+    /// A backend that leaves may keep its connections for so long.
+    pub drain_deadline: Duration,
+}
+
+impl Default for IpvsSettings {
+    fn default() -> Self {
+        Self {
+            scheduler: Scheduler::default(),
+            strict_arp: false,
+            timeouts: Timeouts::default(),
+            drain_deadline: Duration::from_hours(1),
+        }
+    }
 }
 
 /// How long the kernel remembers a conversation after its last packet, in whole seconds; zero leaves what is set. They

@@ -50,7 +50,8 @@ fn what_is_said_of_a_server_is_understood_again() {
         [("10.254.0.1:443", "172.16.60.241:6443", 1), ("[fd00:254::1]:53", "[fd00:1::1]:5353", 0)]
     {
         let frontend = frontend(address, Protocol::Tcp);
-        let mut payload = server(Command::NewServer, frontend, backend(server_address), weight);
+        let share = Share { weight, upper_threshold: 5 };
+        let mut payload = server(Command::NewServer, frontend, backend(server_address), share);
         assert_eq!(found_server(frontend, &payload), None, "a kernel says how many connections there are");
         let mut counts = Vec::new();
         attribute(&mut counts, server::ACTIVE, &3_u32.to_ne_bytes());
@@ -58,7 +59,8 @@ fn what_is_said_of_a_server_is_understood_again() {
         let nest = find(&payload[HEADER..], SERVER).unwrap().to_vec();
         payload = header(Command::NewServer as u8);
         nested(&mut payload, SERVER, &[nest, counts].concat());
-        let found = FoundServer { backend: backend(server_address), weight, connections: 7 };
+        let backend = backend(server_address);
+        let found = FoundServer { backend, weight, upper_threshold: 5, connections: 7 };
         assert_eq!(found_server(frontend, &payload), Some(found));
     }
 }

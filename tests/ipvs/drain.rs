@@ -1,0 +1,78 @@
+//! A backend that leaves while it has connections.
+
+use std::time::Duration;
+
+use dataplane::{Dataplane, Ipvs, IpvsSettings};
+use plan::{Change, Forwarding, Scope, diff};
+use tests::wait;
+
+use crate::site::{Site, frontend, server, service};
+
+const LIMIT: Duration = Duration::from_mins(1);
+
+fn open(site: &Site, drain_deadline: Duration) -> Ipvs {
+    site.on_director(|| Ipvs::open(IpvsSettings { drain_deadline, ..IpvsSettings::default() })).unwrap()
+}
+
+/// What is to be done about servers that are not to be there any more.
+fn steps(ipvs: &mut Ipvs) -> Vec<Change> {
+    let desired: Forwarding = [(frontend(), service(&["two"]))].into();
+    diff(&ipvs.observe().unwrap(), &desired, &Scope::everything())
+}
+
+#[test]
+fn connections_are_given_up_at_the_deadline_whoever_waits_for_it() {
+    let site = Site::new();
+    let (never, soon) = (Duration::from_hours(1), Duration::from_secs(2));
+    let mut ipvs = open(&site, never);
+    assert_eq!(
+        ipvs.apply(&[Change::AddService { frontend: frontend(), service: service(&["one"]) }]).len(),
+        0
+    );
+    let mut held = site.hold(frontend());
+    let counted = ipvs.recount(frontend()).unwrap().unwrap();
+    assert_eq!(counted[&server("one")].connections, 1);
+
+    let leaving = steps(&mut ipvs);
+    assert!(
+        leaving.contains(&Change::DrainBackend { frontend: frontend(), backend: server("one") }),
+        "{leaving:?}"
+    );
+    assert_eq!(ipvs.apply(&leaving).len(), 0);
+    drop(ipvs);
+    let mut ipvs = open(&site, never);
+    assert_eq!(steps(&mut ipvs), [], "it may take its time");
+    drop(ipvs);
+
+    // One that kube-proxy left: from now on somebody counts.
+    let address = "10.2.0.11:6443";
+    site.tool("ipvsadm", &["-e", "-t", "10.254.0.1:443", "-r", address, "-m", "-w", "0"]);
+    let mut ipvs = open(&site, soon);
+    assert_eq!(held.ask().unwrap(), "one");
+    let gone = Change::RemoveBackend { frontend: frontend(), backend: server("one") };
+    wait::until("its time is up", LIMIT, || steps(&mut ipvs) == std::slice::from_ref(&gone)).unwrap();
+    assert_eq!(ipvs.apply(&[gone]).len(), 0);
+    assert!(!site.tool("ipvsadm", &["-Ln"]).contains(address));
+    assert!(held.ask().is_err(), "the connection is given up");
+}
+
+#[test]
+fn a_server_that_returns_while_it_drains_is_as_before() {
+    let site = Site::new();
+    let mut ipvs = open(&site, Duration::from_hours(1));
+    assert_eq!(
+        ipvs.apply(&[Change::AddService { frontend: frontend(), service: service(&["one"]) }]).len(),
+        0
+    );
+    let mut held = site.hold(frontend());
+    let change = |change: fn(plan::Frontend, plan::Backend) -> Change| change(frontend(), server("one"));
+    let before = site.tool("ipvsadm", &["-Ln", "--thresholds"]);
+    let drain = change(|frontend, backend| Change::DrainBackend { frontend, backend });
+    let back = change(|frontend, backend| Change::AddBackend { frontend, backend });
+    assert_eq!(ipvs.apply(&[drain]).len(), 0);
+    assert_ne!(site.tool("ipvsadm", &["-Ln", "--thresholds"]), before);
+    assert_eq!(ipvs.apply(&[back]).len(), 0);
+    assert_eq!(site.tool("ipvsadm", &["-Ln", "--thresholds"]), before);
+    assert_eq!(held.ask().unwrap(), "one");
+    assert_eq!(site.dial(frontend(), 3).unwrap().len(), 1);
+}
