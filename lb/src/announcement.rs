@@ -59,9 +59,11 @@ fn neighbour_advertisement(mac: MacAddress, address: Ipv6Addr) -> Vec<u8> {
     [&ALL_NODES_MAC[..], &mac, &IPV6, &HEADER, &source, &destination, &message].concat()
 }
 
-/// The ones' complement sum of an even number of bytes (RFC 1071).
-fn sum(bytes: &[u8]) -> u16 {
-    bytes.as_chunks::<2>().0.iter().fold(0, |sum, &word| {
+/// The ones' complement sum (RFC 1071) of bytes, to which a zero is added where their number is odd.
+pub(crate) fn sum(bytes: &[u8]) -> u16 {
+    let (words, rest) = bytes.as_chunks();
+    let last = rest.first().map(|&byte| [byte, 0]);
+    words.iter().chain(&last).fold(0, |sum, &word| {
         let (sum, carry) = u16::from_be_bytes(word).overflowing_add(sum);
         sum + u16::from(carry)
     })

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::TcpListener;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use daemon::admin::Answer;
 use hyper::StatusCode;
+use vrrp::Role;
 
 use crate::config::Frontend;
 use crate::relay::{Change, RelayError, Running};
@@ -32,12 +34,21 @@ impl FrontDoor {
         *self.parts() = Some(Parts { relay, routers: BTreeMap::new() });
     }
 
-    /// The addresses go first, so that clients meet the next master and no closed port.
-    pub(crate) fn close(&self) {
+    /// Where this node is master, clients notice nothing: who comes from now on waits for the next master, who has come
+    /// before has a moment to finish, and the rest is told before the address goes.
+    pub(crate) async fn close(&self) {
         let parts = self.parts().take();
         if let Some(Parts { relay, routers }) = parts {
-            Router::stop_all(routers.into_values().collect());
-            relay.stop();
+            let routers: Vec<Router> = routers.into_values().collect();
+            if shut(&relay, &routers) {
+                tokio::time::sleep(COURTESY).await;
+                relay.stop();
+                Router::leave_all(routers);
+            } else {
+                // The addresses, if there are any, go first: clients meet the next master and no closed port.
+                Router::leave_all(routers);
+                relay.stop();
+            }
         }
     }
 
@@ -155,3 +166,25 @@ impl FrontDoor {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Lets new clients of the addresses that we hold wait; whether there are any, and they can.
+fn shut(relay: &Running, routers: &[Router]) -> bool {
+    let mut masters = routers.iter().filter(|router| router.role() == Role::Master).peekable();
+    if masters.peek().is_none() {
+        return false;
+    }
+    match relay.listeners() {
+        Ok(doors) => {
+            let doors: Arc<[TcpListener]> = doors.into();
+            masters.for_each(|master| master.shut(Arc::clone(&doors)));
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "clients cannot wait for the next master");
+            false
+        }
+    }
+}
+
+/// Longer than a short request takes, its connection included.
+const COURTESY: Duration = Duration::from_millis(20);

@@ -15,8 +15,7 @@
 //!   address because all of them are sick would cut every connection and cure none.
 //! * Probes have a thread that no client's bytes pass through, so load does not make backends look dead.
 //! * Every task may be cancelled at any await: a probe is repeated, an admin request too; a relayed connection is
-//!   closed on both sides. The virtual router is not a task: its end takes the address off, in order, before anything
-//!   else stops.
+//!   closed on both sides. The virtual router is not a task: its end hands the address over, in order.
 
 mod advert_socket;
 mod announcement;
@@ -32,6 +31,7 @@ pub mod health;
 pub mod metrics;
 mod netlink;
 mod notify;
+mod packet_filter;
 mod packet_socket;
 pub mod pool;
 pub mod probe;

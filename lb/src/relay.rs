@@ -20,6 +20,7 @@
 
 mod connect;
 mod connection;
+mod descriptors;
 mod gait;
 mod idle;
 mod listener;
@@ -38,13 +39,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::config::{CongestionControl, Frontend};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
+pub use descriptors::connection_limit;
 use listening::{Bound, Listening};
 pub use vitality::Vitality;
 
@@ -321,52 +322,5 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.stop.send_replace(true);
-    }
-}
-
-/// How many connections the descriptors of this process suffice for where `threads` carry them, after raising the limit
-/// of descriptors as far as allowed.
-pub fn connection_limit(threads: NonZeroUsize) -> Result<usize, RelayError> {
-    let (soft, hard) =
-        getrlimit(Resource::RLIMIT_NOFILE).map_err(|source| RelayError::OpenFiles { limit: 0, source })?;
-    if soft < hard {
-        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-            .map_err(|source| RelayError::OpenFiles { limit: hard, source })?;
-    }
-    Ok(connections_within(hard, threads))
-}
-
-fn connections_within(descriptors: u64, threads: NonZeroUsize) -> usize {
-    let threads = u64::try_from(threads.get()).unwrap_or(u64::MAX);
-    let reserved = threads.saturating_mul(pipe::DESCRIPTORS_PER_THREAD).saturating_add(RESERVED_DESCRIPTORS);
-    let connections = descriptors.saturating_sub(reserved) / DESCRIPTORS_PER_CONNECTION;
-    usize::try_from(connections).unwrap_or(usize::MAX).max(1)
-}
-
-/// For listeners, runtimes, probes, the virtual router and the admin server.
-const RESERVED_DESCRIPTORS: u64 = 128;
-/// The client's and the backend's.
-const DESCRIPTORS_PER_CONNECTION: u64 = 2;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn descriptors_are_kept_back_for_everything_else() {
-        let cases = [
-            (0, 1, 1),
-            (160, 1, 1),
-            (256, 1, 48),
-            (1024, 1, 432),
-            (1024, 2, 416),
-            (1024, 64, 1),
-            (20_000, 2, 9904),
-            (1_048_576, 2, 524_192),
-        ];
-        for (descriptors, threads, connections) in cases {
-            let threads = NonZeroUsize::new(threads).unwrap();
-            assert_eq!(connections_within(descriptors, threads), connections, "{descriptors} {threads}");
-        }
     }
 }

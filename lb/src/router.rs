@@ -19,6 +19,7 @@
 
 mod attachment;
 mod complaints;
+mod doorstep;
 mod interface;
 mod metrics;
 mod realtime;
@@ -29,7 +30,7 @@ mod tracking;
 mod worker;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -255,18 +256,25 @@ impl Router {
         self.orders.give(Order::Change(Box::new(config)));
     }
 
-    /// Ends the router: returns when the virtual addresses are off and, if we were master, the farewell has been sent.
+    /// Ends the router at once: returns when the virtual addresses are off and, if we were master, the farewell has been
+    /// sent.
     pub fn stop(mut self) {
         self.end(Order::Stop);
     }
 
-    /// Stops several at the same time.
-    pub fn stop_all(routers: Vec<Self>) {
+    /// Lets new clients of the virtual addresses wait until [`leave_all`](Self::leave_all) has found a successor for them;
+    /// those whom the relay has accepted may finish meanwhile. `doors` are the sockets on which clients are accepted.
+    pub fn shut(&self, doors: Arc<[TcpListener]>) {
+        self.orders.give(Order::Shut(doors));
+    }
+
+    /// Ends several routers, with a farewell where we are master. Addresses stay until a successor announces that it has
+    /// them, for a second and a bit at most, and for an interval and a bit if that is shorter (version 3).
+    pub fn leave_all(mut routers: Vec<Self>) {
         for router in &routers {
-            router.orders.give(Order::Stop);
+            router.orders.give(Order::Leave);
         }
-        // Dropping them waits for each.
-        drop(routers);
+        routers.iter_mut().for_each(Self::join);
     }
 
     /// Ends the router without a word, addresses left as they are, and returns the role it had: a successor on this node
@@ -277,12 +285,14 @@ impl Router {
     }
 
     fn end(&mut self, order: Order) {
-        let Some(thread) = self.thread.take() else { return };
-        if !self.orders.give(order) {
-            // Joining would hang.
-            return;
+        // Where it could not be given, joining would hang.
+        if self.thread.is_some() && self.orders.give(order) {
+            self.join();
         }
-        if thread.join().is_err() {
+    }
+
+    fn join(&mut self) {
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("virtual router thread panicked");
         }
     }
@@ -301,6 +311,8 @@ enum Order {
     Answer,
     Change(Box<RouterConfig>),
     HandOver,
+    Leave,
+    Shut(Arc<[TcpListener]>),
     Stop,
 }
 

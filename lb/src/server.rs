@@ -50,7 +50,7 @@ pub(crate) async fn serve(file: PathBuf, config: Config, take_over: bool) -> Res
     let metrics = Metrics::register(&registry).map_err(metrics_error)?;
     let router_metrics = RouterMetrics::register(&registry).map_err(metrics_error)?;
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let limit = relay::connection_limit(threads)?;
+    let limit = relay::connection_limit(threads, &config)?;
     let front_door = Arc::new(FrontDoor::default());
     let routes = routes(&registry, &front_door);
     let admin = bind_admin(config.admin, inheritance.admin, routes).await?;
@@ -161,7 +161,7 @@ impl Server {
             if succeeds {
                 self.front_door.abandon();
             } else {
-                self.front_door.close();
+                self.front_door.close().await;
             }
             return Err(error);
         }
@@ -172,7 +172,7 @@ impl Server {
         if self.times.leave_at.is_none() {
             self.notifier.stopping();
         }
-        self.front_door.close();
+        self.front_door.close().await;
         tracing::info!("front door closed");
         ended
     }

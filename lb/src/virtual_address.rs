@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, CacheInfo};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use vrrp::Family;
@@ -54,6 +55,24 @@ pub(crate) fn remove(netlink: &mut Netlink, index: u32, networks: &[IpNet]) -> i
         }
     }
     outcome
+}
+
+/// Whether packets to `address` come to this node. Over IPv6 the kernel sees to that some time after it has the address.
+pub(crate) fn arrives(netlink: &mut Netlink, address: IpAddr) -> io::Result<bool> {
+    let mut message = RouteMessage::default();
+    let (family, length, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+    };
+    (message.header.address_family, message.header.destination_prefix_length) = (family, length);
+    message.attributes.push(RouteAttribute::Destination(destination));
+    match netlink.request(RouteNetlinkMessage::GetRoute(message), 0) {
+        Ok(answers) => Ok(answers.iter().any(|answer| {
+            matches!(answer, RouteNetlinkMessage::NewRoute(route) if route.header.kind == RouteType::Local)
+        })),
+        Err(error) if is(&error, Errno::ENETUNREACH) || is(&error, Errno::EHOSTUNREACH) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// The addresses of the interface that are of `family`, in the kernel's order.

@@ -14,6 +14,7 @@ use nix::libc;
 use socket2::SockFilter;
 use vrrp::{Family, VirtualAddresses};
 
+use crate::packet_filter::{equal, leave, load, take};
 use crate::packet_socket::{MacAddress, PacketSocket};
 
 /// Hears who says where an address is: ARP, or neighbour advertisements over IPv6.
@@ -130,9 +131,8 @@ fn claim(frame: &[u8]) -> Option<Claim> {
 }
 
 /// Lets the kernel drop what can be no claim, so that a busy link wakes nobody: ARP of other senders, and over IPv6 all
-/// but neighbour advertisements. In the form of bpf(4): a jump counts the instructions that it leaves out.
+/// but neighbour advertisements.
 fn filter(addresses: &VirtualAddresses) -> Vec<SockFilter> {
-    let (whole, nothing) = (answer(u32::MAX), answer(0));
     match addresses.family() {
         Family::Ipv4 => {
             let senders = addresses.as_slice().iter().filter_map(|address| match address {
@@ -141,32 +141,14 @@ fn filter(addresses: &VirtualAddresses) -> Vec<SockFilter> {
             });
             let jumps =
                 senders.zip((1..=addresses.count()).rev()).map(|(sender, left)| equal(sender, left, 0));
-            [load(libc::BPF_W, 28)].into_iter().chain(jumps).chain([nothing, whole]).collect()
+            [load(libc::BPF_W, 28)].into_iter().chain(jumps).chain([leave(), take()]).collect()
         }
         Family::Ipv6 => {
             let is_icmp = [load(libc::BPF_B, 20), equal(58, 0, 3)];
             let is_advertisement = [load(libc::BPF_B, 54), equal(136, 0, 1)];
-            is_icmp.into_iter().chain(is_advertisement).chain([whole, nothing]).collect()
+            is_icmp.into_iter().chain(is_advertisement).chain([take(), leave()]).collect()
         }
     }
-}
-
-fn load(size: u32, at: u32) -> SockFilter {
-    instruction(libc::BPF_LD | libc::BPF_ABS | size, (0, 0), at)
-}
-
-fn equal(value: u32, then: u8, otherwise: u8) -> SockFilter {
-    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, (then, otherwise), value)
-}
-
-/// Takes so many bytes of the frame.
-fn answer(bytes: u32) -> SockFilter {
-    instruction(libc::BPF_RET | libc::BPF_K, (0, 0), bytes)
-}
-
-fn instruction(code: u32, (then, otherwise): (u8, u8), value: u32) -> SockFilter {
-    // The codes have 8 bits.
-    SockFilter::new(u16::try_from(code).unwrap_or_default(), then, otherwise, value)
 }
 
 #[cfg(test)]

@@ -191,6 +191,6 @@ fn routers_of_both_families_share_identifier_and_interface() {
     let both = || lab.ours.holds_virtual_address() && lab.ours.holds(address(GLOBAL));
     await_that("we hold the addresses of both", both);
     assert!(routers.iter().all(|router| router.role() == Role::Master));
-    Router::stop_all(routers);
+    Router::leave_all(routers);
     assert!(!lab.ours.holds_virtual_address() && !lab.ours.holds(address(GLOBAL)));
 }

@@ -21,6 +21,11 @@ pub enum State {
         /// Gratuitous ARP, or unsolicited neighbour advertisements, now and again.
         announcements: Announcements,
     },
+    /// We have said farewell, and hold the addresses until a successor does.
+    Leaving {
+        /// When the addresses are given up, whether or not there is one.
+        release_at: Instant,
+    },
 }
 
 /// What a backup remembers of its master.
@@ -42,6 +47,7 @@ impl State {
             Self::Initialize => None,
             Self::Backup(backup) => Some(backup.master_down_at),
             Self::Master { advertise_at, announcements } => Some(announcements.due().min(*advertise_at)),
+            Self::Leaving { release_at } => Some(*release_at),
         }
     }
 
@@ -50,7 +56,7 @@ impl State {
         match self {
             Self::Initialize => Role::Initialize,
             Self::Backup(_) => Role::Backup,
-            Self::Master { .. } => Role::Master,
+            Self::Master { .. } | Self::Leaving { .. } => Role::Master,
         }
     }
 }
@@ -97,7 +103,9 @@ pub enum Event {
     /// The settings are others than before: a new priority, say. Not the addresses or the local one: for these it is
     /// stopped and started.
     Change,
-    /// It is asked to stop.
+    /// It is asked to stop, and what it holds the addresses for still works.
+    Leave,
+    /// It has to stop at once: what it holds the addresses for is of no more use.
     Stop,
     /// The link is gone, or the address that adverts come from: nothing that is sent now would count.
     LinkDown,
@@ -108,6 +116,9 @@ pub enum Event {
         /// What it says.
         advert: Advert,
     },
+    /// Another host has announced that the addresses are there (gratuitous ARP, neighbour advertisement). It counts only
+    /// for a router that waits for its successor.
+    Claimed,
     /// Time has passed. Before [`State::deadline`] it changes nothing.
     Tick,
 }

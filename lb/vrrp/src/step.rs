@@ -16,27 +16,32 @@ pub fn step(settings: &Settings, state: State, event: Event, now: Instant) -> (S
         State::Initialize => match event {
             Event::Start => start(settings, now),
             Event::Resume => take_over(settings, now),
-            Event::Change | Event::Stop | Event::LinkDown | Event::Advert { .. } | Event::Tick => {
-                (state, Vec::new())
-            }
+            Event::Change
+            | Event::Leave
+            | Event::Stop
+            | Event::LinkDown
+            | Event::Advert { .. }
+            | Event::Claimed
+            | Event::Tick => (state, Vec::new()),
         },
         State::Backup(backup) => match event {
-            Event::Stop | Event::LinkDown => (State::Initialize, Vec::new()),
+            Event::Leave | Event::Stop | Event::LinkDown => (State::Initialize, Vec::new()),
             Event::Advert { advert, .. } => {
                 (State::Backup(hear_as_backup(settings, backup, advert, now)), Vec::new())
             }
             Event::Tick if backup.master_down_at <= now => take_over(settings, now),
             Event::Change => change_as_backup(settings, backup, now),
-            Event::Start | Event::Resume | Event::Tick => (state, Vec::new()),
+            Event::Start | Event::Resume | Event::Claimed | Event::Tick => (state, Vec::new()),
         },
         State::Master { advertise_at, announcements } => match event {
-            Event::Start | Event::Resume => (state, Vec::new()),
+            Event::Start | Event::Resume | Event::Claimed => (state, Vec::new()),
             Event::Change => {
                 // At once: a backup may now be the stronger one, or have to wait for longer than it knows.
                 let advertise_at = now + settings.version.interval();
                 let actions = vec![Action::Send(Some(settings.priority))];
                 (State::Master { advertise_at, announcements }, actions)
             }
+            Event::Leave => leave(settings, now),
             Event::Stop => resign(),
             Event::LinkDown => (State::Initialize, vec![Action::Release]),
             Event::Advert { from, advert } if yields(settings, from, advert) => {
@@ -44,6 +49,19 @@ pub fn step(settings: &Settings, state: State, event: Event, now: Instant) -> (S
             }
             Event::Advert { .. } => assert_mastership(settings, announcements, now),
             Event::Tick => tick_as_master(settings, advertise_at, announcements, now),
+        },
+        State::Leaving { release_at } => match event {
+            Event::Claimed | Event::Stop | Event::LinkDown => (State::Initialize, vec![Action::Release]),
+            Event::Tick if release_at <= now => (State::Initialize, vec![Action::Release]),
+            Event::Advert { advert, .. } if advert.priority.is_some() => {
+                (State::Leaving { release_at: release_at.min(now + OVERLAP) }, Vec::new())
+            }
+            Event::Start
+            | Event::Resume
+            | Event::Change
+            | Event::Leave
+            | Event::Advert { .. }
+            | Event::Tick => (state, Vec::new()),
         },
     }
 }
@@ -109,8 +127,20 @@ fn change_as_backup(settings: &Settings, backup: Backup, now: Instant) -> (State
     (State::Backup(Backup { preempt_at, ..backup }), Vec::new())
 }
 
-/// §6.4.3, Shutdown. The farewell comes last: whoever takes over on it must not find us still answering for the
-/// addresses.
+/// §6.4.3, Shutdown, of a router that still works: the addresses stay until somebody else has them, so that they are never
+/// nobody's. If nobody takes them, they stay for no longer than the weakest backup would wait.
+fn leave(settings: &Settings, now: Instant) -> (State, Vec<Action>) {
+    let release_at = now + most_skew(settings, settings.version.interval()).min(LONGEST_LEAVE) + OVERLAP;
+    (State::Leaving { release_at }, vec![Action::Send(None)])
+}
+
+/// How long a successor may take from its advert to its claim, whichever is lost.
+const OVERLAP: Duration = Duration::from_millis(50);
+/// Nobody who stops a router waits for longer.
+const LONGEST_LEAVE: Duration = Duration::from_secs(1);
+
+/// §6.4.3, Shutdown, of a router that is of no more use. The farewell comes last: whoever takes over on it must not find
+/// us still answering for the addresses.
 fn resign() -> (State, Vec<Action>) {
     (State::Initialize, vec![Action::Release, Action::Send(None)])
 }
@@ -167,11 +197,14 @@ fn tick_as_master(
 /// `Skew_Time` (§6.1): up to one interval, or one second in version 2; less for a stronger router, so that the strongest
 /// backup is first.
 fn skew(settings: &Settings, master_interval: Duration) -> Duration {
-    let most = match settings.version {
+    most_skew(settings, master_interval) * (256 - u32::from(settings.priority.number())) / 256
+}
+
+const fn most_skew(settings: &Settings, master_interval: Duration) -> Duration {
+    match settings.version {
         Version::Two { .. } => Duration::from_secs(1),
         Version::Three { .. } => master_interval,
-    };
-    most * (256 - u32::from(settings.priority.number())) / 256
+    }
 }
 
 /// `Active_Down_Interval` (§6.1).

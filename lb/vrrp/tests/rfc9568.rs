@@ -19,6 +19,10 @@ const LOWER: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 16, 60, 99));
 const INTERVAL: u64 = 2_560;
 const SKEW: u64 = 1_560;
 const DOWN: u64 = 3 * INTERVAL + SKEW;
+/// From a successor's advert to its announcement, at most.
+const OVERLAP: u64 = 50;
+/// How long a router waits for its successor: for the longest skew, which is more than a second here.
+const LEAVE: u64 = 1_000 + OVERLAP;
 
 fn milliseconds(count: u64) -> Duration {
     Duration::from_millis(count)
@@ -62,6 +66,8 @@ enum Given {
     Backup,
     /// Master since 0 ms.
     Master,
+    /// Leaving since 0 ms.
+    Leaving,
 }
 
 /// What is asked of the state after a row.
@@ -72,6 +78,8 @@ enum Then {
     Backup(u64, u64),
     /// Master: milliseconds from the epoch to the next advert.
     Master(u64),
+    /// Leaving: milliseconds from the epoch to the end, whoever has come.
+    Leaving(u64),
 }
 
 struct Row {
@@ -92,6 +100,7 @@ fn reach(given: Given, settings: &Settings, epoch: Instant) -> State {
         Given::Initialize => State::Initialize,
         Given::Backup => started(&Settings { priority: Priority::new(100).unwrap(), ..settings.clone() }),
         Given::Master => started(&Settings { priority: Priority::OWNER, ..settings.clone() }),
+        Given::Leaving => step(settings, reach(Given::Master, settings, epoch), Event::Leave, epoch).0,
     }
 }
 
@@ -104,12 +113,13 @@ fn seen(state: State, epoch: Instant) -> Then {
             u64::try_from(backup.master_interval.as_millis()).unwrap(),
         ),
         State::Master { advertise_at, .. } => Then::Master(since(advertise_at)),
+        State::Leaving { release_at } => Then::Leaving(since(release_at)),
     }
 }
 
 #[test]
 fn each_clause_of_section_6_4_holds() {
-    let rows = initialize().into_iter().chain(backup()).chain(master());
+    let rows = initialize().into_iter().chain(backup()).chain(master()).chain(leaving());
     for Row { clause, priority, preempt, given, at, event, then, actions } in rows {
         let (settings, epoch) = (settings(priority, preempt), epoch());
         let state = reach(given, &settings, epoch);
@@ -141,7 +151,9 @@ fn initialize() -> Vec<Row> {
         row("beyond: other settings", 100, Event::Change, Then::Initialize, vec![]),
         row("6.4.1 nothing else counts: advert", 100, heard(HIGHER, 200), Then::Initialize, vec![]),
         row("6.4.1 nothing else counts: timer", 100, Event::Tick, Then::Initialize, vec![]),
-        row("6.4.1 nothing else counts: shutdown", 100, Event::Stop, Then::Initialize, vec![]),
+        row("6.4.1 nothing else counts: shutdown", 100, Event::Leave, Then::Initialize, vec![]),
+        row("6.4.1 nothing else counts: shutdown at once", 100, Event::Stop, Then::Initialize, vec![]),
+        row("6.4.1 nothing else counts: announcement", 100, Event::Claimed, Then::Initialize, vec![]),
         row("6.4.1 nothing else counts: link down", 100, Event::LinkDown, Then::Initialize, vec![]),
     ]
 }
@@ -163,7 +175,9 @@ fn backup() -> Vec<Row> {
     let reset = Then::Backup(1_000 + DOWN / 2, INTERVAL / 2);
     let take_over = || vec![Send(Priority::new(100)), Claim, Announce];
     vec![
-        row("6.4.2 shutdown", true, 1_000, Event::Stop, Then::Initialize, vec![]),
+        row("6.4.2 shutdown", true, 1_000, Event::Leave, Then::Initialize, vec![]),
+        row("6.4.2 shutdown at once", true, 1_000, Event::Stop, Then::Initialize, vec![]),
+        row("beyond: announcements are the master's business", true, 1_000, Event::Claimed, unchanged, vec![]),
         row("6.4.2 link down is a shutdown", true, 1_000, Event::LinkDown, Then::Initialize, vec![]),
         row("6.4.2 a second startup is none", true, 1_000, Event::Start, unchanged, vec![]),
         row("beyond: nor can a backup resume", true, 1_000, Event::Resume, unchanged, vec![]),
@@ -201,7 +215,9 @@ fn master() -> Vec<Row> {
     let unchanged = Then::Master(INTERVAL);
     let farewell = Send(Priority::new(0));
     vec![
-        row("6.4.3 shutdown: addresses off, then farewell", 100, at, Event::Stop, Then::Initialize, vec![Release, farewell]),
+        row("6.4.3 shutdown: farewell, and the addresses stay for a successor", 100, at, Event::Leave, Then::Leaving(at + LEAVE), vec![farewell]),
+        row("beyond: a rival's announcement is answered elsewhere", 100, at, Event::Claimed, unchanged, vec![]),
+        row("6.4.3 shutdown at once: addresses off, then farewell", 100, at, Event::Stop, Then::Initialize, vec![Release, farewell]),
         row("6.4.3 link down: nobody would hear a farewell", 100, at, Event::LinkDown, Then::Initialize, vec![Release]),
         row("6.4.3 a second startup is none", 100, at, Event::Start, unchanged, vec![]),
         row("beyond: nor can a master resume", 100, at, Event::Resume, unchanged, vec![]),
@@ -215,6 +231,35 @@ fn master() -> Vec<Row> {
         row("6.4.3 lower priority, higher address: advert at once", 100, at, heard(HIGHER, 99), asserted, vec![own, Announce]),
         row("6.4.3 owner stays", 255, at, heard(HIGHER, 254), asserted, vec![Send(Priority::new(255)), Announce]),
         row("6.4.3 a second owner with a higher address wins (erratum 8298)", 255, at, heard(HIGHER, 255), Then::Backup(at + 3 * INTERVAL / 2 + 5, INTERVAL / 2), vec![Release, Send(Priority::new(255))]),
+    ]
+}
+
+#[rustfmt::skip]
+fn leaving() -> Vec<Row> {
+    let row = |clause, at, event, then, actions| Row {
+        clause,
+        priority: 100,
+        preempt: true,
+        given: Given::Leaving,
+        at,
+        event,
+        then,
+        actions,
+    };
+    let unchanged = Then::Leaving(LEAVE);
+    vec![
+        row("beyond: a successor has announced itself", 7, Event::Claimed, Then::Initialize, vec![Release]),
+        row("beyond: a successor has spoken: it announces itself next", 7, heard(LOWER, 1), Then::Leaving(7 + OVERLAP), vec![]),
+        row("beyond: a successor has spoken late", LEAVE - 1, heard(LOWER, 1), unchanged, vec![]),
+        row("beyond: another one leaves, too", 7, heard(LOWER, 0), unchanged, vec![]),
+        row("beyond: nobody has come yet", LEAVE - 1, Event::Tick, unchanged, vec![]),
+        row("beyond: nobody comes", LEAVE, Event::Tick, Then::Initialize, vec![Release]),
+        row("beyond: the link goes down", 7, Event::LinkDown, Then::Initialize, vec![Release]),
+        row("beyond: it cannot wait any longer", 7, Event::Stop, Then::Initialize, vec![Release]),
+        row("beyond: whoever leaves says so once", 7, Event::Leave, unchanged, vec![]),
+        row("beyond: who has said farewell has no more to say", 7, Event::Change, unchanged, vec![]),
+        row("beyond: and does not come back", 7, Event::Start, unchanged, vec![]),
+        row("beyond: nor as a master", 7, Event::Resume, unchanged, vec![]),
     ]
 }
 

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
 use tests::capture::{Capture, Content, Frame, Mac};
 use tests::topology::{Family, Host, INTERFACE, VIRTUAL_ADDRESS, VIRTUAL_LINK_LOCAL};
 use tests::{Error, Result};
@@ -149,27 +148,5 @@ fn hand_over(family: Family) -> Result<()> {
     let advert = after.iter().position(|frame| advert_of(successor, frame) == Some(200));
     let announcement = after.iter().position(|frame| claims(successors_mac, frame));
     assert!(advert.is_some() && advert < announcement, "{after:?}");
-    Ok(())
-}
-
-#[test]
-fn the_address_is_gone_before_the_farewell_is_on_the_wire() -> Result<()> {
-    for family in Family::BOTH {
-        let site = Site::of(family, 1)?;
-        let host = site.master(0);
-        // As many as an advert of one frame holds.
-        let further_addresses = match family {
-            Family::Ipv4 => 200,
-            Family::Ipv6 => 80,
-        };
-        // The address that is looked at goes last: were the farewell sent first, it would be there for a while yet.
-        let mut front_door = site.front_door(0, &Plan { further_addresses, ..Plan::new(100) })?;
-        until("it holds the address", || host.holds(family.virtual_address()))?;
-        let capture = Capture::on_interface(site.client(), INTERFACE)?;
-        capture.wait_for("it speaks", LIMIT, |frame| advert_of(host, frame) == Some(100))?;
-        front_door.process.signal(Signal::SIGTERM)?;
-        capture.wait_for("the farewell", LIMIT, |frame| advert_of(host, frame) == Some(0))?;
-        assert!(!host.holds(family.virtual_address())?, "{family:?}");
-    }
     Ok(())
 }

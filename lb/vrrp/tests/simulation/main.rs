@@ -63,7 +63,8 @@ fn epoch() -> Instant {
 
 fn story(world: &mut World, preempt: Preempt) -> Result<(), String> {
     trouble(world)?;
-    let rivals = world.masters().len() > 1;
+    // One that leaves and is cut off is a rival that nobody hears of.
+    let rivals = world.masters().iter().filter(|&&node| !world.leaves(node)).count() > 1;
     world.heal()?;
     world.pass(SETTLED * world.interval() + 2 * DELAY, |_| Ok(()))?;
     if rivals {
@@ -91,7 +92,7 @@ fn story(world: &mut World, preempt: Preempt) -> Result<(), String> {
             Ok(())
         })?;
     }
-    Ok(())
+    if world.nodes.iter().filter(|node| node.running).count() > 1 { leaves(world) } else { Ok(()) }
 }
 
 /// Two hundred intervals with a fault every now and then, and up to 300 frames of 1000 lost.
@@ -124,6 +125,27 @@ fn loses_master(
     }
     // Routers whose skews differ by less than the delay may both take over; one advert settles it.
     world.pass(world.interval() + 2 * DELAY, |_| Ok(()))?;
+    world.pass(20 * world.interval(), one_master)?;
+    client_finds_master(world)
+}
+
+/// The network is whole and the master leaves: at no time is the address nobody's, and it is its successor's in the end.
+fn leaves(world: &mut World) -> Result<(), String> {
+    let leaver = world.masters()[0];
+    let held = |world: &World| match world.nodes.iter().any(|node| node.holds) {
+        true => Ok(()),
+        false => Err(format!("the address is nobody's while {leaver} leaves")),
+    };
+    world.handle(leaver, Event::Leave)?;
+    world.pass(world.most_skew() + 2 * DELAY, held)?;
+    world.nodes[leaver].running = false;
+    if world.nodes[leaver].holds {
+        return Err(format!(
+            "{leaver} still holds the address {:?} after it left",
+            world.most_skew() + 2 * DELAY
+        ));
+    }
+    world.pass(world.interval() + 2 * DELAY, held)?;
     world.pass(20 * world.interval(), one_master)?;
     client_finds_master(world)
 }

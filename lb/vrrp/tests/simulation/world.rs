@@ -51,7 +51,15 @@ pub(crate) struct Node {
 
 #[derive(Clone, Copy, Debug)]
 enum Happening {
-    Arrival { to: usize, from: IpAddr, advert: Advert },
+    Arrival {
+        to: usize,
+        from: IpAddr,
+        advert: Advert,
+    },
+    /// An announcement.
+    Claimed {
+        to: usize,
+    },
     Start(usize),
     Resume(usize),
 }
@@ -107,6 +115,11 @@ impl World {
         (0..self.nodes.len()).filter(is_master).collect()
     }
 
+    /// Whether it waits for its successor.
+    pub(crate) fn leaves(&self, index: usize) -> bool {
+        matches!(self.nodes[index].state, State::Leaving { .. })
+    }
+
     /// A running router of the highest priority.
     pub(crate) fn strongest(&self) -> usize {
         let running = (0..self.nodes.len()).filter(|&index| self.nodes[index].running);
@@ -146,7 +159,10 @@ impl World {
     fn happen(&mut self) -> Result<(), String> {
         let Some((_, happening)) = self.happenings.pop_first() else { return Ok(()) };
         match happening {
-            Happening::Arrival { to, .. } if !self.nodes[to].running => Ok(()),
+            Happening::Arrival { to, .. } | Happening::Claimed { to } if !self.nodes[to].running => Ok(()),
+            // Not kept: there will be another one.
+            Happening::Claimed { to } if self.nodes[to].paused => Ok(()),
+            Happening::Claimed { to } => self.handle(to, Event::Claimed),
             Happening::Arrival { to, from, advert } if self.nodes[to].paused => {
                 self.nodes[to].waiting.push((from, advert));
                 Ok(())
@@ -179,10 +195,7 @@ impl World {
                 Action::Send(priority) => self.send(index, priority)?,
                 Action::Claim => self.nodes[index].holds = true,
                 Action::Release => self.nodes[index].holds = false,
-                Action::Announce if self.nodes[index].side == self.client_side => {
-                    self.client_sends_to = Some(index);
-                }
-                Action::Announce => {}
+                Action::Announce => self.announce(index),
             }
         }
         let after = state.role();
@@ -200,20 +213,31 @@ impl World {
 
     fn send(&mut self, from: usize, priority: Option<Priority>) -> Result<(), String> {
         let advert = Advert { priority, interval: self.interval() };
-        if priority.is_none() && self.nodes[from].holds {
-            return Err(format!("node {from} says farewell while it holds the address"));
+        if priority.is_none() && self.nodes[from].holds && !self.leaves(from) {
+            return Err(format!("node {from} says farewell at once while it holds the address"));
         }
+        let local = self.nodes[from].settings.local;
+        self.broadcast(from, |to| Happening::Arrival { to, from: local, advert });
+        Ok(())
+    }
+
+    fn announce(&mut self, from: usize) {
+        if self.nodes[from].side == self.client_side {
+            self.client_sends_to = Some(from);
+        }
+        self.broadcast(from, |to| Happening::Claimed { to });
+    }
+
+    fn broadcast(&mut self, from: usize, frame: impl Fn(usize) -> Happening) {
         for to in (0..self.nodes.len()).filter(|&to| to != from) {
             let arrival = self.now + Duration::from_micros(self.random.below(5_001));
             if self.nodes[to].side == self.nodes[from].side && self.random.below(1_000) >= self.loss {
                 let latest = self.latest.entry((from, to)).or_insert(arrival);
                 *latest = arrival.max(*latest);
                 let after = latest.duration_since(self.now);
-                let from = self.nodes[from].settings.local;
-                self.schedule(after, Happening::Arrival { to, from, advert });
+                self.schedule(after, frame(to));
             }
         }
-        Ok(())
     }
 
     fn schedule(&mut self, after: Duration, happening: Happening) {
@@ -246,7 +270,7 @@ impl World {
     pub(crate) fn fault(&mut self) -> Result<(), String> {
         let index = self.random.pick(self.nodes.len());
         let after = self.a_while(20_000);
-        match self.random.below(6) {
+        match self.random.below(8) {
             0 => self.cut(),
             1 => self.join(),
             2 if self.nodes[index].running && !self.nodes[index].paused => {
@@ -258,11 +282,12 @@ impl World {
                 self.kill(index);
                 self.schedule(after, Happening::Start(index));
             }
-            4 | 5 if self.nodes[index].running && !self.nodes[index].paused => {
-                let event =
-                    if after.subsec_millis().is_multiple_of(2) { Event::Stop } else { Event::LinkDown };
+            4..=7 if self.nodes[index].running && !self.nodes[index].paused => {
+                let event = [Event::Stop, Event::LinkDown, Event::Leave][self.random.pick(3)];
                 self.handle(index, event)?;
-                self.schedule(after, Happening::Start(index));
+                // Whoever leaves may have to wait until nobody has come.
+                let over = self.nodes[index].state.deadline().map_or(self.now, |deadline| deadline + DELAY);
+                self.schedule(after.max(over - self.now), Happening::Start(index));
             }
             _ => {}
         }
@@ -302,6 +327,9 @@ impl World {
         for index in 0..self.nodes.len() {
             if self.nodes[index].paused {
                 self.resume(index)?;
+            }
+            if self.leaves(index) {
+                self.handle(index, Event::Stop)?;
             }
             if self.nodes[index].state == State::Initialize {
                 self.nodes[index].running = true;

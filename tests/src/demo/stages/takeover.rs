@@ -18,7 +18,7 @@ const CALM: usize = 100;
 /// What the death of a node may cost.
 const DEATH: Duration = Duration::from_millis(350);
 /// What a farewell may cost.
-const FAREWELL: Duration = Duration::from_millis(20);
+const FAREWELL: Duration = Duration::from_millis(10);
 /// How often the front door is stopped.
 const STOPS: usize = 3;
 /// What the others reached at an advert interval of 100 ms.
@@ -55,7 +55,8 @@ pub(crate) fn node_dies(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figu
 
 /// SIGTERM, a few times.
 pub(crate) fn front_door_stops(site: &mut Site, screen: &mut Screen) -> Result<Vec<Figure>> {
-    let remark = "SIGTERM: it takes the address off, says goodbye, and the next one takes over; three times, same client";
+    let remark =
+        "SIGTERM: it says goodbye, and keeps the address until the next one has it; three times, same client";
     screen.stage(8, "The front door that holds the virtual address is stopped", remark)?;
     let gaps = repeat(site, screen, farewell, STOPS, FAREWELL)?;
     Ok(vec![stopped(gaps)])
