@@ -135,9 +135,9 @@ pub enum ConnectFailure {
     Refused,
     /// No answer within the frontend's connect timeout.
     TimedOut,
-    /// The network says that it cannot be reached.
+    /// The network says that it cannot be reached, or this node's own routes and filters do: to clients it is all the same.
     Unreachable,
-    /// This node lacks something: ports, descriptors, memory, a permission. It says nothing about the backend.
+    /// This node lacks something: ports, descriptors, memory. It says nothing about the backend.
     Local,
 }
 
@@ -151,10 +151,19 @@ impl ConnectFailure {
             // A reset during the handshake is a refusal by somebody in between.
             Some(libc::ECONNREFUSED | libc::ECONNRESET) => Self::Refused,
             Some(libc::ETIMEDOUT) => Self::TimedOut,
-            Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN | libc::ENETDOWN) => {
-                Self::Unreachable
-            }
-            _ => Self::Local,
+            Some(
+                libc::EMFILE
+                | libc::ENFILE
+                | libc::ENOMEM
+                | libc::ENOBUFS
+                | libc::EADDRNOTAVAIL
+                | libc::EADDRINUSE
+                | libc::EAGAIN
+                | libc::EINTR,
+            ) => Self::Local,
+            // Routes: EHOSTUNREACH, ENETUNREACH, EACCES where they prohibit, EINVAL where they are black holes.
+            // Filters: EPERM.
+            _ => Self::Unreachable,
         }
     }
 
@@ -361,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_network_says_blames_the_backend() {
+    fn only_what_this_node_lacks_does_not_blame_the_backend() {
         let cases = [
             (libc::ECONNREFUSED, "refused", true),
             (libc::ECONNRESET, "refused", true),
@@ -370,7 +379,10 @@ mod tests {
             (libc::ENETUNREACH, "unreachable", true),
             (libc::EMFILE, "local", false),
             (libc::EADDRNOTAVAIL, "local", false),
-            (libc::EPERM, "local", false),
+            (libc::ENOBUFS, "local", false),
+            (libc::EINVAL, "unreachable", true),
+            (libc::EACCES, "unreachable", true),
+            (libc::EPERM, "unreachable", true),
         ];
         for (code, label, blames) in cases {
             let failure = ConnectFailure::of(&io::Error::from_raw_os_error(code));

@@ -28,6 +28,22 @@ fn a_refused_connect_is_tried_elsewhere_before_the_client_notices() -> Result<()
 }
 
 #[test]
+fn an_apiserver_that_this_node_cannot_send_to_is_out_until_it_can() -> Result<()> {
+    let whole = Site::whole(2, Plan::new)?;
+    let (site, front_door) = (&whole.site, &whole.front_doors[0]);
+    let other = format!("{}/32", site.master(1).address());
+    for kind in ["blackhole", "prohibit", "unreachable"] {
+        all_used(&whole)?;
+        site.master(0).namespace().ip(&["route", "add", kind, &other])?;
+        until(&format!("{kind}: it is out"), || Ok(!front_door.uses(1)?))?;
+        assert_eq!(site.dial_times(5)?.failed, 0, "{kind}");
+        site.master(0).namespace().ip(&["route", "delete", kind, &other])?;
+        until(&format!("{kind}: it is used again"), || front_door.uses(1))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn an_apiserver_that_comes_back_is_used_again() -> Result<()> {
     let mut whole = Site::whole(2, Plan::new)?;
     all_used(&whole)?;
