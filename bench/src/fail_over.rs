@@ -7,7 +7,7 @@ mod site;
 
 use tests::Result;
 
-pub use contender::{ADVERT_INTERVAL, Contender};
+pub use contender::{ADVERT_INTERVAL, Contender, SHORTEST_ADVERT_INTERVAL};
 pub use fault::{Fault, Figure};
 pub use report::{Report, Sample};
 

@@ -10,6 +10,8 @@ use super::site::{APISERVER_PORT, NAMES};
 
 /// Advert interval of both, in milliseconds.
 pub const ADVERT_INTERVAL: u32 = 100;
+/// The same where it is as short as can be.
+pub const SHORTEST_ADVERT_INTERVAL: u32 = 10;
 
 /// One way to run a front door on three masters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -39,7 +41,7 @@ const fn priority(master: usize) -> usize {
     250 - 10 * master
 }
 
-pub(super) fn fairway(link: &Link, master: usize, authority: &Path) -> String {
+pub(super) fn fairway(link: &Link, master: usize, advert_interval: u32, authority: &Path) -> String {
     let backend = |(name, host): (&&str, &Host)| {
         format!("  - {{name: {name}, address: \"{}:{APISERVER_PORT}\"}}\n", host.address())
     };
@@ -52,7 +54,7 @@ virtualRouter:
   interface: {INTERFACE}
   routerId: 51
   priority: {priority}
-  advertInterval: {ADVERT_INTERVAL}ms
+  advertInterval: {advert_interval}ms
   addresses: [{VIRTUAL_ADDRESS}/32]
 frontend: {{listen: \"{FRONT_DOOR}\"}}
 backends:
@@ -62,9 +64,9 @@ backends:
 }
 
 /// Version 3 with sub-second adverts; HAProxy is watched by a script, as its documentation has it.
-pub(super) fn keepalived(master: usize, haproxy_pid: &Path) -> String {
+pub(super) fn keepalived(master: usize, advert_interval: u32, haproxy_pid: &Path) -> String {
     let priority = priority(master);
-    let interval = f64::from(ADVERT_INTERVAL) / 1e3;
+    let interval = f64::from(advert_interval) / 1e3;
     let pid = haproxy_pid.display();
     format!(
         "global_defs {{

@@ -8,7 +8,7 @@ use tests::outage::{self, Dial};
 use tests::traffic::{self, HoldReport};
 use tests::{Error, Result, wait};
 
-use super::contender::Contender;
+use super::contender::{ADVERT_INTERVAL, Contender, SHORTEST_ADVERT_INTERVAL};
 use super::site::{RATE, Site};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const CALM: usize = 100;
 const HELD: u32 = 12;
 const RELOADS: u32 = 20;
+const UPGRADES: u32 = 3;
 
 /// A fault. The holder of the virtual address is the first master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -23,8 +24,12 @@ const RELOADS: u32 = 20;
 pub enum Fault {
     /// What holds the address is stopped in good order.
     Stopped,
+    /// The same with the shortest advert interval.
+    StoppedInHaste,
     /// Everything on the holder's node is killed.
     Killed,
+    /// The cable of the holder is pulled.
+    Unplugged,
     /// The holder's node dies, and with it its carrier and its apiserver.
     Lost,
     /// The holder is cut off and keeps its carrier; two seconds later it is back.
@@ -37,6 +42,8 @@ pub enum Fault {
     Headless,
     /// What forwards on the holder reads its configuration anew, twenty times in four seconds.
     Reloaded,
+    /// Another process takes the place of what forwards on the holder, three times.
+    Upgraded,
 }
 
 /// What is seen of a fault.
@@ -76,21 +83,26 @@ impl Figure {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 11] = [
         Self::Stopped,
+        Self::StoppedInHaste,
         Self::Killed,
+        Self::Unplugged,
         Self::Lost,
         Self::Parted,
         Self::Refuses,
         Self::Hangs,
         Self::Headless,
         Self::Reloaded,
+        Self::Upgraded,
     ];
 
     /// What happens, for progress and report.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Stopped => "holder stopped in good order",
+            Self::StoppedInHaste => "the same at an advert interval of 10 ms",
+            Self::Unplugged => "holder's carrier lost",
             Self::Killed => "all processes of the holder's node killed",
             Self::Lost => "holder's node lost, carrier and apiserver with it",
             Self::Parted => "holder cut off in silence for 2 s",
@@ -98,34 +110,52 @@ impl Fault {
             Self::Hangs => "an apiserver hangs",
             Self::Headless => "forwarding killed on the holder",
             Self::Reloaded => "20 reloads in 4 s",
+            Self::Upgraded => "3 upgrades in 3 s",
         }
     }
 
     /// What `figure` of ours should not exceed.
     pub fn bar(self, figure: Figure) -> Option<f64> {
         match (self, figure) {
-            (Self::Stopped, Figure::Gap) => Some(10.0),
-            (Self::Killed | Self::Lost | Self::Parted, Figure::Gap) => Some(330.0),
+            (Self::Stopped | Self::StoppedInHaste, Figure::Gap) => Some(10.0),
+            (Self::Killed | Self::Unplugged | Self::Lost | Self::Parted, Figure::Gap) => Some(330.0),
             (Self::Headless, Figure::Gap) => Some(400.0),
             (Self::Parted, Figure::GapOnceBack) | (Self::Hangs, Figure::Until) => Some(1000.0),
             (Self::Hangs, Figure::FailedShare) => Some(1.0),
             (Self::Lost, Figure::FailedOnceBack)
             | (Self::Refuses, Figure::Failed)
-            | (Self::Reloaded, Figure::Failed | Figure::Broken) => Some(0.0),
+            | (Self::Reloaded | Self::Upgraded, Figure::Failed | Figure::Broken) => Some(0.0),
             _ => None,
         }
     }
 
     /// Starts `contender` anew, lets it happen under the eyes of a client, and says what that saw.
     pub fn try_on(self, contender: Contender) -> Result<Vec<(Figure, f64)>> {
-        let mut site = Site::start(contender)?;
+        let mut site = Site::start(contender, self.advert_interval())?;
         match self {
             Self::Parted => parted(&site),
-            Self::Reloaded => reloaded(&site),
-            Self::Stopped | Self::Killed | Self::Lost | Self::Refuses | Self::Hangs | Self::Headless => {
+            Self::Reloaded => changed(&mut site, (RELOADS, Duration::from_millis(200)), |site| {
+                site.masters[0].reload_balancer()
+            }),
+            Self::Upgraded => changed(&mut site, (UPGRADES, Duration::from_secs(1)), Site::upgrade),
+            Self::Stopped
+            | Self::StoppedInHaste
+            | Self::Killed
+            | Self::Unplugged
+            | Self::Lost
+            | Self::Refuses
+            | Self::Hangs
+            | Self::Headless => {
                 let (dials, fault) = self.watched(&mut site)?;
                 Ok(self.figures(&dials, fault))
             }
+        }
+    }
+
+    const fn advert_interval(self) -> u32 {
+        match self {
+            Self::StoppedInHaste => SHORTEST_ADVERT_INTERVAL,
+            _ => ADVERT_INTERVAL,
         }
     }
 
@@ -139,7 +169,8 @@ impl Fault {
 
     fn inflict(self, site: &mut Site) -> Result<()> {
         match self {
-            Self::Stopped => site.masters[0].router.terminate(PATIENCE).map(drop),
+            Self::Stopped | Self::StoppedInHaste => site.masters[0].router.terminate(PATIENCE).map(drop),
+            Self::Unplugged => site.link.unplug(&site.link.masters()[0]),
             Self::Killed => site.masters[0].kill(),
             Self::Lost => {
                 site.link.unplug(&site.link.masters()[0])?;
@@ -149,7 +180,7 @@ impl Fault {
             Self::Hangs => site.masters[1].apiserver.signal(Signal::SIGSTOP),
             Self::Headless => site.masters[0].kill_balancer(),
             // These take more than one deed.
-            Self::Parted | Self::Reloaded => Ok(()),
+            Self::Parted | Self::Reloaded | Self::Upgraded => Ok(()),
         }
     }
 
@@ -168,7 +199,13 @@ impl Fault {
                 ]
             }
             Self::Killed | Self::Lost => vec![gap, (Figure::FailedOnceBack, count(failed_once_back(dials)))],
-            Self::Stopped | Self::Headless | Self::Parted | Self::Reloaded => {
+            Self::Stopped
+            | Self::StoppedInHaste
+            | Self::Unplugged
+            | Self::Headless
+            | Self::Parted
+            | Self::Reloaded
+            | Self::Upgraded => {
                 vec![gap, (Figure::Failed, count(outage::failed(dials)))]
             }
         }
@@ -190,13 +227,18 @@ fn parted(site: &Site) -> Result<Vec<(Figure, f64)>> {
     Ok(vec![(Figure::Gap, gap(&before)), (Figure::GapOnceBack, gap(&after))])
 }
 
-fn reloaded(site: &Site) -> Result<Vec<(Figure, f64)>> {
+/// `change` so often and at this pace, under the eyes of clients.
+fn changed(
+    site: &mut Site,
+    (times, pace): (u32, Duration),
+    change: impl Fn(&mut Site) -> Result<()>,
+) -> Result<Vec<(Figure, f64)>> {
     let held = site.hold(HELD, 6000)?;
     let mut dialing = site.dialing(6000)?;
     dialing.wait_for(CALM, PATIENCE)?;
-    for _ in 0..RELOADS {
-        site.masters[0].reload_balancer()?;
-        wait::pace(Duration::from_millis(200));
+    for _ in 0..times {
+        change(site)?;
+        wait::pace(pace);
     }
     let dials = dialing.finish(PATIENCE)?;
     let held: HoldReport = traffic::finish(held, PATIENCE)?;

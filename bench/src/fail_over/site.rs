@@ -28,6 +28,8 @@ pub(super) struct Site {
     // Dropped in this order: processes, then what they used.
     pub(super) masters: Vec<Master>,
     pub(super) link: Link,
+    contender: Contender,
+    advert_interval: u32,
     folder: TempDir,
 }
 
@@ -38,12 +40,14 @@ pub(super) struct Master {
     /// HAProxy, where it is a process of its own.
     pub(super) balancer: Option<Process>,
     pub(super) apiserver: Process,
+    /// Front doors that have been succeeded, and whose connections may not have ended yet.
+    succeeded: Vec<Process>,
 }
 
 impl Site {
     /// Starts the masters one after the other, so that the first one holds the address, and waits until every
-    /// apiserver answers through it.
-    pub(super) fn start(contender: Contender) -> Result<Self> {
+    /// apiserver answers through it. `advert_interval` is in milliseconds.
+    pub(super) fn start(contender: Contender, advert_interval: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("fw-fail-over-").tempdir();
         let folder = folder.map_err(Error::system("make", "a temporary directory"))?;
         let link = Link::new(3)?;
@@ -55,53 +59,72 @@ impl Site {
             authority.server(name, &names.each_ref().map(String::as_str))?.write(folder.path(), name)?;
             apiservers.push(start_apiserver(name, host, folder.path())?);
         }
-        let mut site = Self { masters: Vec::new(), link, folder };
+        let mut site = Self { masters: Vec::new(), link, contender, advert_interval, folder };
         for (master, apiserver) in apiservers.into_iter().enumerate() {
-            let (router, balancer) = site.start_front_door(contender, master)?;
-            site.masters.push(Master { router, balancer, apiserver });
+            let (router, balancer) = site.start_front_door(master)?;
+            site.masters.push(Master { router, balancer, apiserver, succeeded: Vec::new() });
             site.wait_for_holder(0)?;
         }
         site.wait_for_service()?;
         Ok(site)
     }
 
-    fn start_front_door(&self, contender: Contender, master: usize) -> Result<(Process, Option<Process>)> {
-        let path = |name: &str| self.folder.path().join(format!("{}-{name}", NAMES[master]));
-        let (host, authority) = (&self.link.masters()[master], self.folder.path().join(AUTHORITY));
-        match contender {
-            Contender::Fairway => {
-                let configuration = path("fairway-lb.yaml");
-                let control = path("control.sock");
-                let text = contender::fairway(&self.link, master, &authority);
-                write(&configuration, &format!("{text}admin: {{socket: {}}}\n", control.display()))?;
-                let program = Program::ours("fairway-lb")?
-                    .arguments(["--config".as_ref(), configuration.as_os_str()])
-                    .inside(host.namespace())
-                    .log_to(path("fairway-lb.log"));
-                Ok((program.spawn()?, None))
-            }
-            Contender::Pair => {
-                let (pid, configuration) = (path("haproxy.pid"), path("haproxy.cfg"));
-                let addresses: Vec<_> = self.link.masters().iter().map(Host::address).collect();
-                write(&configuration, &contender::haproxy(&addresses, &authority, &path("haproxy.sock")))?;
-                let balancer = Program::new("haproxy")
-                    .arguments(["-W".as_ref(), "-db".as_ref(), "-f".as_ref(), configuration.as_os_str()])
-                    .inside(host.namespace())
-                    .log_to(path("haproxy.log"))
-                    .spawn()?;
-                write(&pid, &balancer.id().to_string())?;
-                let configuration = path("keepalived.conf");
-                write(&configuration, &contender::keepalived(master, &pid))?;
-                let router = Program::new("keepalived")
-                    .arguments(["--dont-fork", "--log-console", "--vrrp", "--use-file"])
-                    .arguments([&configuration])
-                    .arguments(["--pid".into(), path("keepalived.pid")])
-                    .arguments(["--vrrp_pid".into(), path("keepalived-vrrp.pid")])
-                    .inside(host.namespace())
-                    .log_to(path("keepalived.log"));
-                Ok((router.spawn()?, Some(balancer)))
-            }
+    fn start_front_door(&self, master: usize) -> Result<(Process, Option<Process>)> {
+        match self.contender {
+            Contender::Fairway => Ok((self.start_fairway(master, &[])?, None)),
+            Contender::Pair => self.start_pair(master).map(|(router, balancer)| (router, Some(balancer))),
         }
+    }
+
+    fn start_fairway(&self, master: usize, arguments: &[&str]) -> Result<Process> {
+        let (configuration, control) =
+            (self.file(master, "fairway-lb.yaml"), self.file(master, "control.sock"));
+        let text = contender::fairway(&self.link, master, self.advert_interval, &self.authority());
+        write(&configuration, &format!("{text}admin: {{socket: {}}}\n", control.display()))?;
+        Program::ours("fairway-lb")?
+            .arguments(["--config".as_ref(), configuration.as_os_str()])
+            .arguments(arguments.iter().copied())
+            .inside(self.link.masters()[master].namespace())
+            .log_to(self.file(master, &format!("fairway-lb{}.log", arguments.concat())))
+            .spawn()
+    }
+
+    fn start_pair(&self, master: usize) -> Result<(Process, Process)> {
+        let namespace = self.link.masters()[master].namespace();
+        let (pid, configuration) = (self.file(master, "haproxy.pid"), self.file(master, "haproxy.cfg"));
+        let addresses: Vec<_> = self.link.masters().iter().map(Host::address).collect();
+        let socket = self.file(master, "haproxy.sock");
+        write(&configuration, &contender::haproxy(&addresses, &self.authority(), &socket))?;
+        let balancer = Program::new("haproxy")
+            .arguments(["-W".as_ref(), "-db".as_ref(), "-f".as_ref(), configuration.as_os_str()])
+            .inside(namespace)
+            .log_to(self.file(master, "haproxy.log"))
+            .spawn()?;
+        write(&pid, &balancer.id().to_string())?;
+        let configuration = self.file(master, "keepalived.conf");
+        write(&configuration, &contender::keepalived(master, self.advert_interval, &pid))?;
+        let router = Program::new("keepalived")
+            .arguments(["--dont-fork", "--log-console", "--vrrp", "--use-file"])
+            .arguments([&configuration])
+            .arguments(["--pid".into(), self.file(master, "keepalived.pid")])
+            .arguments(["--vrrp_pid".into(), self.file(master, "keepalived-vrrp.pid")])
+            .inside(namespace)
+            .log_to(self.file(master, "keepalived.log"))
+            .spawn()?;
+        Ok((router, balancer))
+    }
+
+    /// Puts another process of the same program in the place of what forwards on the holder.
+    pub(super) fn upgrade(&mut self) -> Result<()> {
+        if self.contender == Contender::Pair {
+            // It executes its binary anew.
+            return self.masters[0].reload_balancer();
+        }
+        let mut successor = self.start_fairway(0, &["--take-over"])?;
+        successor.wait_for_log("taken over from the former process", PATIENCE)?;
+        let holder = &mut self.masters[0];
+        holder.succeeded.push(std::mem::replace(&mut holder.router, successor));
+        Ok(())
     }
 
     fn wait_for_holder(&self, master: usize) -> Result<()> {
@@ -147,7 +170,7 @@ impl Site {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let mut arguments =
             ["--protocol", "tls", "--path", "/version", "--authority"].map(str::to_owned).to_vec();
-        arguments.push(path(AUTHORITY));
+        arguments.push(self.authority().display().to_string());
         for name in NAMES {
             arguments.extend(["--backend".to_owned(), format!("{name}={}", path(&format!("{name}.crt")))]);
         }
@@ -156,6 +179,14 @@ impl Site {
 
     fn log(&self, name: &str) -> PathBuf {
         self.folder.path().join(format!("{name}.log"))
+    }
+
+    fn authority(&self) -> PathBuf {
+        self.folder.path().join(AUTHORITY)
+    }
+
+    fn file(&self, master: usize, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{}-{name}", NAMES[master]))
     }
 }
 
