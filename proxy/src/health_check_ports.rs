@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
 use crate::health_check::SharedHealth;
+use crate::notice::{Notice, Notices};
 use crate::planner::{HealthCheck, HealthChecks};
 use crate::{BIND_AGAIN_AFTER, clock, cluster::Name};
 
@@ -24,7 +25,11 @@ use crate::{BIND_AGAIN_AFTER, clock, cluster::Name};
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");
 
 /// Keeps the ports open that `checks` asks for, until nobody says any more what to tell.
-pub(crate) async fn serve(mut checks: watch::Receiver<HealthChecks>, health: &SharedHealth) {
+pub(crate) async fn serve(
+    mut checks: watch::Receiver<HealthChecks>,
+    health: &SharedHealth,
+    notices: &Notices,
+) {
     let mut open: BTreeMap<SocketAddr, Listener> = BTreeMap::new();
     let mut contested = BTreeSet::new();
     loop {
@@ -37,8 +42,8 @@ pub(crate) async fn serve(mut checks: watch::Receiver<HealthChecks>, health: &Sh
         }
         for at in listeners {
             open.entry(at).or_insert_with(|| {
-                let (checks, health) = (checks.clone(), health.clone());
-                Listener(tokio::spawn(listen(at, checks, health)))
+                let (checks, health, notices) = (checks.clone(), health.clone(), notices.clone());
+                Listener(tokio::spawn(listen(at, checks, health, notices)))
             });
         }
         if checks.changed().await.is_err() {
@@ -89,11 +94,16 @@ impl Drop for Listener {
     }
 }
 
-async fn listen(at: SocketAddr, checks: watch::Receiver<HealthChecks>, health: SharedHealth) {
+async fn listen(
+    at: SocketAddr,
+    checks: watch::Receiver<HealthChecks>,
+    health: SharedHealth,
+    notices: Notices,
+) {
     let mut said = false;
     loop {
-        let (checks, health) = (checks.clone(), health.clone());
-        let told = move || answer(&checks.borrow(), at.port(), health.lock().is_healthy(clock::now()));
+        let (asked, health) = (checks.clone(), health.clone());
+        let told = move || answer(&asked.borrow(), at.port(), health.lock().is_healthy(clock::now()));
         match Admin::bind(at, Routes::default().otherwise(told)).await {
             Ok(admin) => {
                 tracing::info!(%at, "health check port open");
@@ -102,6 +112,10 @@ async fn listen(at: SocketAddr, checks: watch::Receiver<HealthChecks>, health: S
             Err(error) => {
                 if !std::mem::replace(&mut said, true) {
                     tracing::warn!(%at, %error, "health check port not bound, trying again");
+                    if let Some((service, _)) = asked_of(&checks.borrow(), at.port()) {
+                        let note = format!("health check port {at} not bound: {error}");
+                        notices.leave(Notice::health_check_port_not_bound(service.clone(), note));
+                    }
                 }
                 sleep(BIND_AGAIN_AFTER).await;
             }

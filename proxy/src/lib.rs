@@ -25,6 +25,7 @@ mod health_check_ports;
 mod interfaces;
 mod manifests;
 mod metrics;
+mod notice;
 mod pacing;
 mod packet;
 pub mod planner;
@@ -55,11 +56,12 @@ use self::explain::{Question, SharedView};
 use self::guard::Guard;
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
-use self::metrics::{Metrics, SourceMetrics};
+use self::metrics::Metrics;
+use self::notice::{Notice, Notices};
 use self::packet::PacketMetrics;
 use self::planner::HealthChecks;
 use self::successor::Successor;
-use self::watch::{AccessError, OwnNode, Watch};
+use self::watch::{AccessError, Listeners, OwnNode, Watch};
 
 /// Updates on their way to the sync thread; a source that is faster waits.
 const QUEUED_UPDATES: usize = 1024;
@@ -256,7 +258,10 @@ async fn serve(
     let view = SharedView::default();
     let (health_checks, to_be_told) = tokio::sync::watch::channel(HealthChecks::default());
     let (updates, received) = mpsc::channel(QUEUED_UPDATES);
-    let source = prepare(&config, &health, &metrics.sources, &updates).await?;
+    let (notices, to_be_published) = Notices::new(metrics.sources.events.dropped.clone());
+    let listeners =
+        Listeners { updates: updates.clone(), notices: notices.clone(), metrics: metrics.sources.clone() };
+    let source = prepare(&config, &health, listeners, to_be_published).await?;
     let settings = sync::Settings {
         node: node_name(&config)?,
         serving: config.serving.clone(),
@@ -267,16 +272,21 @@ async fn serve(
         health: health.clone(),
         view: view.clone(),
         health_checks,
+        notices: notices.clone(),
         guard: Guard::new(config.guard_emptiness && matches!(config.source, Source::Cluster(_))),
         release,
     };
     let writer = sync::start(settings, open(&registry)?, received).map_err(Failure::failed)?;
     tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");
+    notices.leave(Notice::starting());
+    let hard_fail = config.bind_address_hard_fail;
+    let healthz = Server { address: config.healthz, hard_fail, event: "FailedToStartProxierHealthcheck" };
+    let metrics_server = Server { address: config.metrics, hard_fail, event: "FailedToStartMetricServer" };
     let ended = tokio::select! {
         () = shutdown => Ok(()),
-        Err(failure) = answer(config.healthz, config.bind_address_hard_fail, || health_routes(&health, &metrics.answers)) => Err(failure),
-        Err(failure) = answer(config.metrics, config.bind_address_hard_fail, || metrics_routes(registry.clone(), &config, view.clone())) => Err(failure),
-        () = health_check_ports::serve(to_be_told, &health) => Ok(()),
+        Err(failure) = answer(healthz, &notices, || health_routes(&health, &metrics.answers)) => Err(failure),
+        Err(failure) = answer(metrics_server, &notices, || metrics_routes(registry.clone(), &config, view.clone())) => Err(failure),
+        () = health_check_ports::serve(to_be_told, &health, &notices) => Ok(()),
         () = source.run() => Ok(()),
         () = updates.closed() => Ok(()),
     };
@@ -321,20 +331,20 @@ fn node_name(config: &Config) -> Result<String, Failure> {
 async fn prepare(
     config: &Config,
     health: &SharedHealth,
-    metrics: &SourceMetrics,
-    updates: &mpsc::Sender<cluster::Update>,
+    listeners: Listeners,
+    notices: mpsc::Receiver<Notice>,
 ) -> Result<Prepared, Failure> {
     Ok(match &config.source {
         Source::Cluster(access) => {
             let node = OwnNode { name: node_name(config)?, health: health.clone() };
-            let watch = Watch::prepare(access, node, metrics, updates).await;
+            let watch = Watch::prepare(access, node, &listeners, notices).await;
             Prepared::Watch(Box::new(watch.map_err(unreachable_cluster)?))
         }
         Source::Manifests(directory) => Prepared::Manifests(Manifests::new(
             directory.clone(),
             node_name(config)?,
-            metrics,
-            updates.clone(),
+            &listeners.metrics,
+            listeners.updates,
         )),
     })
 }
@@ -347,19 +357,34 @@ struct BindFailed {
     source: io::Error,
 }
 
-/// Answers at `address`; ends only where it cannot be bound and that is to be fatal.
-async fn answer(
+/// Where this process answers questions about itself.
+struct Server {
+    /// `None`: nowhere.
     address: Option<SocketAddr>,
+    /// Whether an address that cannot be bound ends the process.
     hard_fail: bool,
+    /// What an Event about that is called.
+    event: &'static str,
+}
+
+/// Answers there; ends only where it cannot be bound and that is to be fatal.
+async fn answer(
+    server: Server,
+    notices: &Notices,
     routes: impl Fn() -> Routes,
 ) -> Result<Infallible, Failure> {
+    let Server { address, hard_fail, event } = server;
     let Some(address) = address else { return std::future::pending().await };
+    let mut said = false;
     loop {
         match Admin::bind(address, routes()).await {
             Ok(admin) => admin.serve().await,
             Err(source) if hard_fail => return Err(Failure::failed(BindFailed { address, source })),
             Err(error) => {
                 tracing::warn!(%address, %error, "address not bound, trying again");
+                if !std::mem::replace(&mut said, true) {
+                    notices.leave(Notice::failed_to_start(event, format!("bind {address}: {error}")));
+                }
                 tokio::time::sleep(BIND_AGAIN_AFTER).await;
             }
         }

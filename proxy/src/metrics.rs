@@ -55,6 +55,14 @@ pub(crate) struct SourceMetrics {
     pub(crate) connected: IntGaugeVec,
     pub(crate) errors: IntCounterVec,
     pub(crate) objects_refused: IntCounterVec,
+    pub(crate) events: EventMetrics,
+}
+
+/// What became of Events that were not written.
+#[derive(Clone, Debug)]
+pub(crate) struct EventMetrics {
+    pub(crate) dropped: IntCounter,
+    pub(crate) failures: IntCounter,
 }
 
 impl Metrics {
@@ -83,6 +91,16 @@ impl Metrics {
                     "Objects that were not understood",
                     "kind",
                 )?,
+                events: EventMetrics {
+                    dropped: publish.counter(
+                        "fairway_proxy_events_dropped_total",
+                        "Events that came faster than they could be written",
+                    )?,
+                    failures: publish.counter(
+                        "fairway_proxy_event_failures_total",
+                        "Events that the API server did not take",
+                    )?,
+                },
             },
         })
     }

@@ -17,11 +17,12 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 
 use crate::clock;
-use crate::cluster::{Family, Update};
+use crate::cluster::{Cluster, Family, Update};
 use crate::explain::{SharedView, View};
 use crate::guard::{self, Guard, Held};
 use crate::health_check::SharedHealth;
 use crate::metrics::SyncMetrics;
+use crate::notice::{Notice, Notices};
 use crate::pacing::{Extent, Pacing};
 use crate::planner::{HealthChecks, Planner, Remark, Settled};
 use crate::{interfaces, translate};
@@ -44,6 +45,7 @@ pub(crate) struct Settings {
     pub(crate) health: SharedHealth,
     pub(crate) view: SharedView,
     pub(crate) health_checks: watch::Sender<HealthChecks>,
+    pub(crate) notices: Notices,
     pub(crate) guard: Guard,
     /// Rung when what is held back is to be believed.
     pub(crate) release: Arc<Notify>,
@@ -186,6 +188,9 @@ impl Writer {
         if held.is_nothing() {
             tracing::info!("nothing is held back any more");
         } else if services > before.services || slices > before.slices || frontends > before.frontends {
+            if before.is_nothing() {
+                self.settings.notices.leave(Notice::held_back());
+            }
             tracing::error!(
                 services,
                 slices,
@@ -246,7 +251,7 @@ impl Writer {
             read_interfaces(&mut view.planner);
         }
         let settled = view.planner.settle();
-        self.note_settled(&settled);
+        self.note_settled(&settled, view.planner.cluster());
         let known = view.applied.take_if(|_| extent == Extent::Changes);
         let written = match known {
             Some(applied) => self.write_changes(view, applied, &settled.frontends),
@@ -264,7 +269,7 @@ impl Writer {
         }
     }
 
-    fn note_settled(&mut self, settled: &Settled) {
+    fn note_settled(&mut self, settled: &Settled, cluster: &Cluster) {
         let metrics = &self.settings.metrics;
         metrics.service_changes.inc_by(counter(settled.touched.service_changes));
         metrics.endpoint_changes.inc_by(counter(settled.touched.slice_changes));
@@ -273,6 +278,7 @@ impl Writer {
         let started = self.started;
         self.triggers.extend(settled.touched.triggers.iter().filter(|(_, at)| *at >= started));
         for remark in &settled.remarks {
+            self.settings.notices.leave(Notice::remark(remark, cluster));
             match remark {
                 Remark::Claimed { frontend, winner, loser } => tracing::warn!(
                     %frontend, served = %winner, left_out = %loser,
@@ -298,13 +304,17 @@ impl Writer {
         frontends: &BTreeSet<Frontend>,
     ) -> Result<Written, Error> {
         let mut changes = Vec::new();
+        let Settings { guard, notices, scope, .. } = &mut self.settings;
+        let say = |frontend, reason: &str| say_left_out(notices, &view.planner, frontend, reason);
         for &frontend in frontends {
-            let desired = self.settings.guard.wanted(frontend, view.planner.desired(frontend));
+            let desired = guard.wanted(frontend, view.planner.desired(frontend));
             let dataplane = self.dataplane.as_ref();
-            let desired = served(dataplane, &self.settings.scope, &mut self.left_out, frontend, desired);
-            if !self.settings.scope.contains(frontend) {
+            let refusal = desired.and_then(|service| refusal(dataplane, scope, frontend, service));
+            let is_served = note_refusal(&mut self.left_out, frontend, refusal, say);
+            if !scope.contains(frontend) {
                 continue;
             }
+            let desired = desired.filter(|_| is_served);
             if let Some((known, desired)) = applied.services.get_mut(&frontend).zip(desired)
                 && known.backends.keys().any(|backend| !desired.backends.contains(backend))
                 && let Some(counted) = self.dataplane.recount(frontend)?
@@ -331,9 +341,11 @@ impl Writer {
         }
         self.settings.guard.wanted_of_all(&mut desired);
         self.left_out.retain(|frontend, _| desired.contains_key(frontend));
-        let (dataplane, scope) = (self.dataplane.as_ref(), &self.settings.scope);
+        let (dataplane, Settings { scope, notices, .. }) = (self.dataplane.as_ref(), &self.settings);
+        let say = |frontend, reason: &str| say_left_out(notices, &view.planner, frontend, reason);
         desired.retain(|&frontend, service| {
-            served(dataplane, scope, &mut self.left_out, frontend, Some(service)).is_some()
+            let refusal = refusal(dataplane, scope, frontend, service);
+            note_refusal(&mut self.left_out, frontend, refusal, say)
         });
         let changes = plan::diff(&found, &desired, &self.settings.scope);
         Ok(Written { drifted, ..self.write(view, found, changes) })
@@ -407,29 +419,43 @@ fn absent_schedulers(dataplane: &dyn Dataplane) -> BTreeSet<Scheduler> {
     Scheduler::ALL.into_iter().filter(is_absent).collect()
 }
 
-/// `desired`, unless it is left to others or the dataplane cannot serve it; that is said once.
-fn served<'plan>(
+/// Says that a frontend is left out, and why.
+fn say_left_out(notices: &Notices, planner: &Planner, frontend: Frontend, reason: &str) {
+    tracing::warn!(reason, "left out");
+    if let Some(service) = planner.holder(frontend) {
+        notices.leave(Notice::left_out(service, planner.cluster(), reason));
+    }
+}
+
+/// Why the Service at a frontend is not served, where it is not: it is left to others, or the dataplane cannot.
+fn refusal(
     dataplane: &dyn Dataplane,
     scope: &Scope,
+    frontend: Frontend,
+    service: &plan::Service,
+) -> Option<String> {
+    if !scope.contains(frontend) {
+        return Some(format!("{frontend}: its address is left to others (ipvs.excludeCIDRs)"));
+    }
+    dataplane.supports(frontend, service).err().map(|unsupported| unsupported.to_string())
+}
+
+/// Notes why a frontend is left out, and says it once. Whether it is not.
+fn note_refusal(
     left_out: &mut BTreeMap<Frontend, String>,
     frontend: Frontend,
-    desired: Option<&'plan plan::Service>,
-) -> Option<&'plan plan::Service> {
-    let refusal = desired.and_then(|service| {
-        if !scope.contains(frontend) {
-            return Some(format!("{frontend}: its address is left to others (ipvs.excludeCIDRs)"));
-        }
-        dataplane.supports(frontend, service).err().map(|unsupported| unsupported.to_string())
-    });
+    refusal: Option<String>,
+    say: impl Fn(Frontend, &str),
+) -> bool {
     let Some(reason) = refusal else {
         left_out.remove(&frontend);
-        return desired;
+        return true;
     };
     if left_out.get(&frontend) != Some(&reason) {
-        tracing::warn!(%reason, "left out");
+        say(frontend, &reason);
         left_out.insert(frontend, reason);
     }
-    None
+    false
 }
 
 /// How many frontends are forwarded otherwise than they were left.

@@ -11,6 +11,7 @@
 //! waits for it at the start, but not for ever.
 
 mod connection;
+mod events;
 mod node;
 mod object;
 
@@ -36,9 +37,11 @@ use crate::cluster::{
 };
 use crate::config::Access;
 use crate::metrics::SourceMetrics;
+use crate::notice::{Notice, Notices};
 
 pub(crate) use self::connection::AccessError;
 use self::connection::{Link, client, cluster_config};
+use self::events::Publisher;
 pub(crate) use self::node::OwnNode;
 
 /// While a list is read, the server must go on with it this often.
@@ -59,6 +62,7 @@ pub(crate) struct Watch {
     services: Follower<crate::cluster::Service>,
     endpoints: Endpoints,
     node: Follower<Node>,
+    publisher: Publisher,
     updates: mpsc::Sender<Update>,
 }
 
@@ -75,16 +79,19 @@ impl Watch {
     pub(crate) async fn prepare(
         access: &Access,
         node: OwnNode,
-        metrics: &SourceMetrics,
-        updates: &mpsc::Sender<Update>,
+        listeners: &Listeners,
+        notices: mpsc::Receiver<Notice>,
     ) -> Result<Self, AccessError> {
         let config = cluster_config(access).await?;
         tracing::info!(server = %config.cluster_url, "watching the cluster");
         let follower = |kind| -> Result<_, AccessError> {
-            let link = Arc::new(Link::new(kind, metrics.clone()));
-            let client = client(&config, &link)?;
-            Ok((client, Following { kind, link, metrics: metrics.clone(), updates: updates.clone() }))
+            let link = Arc::new(Link::new(kind, listeners.metrics.clone()));
+            let answers = Arc::clone(&link);
+            let client = client(&config, move || answers.answered(clock::now()))?;
+            Ok((client, Following { kind, link, listeners: listeners.clone() }))
         };
+        let failures = listeners.metrics.events.failures.clone();
+        let publisher = Publisher::new(client(&config, || ())?, node.name.clone(), notices, failures);
         let (client, following) = follower(Kind::Service)?;
         let services = Follower::new(client, following, kind::service, Update::Services);
         let (client, following) = follower(Kind::EndpointSlice)?;
@@ -93,12 +100,13 @@ impl Watch {
         let old = Follower::new(old_client, following, kind::endpoints, Update::Slices);
         let (node_client, following) = follower(Kind::Node)?;
         let node = node.follower(node_client, following);
-        Ok(Self { services, endpoints: Endpoints { client, slices, old }, node, updates: updates.clone() })
+        let endpoints = Endpoints { client, slices, old };
+        Ok(Self { services, endpoints, node, publisher, updates: listeners.updates.clone() })
     }
 
     /// Follows the cluster until nobody listens any more.
     pub(crate) async fn run(self) {
-        let Self { mut services, mut endpoints, mut node, updates } = self;
+        let Self { mut services, mut endpoints, mut node, publisher, updates } = self;
         let services = async { while services.follow().await == Ended::Broken {} };
         let node = async { while node.follow().await == Ended::Broken {} };
         let patience = async {
@@ -107,7 +115,12 @@ impl Watch {
             drop(updates.send(Update::NodeUnknown).await);
             drop(updates);
         };
-        tokio::join!(services, endpoints.follow(), node, patience);
+        let followed = async { tokio::join!(services, endpoints.follow(), node, patience) };
+        tokio::select! {
+            _ = followed => {}
+            // The followers leave notices themselves: this is never the first to end.
+            () = publisher.run() => {}
+        }
     }
 }
 
@@ -156,8 +169,15 @@ enum Ended {
 struct Following {
     kind: Kind,
     link: Arc<Link>,
-    metrics: SourceMetrics,
-    updates: mpsc::Sender<Update>,
+    listeners: Listeners,
+}
+
+/// Who hears what the cluster says.
+#[derive(Clone)]
+pub(crate) struct Listeners {
+    pub(crate) updates: mpsc::Sender<Update>,
+    pub(crate) notices: Notices,
+    pub(crate) metrics: SourceMetrics,
 }
 
 /// Follows the objects of one kind.
@@ -226,7 +246,7 @@ impl<T> Follower<T> {
                     if let Some(delta) = self.read_event(event) {
                         self.delay = FIRST_DELAY;
                         let update = (self.update)(delta);
-                        if self.following.updates.send(update).await.is_err() {
+                        if self.following.listeners.updates.send(update).await.is_err() {
                             return Ended::Unheard;
                         }
                     }
@@ -295,6 +315,7 @@ impl<T> Follower<T> {
     /// `None` for an object without a name.
     fn read_object(&mut self, object: Object) -> Option<(Name, Result<Option<T>, Refused>)> {
         let version = object.resource_version().unwrap_or_default();
+        let uid = object.value["metadata"]["uid"].as_str().map(str::to_owned);
         let name = match kind::name(&object.value) {
             Ok(name) => name,
             Err(refusal) => {
@@ -310,6 +331,8 @@ impl<T> Follower<T> {
             Err(refusal) => {
                 if self.refused.get(&name) != Some(&version) {
                     self.note_refusal(&name.to_string(), &version, &refusal);
+                    let notice = Notice::refused(self.following.kind, name.clone(), uid, &refusal);
+                    self.following.listeners.notices.leave(notice);
                     self.refused.insert(name.clone(), version);
                 }
                 Some((name, Err(Refused)))
@@ -319,7 +342,7 @@ impl<T> Follower<T> {
 
     fn note_refusal(&self, object: &str, version: &str, refusal: &Refusal) {
         let kind = self.following.kind.name();
-        self.following.metrics.objects_refused.with_label_values(&[kind]).inc();
+        self.following.listeners.metrics.objects_refused.with_label_values(&[kind]).inc();
         tracing::warn!(kind, object, version, reason = %refusal, "object refused, what was known of it stays in force");
     }
 
@@ -332,7 +355,7 @@ impl<T> Follower<T> {
                 let barred = self.following.kind == Kind::Node && status.code == 403;
                 if barred {
                     // Where nobody listens any more, this ends by itself.
-                    drop(self.following.updates.send(Update::NodeUnknown).await);
+                    drop(self.following.listeners.updates.send(Update::NodeUnknown).await);
                 }
                 let asked = if barred { LONGEST_REST } else { Duration::from_secs(asked.into()) };
                 self.pause(&reason, asked).await;
@@ -356,7 +379,7 @@ impl<T> Follower<T> {
         self.delay = (self.delay * 2).min(LONGEST_DELAY);
         tokio::select! {
             () = sleep(delay) => {}
-            () = self.following.updates.closed() => {}
+            () = self.following.listeners.updates.closed() => {}
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::kube_apiserver::{ControlPlane, KubeApiserver, PROXY_TOKEN, assets};
 use tests::objects::{self, Object};
 use tests::{Api, Error, Namespace, Process, Result, kubeconfig};
@@ -93,7 +93,8 @@ fn the_rights_of_the_daemon_set_are_enough_to_follow_everything() -> Result<()> 
     let file = |name: &str| node.directory().join(name).display().to_string();
     let user = format!("{{client-certificate: {}, client-key: {}}}", file("proxy.crt"), file("proxy.key"));
     let kubeconfig = kubeconfig("10.1.0.100:6443", &site.plane.authority_file(), "unused");
-    let proxy = site.proxy(&kubeconfig.replace("{token: \"unused\"}", &user))?;
+    let kubeconfig = kubeconfig.replace("{token: \"unused\"}", &user);
+    let proxy = site.proxy(&kubeconfig)?;
 
     // Without rights it says so, stays, and needs no restart to get them.
     until("it says that it has no right to watch", || {
@@ -120,7 +121,17 @@ fn the_rights_of_the_daemon_set_are_enough_to_follow_everything() -> Result<()> 
     admin.apply(&endpoints(&admin, &[])?)?;
     node.await_error(TARGET, REFUSED)?;
     admin.delete(&web())?;
-    node.await_error(TARGET, UNREACHABLE)
+    node.await_error(TARGET, UNREACHABLE)?;
+
+    // And to tell the author of a Service what is wrong with it.
+    let odd = objects::service("odd", "10.254.0.11").port("t", "TCP", 80);
+    let odd = odd.with("/metadata", "annotations", json!({ "fairway.dev/scheduler": "nonsense" }));
+    let uid = admin.apply(&odd.json())?["metadata"]["uid"].clone();
+    until("an event tells of it", || {
+        let events = admin.get("/apis/events.k8s.io/v1/namespaces/default/events")?;
+        let tells = |event: &Value| event["reason"] == "PartlyServed" && event["regarding"]["uid"] == uid;
+        Ok(events["items"].as_array().is_some_and(|events| events.iter().any(tells)))
+    })
 }
 
 #[test]

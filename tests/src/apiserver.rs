@@ -1,7 +1,8 @@
 //! A stub that speaks the apiserver's protocol, for the faults that a real one does not produce on demand.
 //!
 //! TLS, bearer tokens or client certificates; LIST with `limit` and `continue`, WATCH with bookmarks, 410 Gone in all
-//! its forms, selectors, GET, POST, PUT and DELETE, for Services, Endpoints, EndpointSlices and Nodes. HTTP/1.1 only.
+//! its forms, selectors, GET, POST, PUT and DELETE, for Services, Endpoints, EndpointSlices and Nodes. HTTP/1.1 only. Events
+//! are written (POST, PATCH) and checked, and read by [`Store::events`].
 //! It runs no controllers, and checks no object beyond its kind and name: tests store malformed ones on purpose.
 //!
 //! ```no_run
@@ -27,6 +28,7 @@
 //! the writes alone. Faults are then set by `POST /fairway-test/<command>`: see `Server::obey` in `http.rs`.
 
 mod discovery;
+mod events;
 mod faults;
 mod history;
 mod http;
@@ -75,13 +77,21 @@ impl Release {
         }
     }
 
+    /// Since 1.19.
+    const fn has_events(self) -> bool {
+        self.has_slices()
+    }
+
     /// The fields that can be selected by, beside name and namespace.
     const fn fields(self, resource: Resource) -> &'static [&'static str] {
         match (self, resource) {
             (Self::Current, Resource::Services) => &["spec.clusterIP", "spec.type"],
             (Self::Current | Self::Old, Resource::Nodes) => &["spec.unschedulable"],
-            (Self::Current, Resource::Endpoints | Resource::EndpointSlices)
-            | (Self::Old, Resource::Services | Resource::Endpoints | Resource::EndpointSlices) => &[],
+            (Self::Current, Resource::Endpoints | Resource::EndpointSlices | Resource::Events)
+            | (
+                Self::Old,
+                Resource::Services | Resource::Endpoints | Resource::EndpointSlices | Resource::Events,
+            ) => &[],
         }
     }
 }

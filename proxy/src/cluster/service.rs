@@ -26,6 +26,8 @@ const LONGEST_AFFINITY_TIMEOUT: i32 = 86_400;
 /// A Service that clients reach through cluster IPs, and maybe through other addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
+    /// `metadata.uid`, by which Events find it.
+    pub uid: Option<Box<str>>,
     /// `metadata.creationTimestamp`: of two Services that claim one address, the older has it. `None`, as in a manifest
     /// that never met an API server, counts as the oldest.
     pub created: Option<SystemTime>,
@@ -149,6 +151,7 @@ impl Service {
         let scheduler = asked.and_then(|name| Scheduler::named(name));
         disregarded.extend(asked.filter(|_| scheduler.is_none()).cloned().map(Disregarded::Scheduler));
         Ok(Some(Self {
+            uid: object.metadata.uid.as_deref().map(Box::from),
             created: object.metadata.creation_timestamp.as_ref().map(|time| SystemTime::from(time.0)),
             addresses,
             external_addresses,

@@ -7,7 +7,7 @@
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::{Request, Response, Uri};
@@ -19,7 +19,6 @@ use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigErro
 use kube::{Client, Config};
 use tokio::time::timeout;
 
-use crate::clock;
 use crate::cluster::Kind;
 use crate::config::Access;
 use crate::metrics::SourceMetrics;
@@ -104,11 +103,14 @@ fn authority_file(kubeconfig: &Kubeconfig) -> Option<PathBuf> {
     cluster.certificate_authority.as_ref().map(PathBuf::from)
 }
 
-/// A client with connections of its own, whose answers `link` hears of.
+/// A client with connections of its own. `answered` hears of every answer that is a success.
 ///
 /// Made by hand instead of by [`Client::try_from`] for the sake of the keep-alive, and because that one logs an error
 /// for every failed attempt.
-pub(super) fn client(config: &Config, link: &Arc<Link>) -> Result<Client, AccessError> {
+pub(super) fn client(
+    config: &Config,
+    answered: impl Fn() + Clone + Send + Sync + 'static,
+) -> Result<Client, AccessError> {
     let failed = |source| AccessError::Client { url: config.cluster_url.clone(), source: Box::new(source) };
     let mut connector = HttpConnector::new();
     connector.enforce_http(false);
@@ -119,13 +121,12 @@ pub(super) fn client(config: &Config, link: &Arc<Link>) -> Result<Client, Access
     connector.set_tcp_user_timeout(Some(DEAD_AFTER));
     let connector = config.rustls_https_connector_with_connector(connector).map_err(failed)?;
     let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
-    let link = Arc::clone(link);
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (http, link) = (http.clone(), Arc::clone(&link));
+        let (http, answered) = (http.clone(), answered.clone());
         async move {
             let response: Response<_> = timeout(ANSWER_WITHIN, http.request(request)).await??;
             if response.status().is_success() {
-                link.answered(clock::now());
+                answered();
             }
             Ok::<_, Box<dyn Error + Send + Sync>>(response)
         }
@@ -167,7 +168,7 @@ impl Link {
     }
 
     /// The server answered a request.
-    fn answered(&self, now: Instant) {
+    pub(super) fn answered(&self, now: Instant) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match *state {
             State::Connected { .. } => return,

@@ -78,7 +78,8 @@ async fn answer(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
     }
     let head = String::from_utf8(head).unwrap();
     let target = head.split(' ').nth(1).unwrap();
-    let answer = (script.lock().unwrap())(target);
+    // It takes no Events.
+    let answer = if head.starts_with("GET ") { (script.lock().unwrap())(target) } else { status(404) };
     // A client that went away has had enough.
     drop(write(&mut stream, answer).await);
 }

@@ -19,7 +19,7 @@ use super::resource::Resource;
 use super::status::{self, Refusal};
 use super::store::Store;
 use super::watch::{End, Stream, Watch};
-use super::{Options, discovery};
+use super::{Options, discovery, events};
 
 /// The largest request body, as etcd's default.
 const LARGEST_BODY: usize = 1_536 * 1024;
@@ -158,6 +158,12 @@ impl Server {
         request: Request<Incoming>,
     ) -> Result<Answer, Refusal> {
         match *request.method() {
+            Method::POST if resource == Resource::Events => {
+                let event = events::checked(body(request).await?, namespace.as_deref())?;
+                let key = events::key(&event);
+                let event = self.store.with_events(|events| events.create(&key, event))?;
+                Ok(json_answer(StatusCode::CREATED, &event))
+            }
             Method::GET => {
                 let query = request::query(text, resource, namespace, self.options.release)?;
                 if query.watch { self.watch(query) } else { self.list(&query) }
@@ -180,6 +186,14 @@ impl Server {
 
     async fn object(&self, key: &Key, request: Request<Incoming>) -> Result<Answer, Refusal> {
         match *request.method() {
+            Method::PATCH if key.resource == Resource::Events => {
+                let patch = body(request).await?;
+                let event = self.store.with_events(|events| {
+                    let patched = events::patched(&*events.get(key)?, &patch);
+                    events.replace(key, events::checked(patched, Some(&key.namespace))?)
+                })?;
+                Ok(json_answer(StatusCode::OK, &event))
+            }
             Method::GET => Ok(json_answer(StatusCode::OK, &*self.store.read(|history| history.get(key))?)),
             Method::PUT => {
                 let object = body(request).await?;

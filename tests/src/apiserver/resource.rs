@@ -11,11 +11,14 @@ pub enum Resource {
     EndpointSlices,
     /// core/v1 Node.
     Nodes,
+    /// events.k8s.io/v1 Event.
+    Events,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Services, Self::Endpoints, Self::EndpointSlices, Self::Nodes];
+    pub const ALL: [Self; 5] =
+        [Self::Services, Self::Endpoints, Self::EndpointSlices, Self::Nodes, Self::Events];
 
     /// The name in paths.
     pub const fn plural(self) -> &'static str {
@@ -24,6 +27,7 @@ impl Resource {
             Self::Endpoints => "endpoints",
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
+            Self::Events => "events",
         }
     }
 
@@ -34,6 +38,7 @@ impl Resource {
             Self::Endpoints => "Endpoints",
             Self::EndpointSlices => "EndpointSlice",
             Self::Nodes => "Node",
+            Self::Events => "Event",
         }
     }
 
@@ -42,6 +47,7 @@ impl Resource {
         match self {
             Self::Services | Self::Endpoints | Self::Nodes => "v1",
             Self::EndpointSlices => "discovery.k8s.io/v1",
+            Self::Events => "events.k8s.io/v1",
         }
     }
 
@@ -50,13 +56,14 @@ impl Resource {
         match self {
             Self::Services | Self::Endpoints | Self::Nodes => "/api/v1",
             Self::EndpointSlices => "/apis/discovery.k8s.io/v1",
+            Self::Events => "/apis/events.k8s.io/v1",
         }
     }
 
     /// Whether its objects live in namespaces.
     pub const fn is_namespaced(self) -> bool {
         match self {
-            Self::Services | Self::Endpoints | Self::EndpointSlices => true,
+            Self::Services | Self::Endpoints | Self::EndpointSlices | Self::Events => true,
             Self::Nodes => false,
         }
     }

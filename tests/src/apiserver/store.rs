@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::history::{History, Key};
 use super::resource::Resource;
+use super::selector::Selection;
 use super::status::Refusal;
 use crate::{Error, Result};
 
@@ -17,6 +18,9 @@ const WINDOW: usize = 10_000;
 #[derive(Clone, Debug)]
 pub struct Store {
     history: Arc<Mutex<History>>,
+    /// Apart, as clusters that have many keep them (`--etcd-servers-overrides`): what clients say of themselves changes no
+    /// revision that several stubs must agree on.
+    events: Arc<Mutex<History>>,
     revision: Arc<watch::Sender<u64>>,
 }
 
@@ -31,7 +35,8 @@ impl Store {
     pub fn with_window(window: usize) -> Self {
         let history = History::new(window);
         let revision = Arc::new(watch::Sender::new(history.revision()));
-        Self { history: Arc::new(Mutex::new(history)), revision }
+        let events = Arc::new(Mutex::new(History::new(window)));
+        Self { history: Arc::new(Mutex::new(history)), events, revision }
     }
 
     /// Creates an object or replaces the one of its name. Beyond `apiVersion`, `kind` and `metadata.name` nothing is
@@ -55,6 +60,12 @@ impl Store {
         self.write(History::compact);
     }
 
+    /// The Events that clients have written, in the order of their names.
+    pub fn events(&self) -> Vec<Arc<Value>> {
+        let page = self.with_events(|events| events.list(&Selection::all(Resource::Events), None, None, 0));
+        page.map_or_else(|_| Vec::new(), |page| page.objects)
+    }
+
     /// The revision of the last change.
     pub fn revision(&self) -> u64 {
         self.lock().revision()
@@ -74,6 +85,10 @@ impl Store {
         let outcome = change(&mut history);
         self.revision.send_replace(history.revision());
         outcome
+    }
+
+    pub(super) fn with_events<T>(&self, work: impl FnOnce(&mut History) -> T) -> T {
+        work(&mut self.events.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn read<T>(&self, look: impl FnOnce(&History) -> T) -> T {
