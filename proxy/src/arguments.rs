@@ -50,16 +50,28 @@ pub(crate) enum Command {
         /// Where to; TCP unless said otherwise.
         #[arg(value_name = "ADDRESS:PORT[/PROTOCOL]")]
         destination: Destination,
-        /// Answer in JSON.
-        #[arg(long)]
-        json: bool,
-        /// Where the proxy serves its metrics; by default what its configuration says, or 127.0.0.1:10249.
-        #[arg(long = "metrics-bind-address", value_name = "ADDRESS:PORT", conflicts_with = "config")]
-        at: Option<SocketAddr>,
-        /// The `KubeProxyConfiguration` it runs with.
-        #[arg(long, value_name = "FILE")]
-        config: Option<PathBuf>,
+        #[command(flatten)]
+        asking: Asking,
     },
+    /// Look for what is wrong with Services on this node, and exit: 0 where nothing is, 1 where something is.
+    Doctor {
+        #[command(flatten)]
+        asking: Asking,
+    },
+}
+
+/// Whom to ask, and how to answer.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Asking {
+    /// Answer in JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Where the proxy serves its metrics; by default what its configuration says, or 127.0.0.1:10249.
+    #[arg(long = "metrics-bind-address", value_name = "ADDRESS:PORT", conflicts_with = "config")]
+    pub(crate) at: Option<SocketAddr>,
+    /// The `KubeProxyConfiguration` it runs with.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 /// How to run. The flags of a configuration are those of [`Flags`].

@@ -11,8 +11,6 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-use crate::explain::Question;
-
 /// All of it takes no longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A proxy in the middle of a sync is asked again.
@@ -33,20 +31,22 @@ pub(crate) enum AskError {
     Patience,
     #[error("wait for the answer")]
     Runtime(#[source] std::io::Error),
+    #[error("read the answer")]
+    Read(#[source] serde_json::Error),
 }
 
-/// What the proxy that serves its metrics at `at` says.
-pub(crate) fn ask(at: SocketAddr, question: &Question) -> Result<String, AskError> {
+/// What the proxy that serves its metrics at `at` answers to GET `path`, which has the query.
+pub(crate) fn ask(at: SocketAddr, path: &str) -> Result<String, AskError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let asked = async { timeout(PATIENCE, answer(reachable(at), question)).await };
+    let asked = async { timeout(PATIENCE, answer(reachable(at), path)).await };
     runtime.map_err(AskError::Runtime)?.block_on(asked).unwrap_or(Err(AskError::Patience))
 }
 
-async fn answer(at: SocketAddr, question: &Question) -> Result<String, AskError> {
+async fn answer(at: SocketAddr, path: &str) -> Result<String, AskError> {
     loop {
         let stream = TcpStream::connect(at).await.map_err(|error| AskError::Connect(at, error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::get(format!("/explain?{question}")).header(HOST, at.to_string());
+        let request = Request::get(path).header(HOST, at.to_string());
         let asked = async {
             let response = sender.send_request(request.body(String::new())?).await?;
             let status = response.status();

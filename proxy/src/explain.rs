@@ -1,5 +1,6 @@
 //! What becomes of a flow, and why: the plan's own derivation, told by the running proxy.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
@@ -7,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use daemon::admin::Answer;
 use hyper::StatusCode;
-use plan::{Frontend, Observed, Packet, Port, Protocol, Source, Verdict, matching};
+use plan::{Frontend, Observed, ObservedService, Packet, Port, Protocol, Source, Verdict, matching};
 use serde::Serialize;
+use serde_json::json;
 
 use crate::cluster::{Cluster, Here};
 use crate::planner::Planner;
@@ -37,13 +39,7 @@ impl SharedView {
             Ok(question) => question,
             Err(wrong) => return Answer::text(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
         };
-        let view = match self.0.try_lock() {
-            Ok(view) => view,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => {
-                return Answer::text(StatusCode::SERVICE_UNAVAILABLE, "a sync is under way, ask again\n");
-            }
-        };
+        let Some(view) = self.try_lock() else { return busy() };
         let explanation = explain(&view, &question);
         match serde_json::to_value(&explanation) {
             Ok(value) if question.json => Answer::json(StatusCode::OK, &value),
@@ -51,6 +47,41 @@ impl SharedView {
             Err(error) => Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         }
     }
+}
+
+impl SharedView {
+    /// Answers `/frontends`: all that are planned, and those that are forwarded and not planned.
+    pub(crate) fn frontends(&self) -> Answer {
+        let Some(view) = self.try_lock() else { return busy() };
+        let View { planner, applied } = &*view;
+        let Some(applied) = applied else {
+            return Answer::text(StatusCode::SERVICE_UNAVAILABLE, "nothing was written yet, ask again\n");
+        };
+        let desired = planner.forwarding();
+        let all: BTreeSet<&Frontend> = desired.keys().chain(applied.services.keys()).collect();
+        let state = |frontend: &Frontend| {
+            let found = applied.services.get(frontend).map(ObservedService::forwarding);
+            json!({
+                "frontend": frontend.to_string(),
+                "address": frontend.address(),
+                "service": planner.holder(*frontend).map(ToString::to_string),
+                "inForce": desired.get(frontend) == found.as_ref(),
+            })
+        };
+        Answer::json(StatusCode::OK, &all.into_iter().map(state).collect())
+    }
+
+    fn try_lock(&self) -> Option<MutexGuard<'_, View>> {
+        match self.0.try_lock() {
+            Ok(view) => Some(view),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+}
+
+fn busy() -> Answer {
+    Answer::text(StatusCode::SERVICE_UNAVAILABLE, "a sync is under way, ask again\n")
 }
 
 /// A flow that somebody asks about, as the query of a URL:

@@ -129,6 +129,10 @@ pub(crate) fn metrics_routes(registry: Registry, config: &Config, view: SharedVi
         .with("/healthz", || Answer::text(StatusCode::OK, "ok"))
         .with("/proxyMode", move || Answer::text(StatusCode::OK, mode))
         .with("/configz", move || configz.clone())
+        .with("/frontends", {
+            let view = view.clone();
+            move || view.frontends()
+        })
         .with_query("/explain", move |query| view.answer(query))
 }
 

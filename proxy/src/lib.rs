@@ -18,6 +18,7 @@ mod ask;
 mod clock;
 pub mod cluster;
 pub mod config;
+mod doctor;
 mod explain;
 mod guard;
 mod health_check;
@@ -49,7 +50,7 @@ use dataplane::{Dataplane, Ebpf, Ipvs, IpvsSettings};
 use prometheus::Registry;
 use tokio::sync::{Notify, mpsc};
 
-use self::arguments::{Arguments, Command, ConfigError, Run, read_config};
+use self::arguments::{Arguments, Asking, Command, ConfigError, Run, read_config};
 use self::ask::ask;
 use self::config::{Config, Logging, Mode, Source, yaml};
 use self::explain::{Question, SharedView};
@@ -82,10 +83,14 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
             start_logging(Config::default().logging)?;
             cleanup(&bpf_fs)
         }
-        Some(Command::Explain { sender, destination, json, at, config }) => {
+        Some(Command::Explain { sender, destination, asking }) => {
             start_logging(Config::default().logging)?;
-            let at = at.map_or_else(|| served_at(config.as_deref()), Ok)?;
-            print(&ask(at, &Question { sender, destination, json }).map_err(Failure::failed)?)
+            let question = Question { sender, destination, json: asking.json };
+            print(&ask(served_at(&asking)?, &format!("/explain?{question}")).map_err(Failure::failed)?)
+        }
+        Some(Command::Doctor { asking }) => {
+            start_logging(Config::default().logging)?;
+            examine(&asking)
         }
         None => {
             let (config, warnings) = run.config().map_err(configuration)?;
@@ -126,9 +131,23 @@ fn check(file: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Where the proxy that has this configuration serves its metrics.
-fn served_at(config: Option<&Path>) -> Result<SocketAddr, Failure> {
-    let reading = config.map(read_config).transpose().map_err(configuration)?;
+/// Says what is wrong on this node; that something is ends in a failure.
+fn examine(asking: &Asking) -> Result<(), Failure> {
+    let report = doctor::diagnose(&doctor::gather(served_at(asking)?).map_err(Failure::failed)?);
+    print(&if asking.json {
+        format!("{}\n", serde_json::to_string_pretty(&report).map_err(Failure::failed)?)
+    } else {
+        report.to_string()
+    })?;
+    if report.is_well() { Ok(()) } else { Err(Failure::failed("something is wrong, see above")) }
+}
+
+/// Where the proxy that is asked serves its metrics.
+fn served_at(asking: &Asking) -> Result<SocketAddr, Failure> {
+    if let Some(at) = asking.at {
+        return Ok(at);
+    }
+    let reading = asking.config.as_deref().map(read_config).transpose().map_err(configuration)?;
     let config = reading.map_or_else(Config::default, |reading| reading.config());
     config.metrics.ok_or_else(|| Failure::new(Code::Configuration, "metricsBindAddress: nothing is served"))
 }

@@ -4,6 +4,7 @@ mod answers;
 mod apiserver;
 mod away;
 mod configuration;
+mod doctor;
 mod drift;
 mod emptiness;
 mod life_cycle;
