@@ -16,9 +16,9 @@ pub(super) fn manifests(node: &Node, pods: &[&str]) -> Result<()> {
 
 pub(super) const PODS: [&str; 3] = ["10.1.0.1", "10.1.0.2", "10.1.0.3"];
 
-/// H8, and an upgrade: the next process is another one in the place of the first.
+/// D1, H8, and an upgrade: the next process is another one in the place of the first.
 #[test]
-fn ten_ends_and_starts_break_and_delay_nothing() -> Result<()> {
+fn twenty_ends_and_starts_break_and_delay_nothing() -> Result<()> {
     type End = fn(&mut Process) -> Result<()>;
     let killed: End = Process::kill;
     let asked: End = |process| {
@@ -30,9 +30,9 @@ fn ten_ends_and_starts_break_and_delay_nothing() -> Result<()> {
     manifests(&node, &PODS)?;
     let mut proxy = node.proxy_of_files()?;
     for (how, end) in [("SIGKILL", killed), ("SIGTERM", asked)] {
-        let holder = node.hold(TARGET, 4000)?;
+        let holder = node.hold(TARGET, 6000)?;
         let load = node.load(TARGET)?;
-        for _ in 0..10 {
+        for _ in 0..20 {
             end(&mut proxy)?;
             // Nobody owns the state, and clients are served.
             load.await_more(5)?;
@@ -50,6 +50,39 @@ fn ten_ends_and_starts_break_and_delay_nothing() -> Result<()> {
         let held: HoldReport = traffic::finish(holder, LIMIT)?;
         assert_eq!((held.opened, held.broken), (50, Vec::new()), "{how}");
     }
+    Ok(())
+}
+
+/// G10: every pod is replaced, one at a time, and ends when it has had no new connections for a moment.
+#[test]
+fn a_rolling_replacement_of_every_pod_is_noticed_by_nobody() -> Result<()> {
+    let mut node = Node::with_pods()?;
+    manifests(&node, &PODS)?;
+    let _proxy = node.proxy_of_files()?;
+    let load = node.load_of(TARGET, 200)?;
+    let addresses: Vec<String> = (1..=9).map(|number| format!("10.1.0.{number}")).collect();
+    let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+    for number in 4..=9_u8 {
+        node.serve(number, &format!("pod-{number}"), POD_PORT)?;
+        // First the new one comes, then the old one is taken out, and at last it ends.
+        let last = usize::from(number);
+        manifests(&node, &addresses[last - 4..last])?;
+        load.await_more(40)?;
+        manifests(&node, &addresses[last - 3..last])?;
+        until("the old pod has no new connections", || {
+            let before = load.attempts()?.len();
+            load.await_more(20)?;
+            let old = format!("pod-{}", number - 3);
+            Ok(load.attempts()?[before..].iter().all(|attempt| attempt.backend.as_ref() != Some(&old)))
+        })?;
+        node.end_oldest()?;
+    }
+    let (errors, backends) = load.stop()?;
+    assert_eq!(errors, [""; 0]);
+    assert!(
+        backends.keys().eq((1..=9).map(|number| format!("pod-{number}")).collect::<Vec<_>>().iter()),
+        "{backends:?}"
+    );
     Ok(())
 }
 

@@ -102,6 +102,11 @@ impl Node {
         Ok(())
     }
 
+    /// Ends what was served first of all that is still served, as a pod ends.
+    pub(crate) fn end_oldest(&mut self) -> Result<()> {
+        self.pods.remove(0).kill()
+    }
+
     /// The namespace of pod number `number`.
     pub(crate) fn pod(&mut self, number: u8) -> Result<Namespace> {
         if let Some(namespace) = self.pod_namespaces.get(&number) {
@@ -251,7 +256,13 @@ impl Node {
 
     /// Starts 100 connections per second, which go on until told to stop.
     pub(crate) fn load(&self, target: &str) -> Result<Load> {
-        let dial = traffic::dial(target, ["--rate", "100", "--milliseconds", "120000", "--each"])?;
+        self.load_of(target, 100)
+    }
+
+    /// As [`Node::load`], with so many connections per second.
+    pub(crate) fn load_of(&self, target: &str, rate: u32) -> Result<Load> {
+        let rate = rate.to_string();
+        let dial = traffic::dial(target, ["--rate", &rate, "--milliseconds", "120000", "--each"])?;
         Load::start(self.client(dial))
     }
 
