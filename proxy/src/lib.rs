@@ -169,7 +169,7 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
     let open = move |registry: &Registry| -> Result<Box<dyn Dataplane>, Failure> {
         match in_force.mode {
             Mode::Ebpf => open_ebpf(run, &in_force, registry),
-            Mode::Ipvs(settings) => open_ipvs(run, settings),
+            Mode::Ipvs(settings) => open_ipvs(run, &in_force, settings),
         }
     };
     if init_only {
@@ -213,10 +213,10 @@ fn open_ebpf(run: Run, config: &Config, registry: &Registry) -> Result<Box<dyn D
 }
 
 /// The programs of mode ebpf would go on translating by what they last knew: they go when everything is served here.
-fn open_ipvs(run: Run, settings: IpvsSettings) -> Result<Box<dyn Dataplane>, Failure> {
+fn open_ipvs(run: Run, config: &Config, settings: IpvsSettings) -> Result<Box<dyn Dataplane>, Failure> {
     tracing::info!(scheduler = settings.scheduler.name(), "opening virtual services");
     let settings = IpvsSettings { drain_deadline: run.drain_deadline, ..settings };
-    let ipvs = Ipvs::open(settings).map_err(kernel)?;
+    let ipvs = Ipvs::open(settings, packet::surroundings(config)).map_err(kernel)?;
     Ok(Box::new(Successor::new(ipvs, move || Ebpf::cleanup(&run.bpf_fs))))
 }
 

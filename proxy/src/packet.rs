@@ -1,6 +1,6 @@
 //! What the dataplane is told of packets, and what it tells of them.
 
-use dataplane::{PacketCounter, PacketCounters, PacketForwarding, PacketSettings};
+use dataplane::{PacketCounter, PacketCounters, PacketForwarding, PacketSettings, Surroundings};
 use ipnet::IpNet;
 use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
@@ -30,6 +30,16 @@ pub(crate) fn settings(
         ),
     }
     PacketSettings { interfaces, pods, pod_interfaces, forwarding }
+}
+
+/// The same for mode ipvs.
+pub(crate) fn surroundings(config: &Config) -> Surroundings {
+    let PacketSettings { pods, pod_interfaces, .. } =
+        settings(config, Vec::new(), PacketForwarding::default());
+    let bit = config.document.pointer("/iptables/masqueradeBit").and_then(Value::as_u64);
+    let bit = bit.and_then(|bit| u8::try_from(bit).ok());
+    let kept = Surroundings::default().masquerade_bit;
+    Surroundings { pods, pod_interfaces, masquerade_bit: bit.unwrap_or(kept) }
 }
 
 /// As kube-proxy, which runs once per family.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dataplane::{Dataplane, Ipvs, IpvsSettings};
+use dataplane::{Dataplane, Ipvs, IpvsSettings, Surroundings};
 use plan::{Change, Forwarding, Scope, diff};
 use tests::wait;
 
@@ -11,7 +11,8 @@ use crate::site::{Site, frontend, server, service};
 const LIMIT: Duration = Duration::from_mins(1);
 
 fn open(site: &Site, drain_deadline: Duration) -> Ipvs {
-    site.on_director(|| Ipvs::open(IpvsSettings { drain_deadline, ..IpvsSettings::default() })).unwrap()
+    let settings = IpvsSettings { drain_deadline, ..IpvsSettings::default() };
+    site.on_director(|| Ipvs::open(settings, Surroundings::default())).unwrap()
 }
 
 /// What is to be done about servers that are not to be there any more.

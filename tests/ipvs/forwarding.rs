@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
-use dataplane::{Dataplane, Ipvs, IpvsSettings};
+use dataplane::{Dataplane, Ipvs};
 use plan::{Change, Forwarding, Observed, Rules, Scheduler, Scope, diff};
 
 use crate::site::{SERVERS, Site, frontend, server, service};
@@ -24,7 +24,7 @@ fn each(times: usize) -> BTreeMap<String, usize> {
 #[test]
 fn connections_are_shared_out_in_turn() {
     let site = Site::new();
-    let mut ipvs = site.on_director(|| Ipvs::open(IpvsSettings::default()).unwrap());
+    let mut ipvs = site.open();
     apply(&mut ipvs, &[add(&SERVERS)]);
     assert_eq!(site.dial(frontend(), 30).unwrap(), each(10));
     let listed = site.tool("ipvsadm", &["-Ln"]);
@@ -35,7 +35,7 @@ fn connections_are_shared_out_in_turn() {
 #[test]
 fn without_servers_a_client_is_refused_at_once() {
     let site = Site::new();
-    let mut ipvs = site.on_director(|| Ipvs::open(IpvsSettings::default()).unwrap());
+    let mut ipvs = site.open();
     apply(&mut ipvs, &[add(&[])]);
     assert_eq!(site.dial(frontend(), 1).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     apply(&mut ipvs, &[Change::AddBackend { frontend: frontend(), backend: server("two") }]);
@@ -45,7 +45,7 @@ fn without_servers_a_client_is_refused_at_once() {
 #[test]
 fn a_server_that_leaves_keeps_its_connections_and_gets_none() {
     let site = Site::new();
-    let mut ipvs = site.on_director(|| Ipvs::open(IpvsSettings::default()).unwrap());
+    let mut ipvs = site.open();
     apply(&mut ipvs, &[add(&["one", "two"])]);
     let mut held: Vec<_> = (0..2).map(|_| site.hold(frontend())).collect();
     let desired: Forwarding = [(frontend(), service(&["two"]))].into();
@@ -62,7 +62,7 @@ fn a_server_that_leaves_keeps_its_connections_and_gets_none() {
     assert_eq!(site.dial(frontend(), 4).unwrap(), BTreeMap::from([("two".to_owned(), 4)]));
     // A restart knows it from the kernel.
     drop(ipvs);
-    let mut ipvs = site.on_director(|| Ipvs::open(IpvsSettings::default()).unwrap());
+    let mut ipvs = site.open();
     assert_eq!(sync(&mut ipvs), [], "it still has connections");
     let back = Change::AddBackend { frontend: frontend(), backend: server("one") };
     apply(&mut ipvs, &[back]);
@@ -74,7 +74,7 @@ fn other_virtual_services_are_neither_seen_nor_touched() {
     let site = Site::new();
     let foreign = ["-A", "-t", "10.1.0.1:8443", "-s", "wlc"];
     site.tool("ipvsadm", &foreign);
-    let mut ipvs = site.on_director(|| Ipvs::open(IpvsSettings::default()).unwrap());
+    let mut ipvs = site.open();
     assert_eq!(ipvs.observe().unwrap(), Observed::default());
     apply(&mut ipvs, &[add(&SERVERS)]);
     drop(ipvs);
@@ -89,7 +89,7 @@ fn other_virtual_services_are_neither_seen_nor_touched() {
 #[test]
 fn what_somebody_removed_or_changed_is_put_right() {
     let site = Site::new();
-    let mut ipvs = site.on_director(|| Ipvs::open(IpvsSettings::default()).unwrap());
+    let mut ipvs = site.open();
     let desired: Forwarding = [(frontend(), service(&SERVERS))].into();
     let faults: [&[&str]; 4] = [
         &["ipvsadm", "-C"],
@@ -110,7 +110,7 @@ fn what_somebody_removed_or_changed_is_put_right() {
 #[test]
 fn every_scheduler_of_the_plan_is_the_kernels_own() {
     let site = Site::new();
-    let mut ipvs = site.on_director(|| Ipvs::open(IpvsSettings::default()).unwrap());
+    let mut ipvs = site.open();
     apply(&mut ipvs, &[add(&SERVERS)]);
     for (scheduler, name) in
         [(Scheduler::LeastConnections, "lc"), (Scheduler::Maglev, "mh"), (Scheduler::RoundRobin, "rr")]

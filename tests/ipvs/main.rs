@@ -2,7 +2,10 @@
 //!
 //! ```text
 //!   client 10.1.0.2 ---- 10.1.0.1 director 10.2.0.1 ---- servers 10.2.0.11, .12, .13
+//!   pod    10.3.0.2 ---- 10.3.0.1 /
 //! ```
+//!
+//! In IPv6 they are `fd00:1::2` and so on.
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
@@ -11,4 +14,5 @@ mod drain;
 mod forwarding;
 mod process;
 mod refusal;
+mod rules;
 mod site;

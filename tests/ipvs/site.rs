@@ -1,10 +1,11 @@
-//! A director between a client and three servers.
+//! A director between a client, a pod and three servers.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use dataplane::{Ipvs, IpvsSettings, Surroundings};
 use plan::{Backend, Frontend, Port, Protocol, Service};
 use tests::{Namespace, Process, Program, Switch, traffic};
 
@@ -17,30 +18,45 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Everything in it goes when it is dropped.
 pub(crate) struct Site {
     _servers: Vec<Process>,
-    client: Namespace,
-    director: Namespace,
-    _places: (Switch, Vec<Namespace>),
+    pub(crate) client: Namespace,
+    pub(crate) director: Namespace,
+    /// Behind an interface of the director's that is known for its pods.
+    pub(crate) pod: Namespace,
+    /// In the order of their names.
+    pub(crate) servers: Vec<Namespace>,
+    _switch: Switch,
 }
 
 impl Site {
     pub(crate) fn new() -> Self {
-        let [client, director] = ["client", "director"].map(|label| Namespace::new(label).unwrap());
+        let [client, director, pod] =
+            ["client", "director", "pod"].map(|label| Namespace::new(label).unwrap());
+        let gateway = |place: &Namespace, network: u8, interface: &str| {
+            director.address(interface, &format!("10.{network}.0.1/24")).unwrap();
+            director.address(interface, &format!("fd00:{network}::1/64")).unwrap();
+            leave_by(place, network, 2);
+        };
         client.cable("eth0", &director, "eth0").unwrap();
-        client.address("eth0", "10.1.0.2/24").unwrap();
-        director.address("eth0", "10.1.0.1/24").unwrap();
-        client.route("default", "10.1.0.1").unwrap();
+        gateway(&client, 1, "eth0");
+        pod.cable("eth0", &director, "pod").unwrap();
+        gateway(&pod, 3, "pod");
         let switch = Switch::new("servers").unwrap();
-        switch.attach(&director, "eth1", &["10.2.0.1/24"]).unwrap();
-        let (mut places, mut servers) = (Vec::new(), Vec::new());
+        switch.attach(&director, "eth1", &["10.2.0.1/24", "fd00:2::1/64"]).unwrap();
+        let (mut servers, mut processes) = (Vec::new(), Vec::new());
         for (number, name) in (11..).zip(SERVERS) {
             let place = Namespace::new(name).unwrap();
-            switch.attach(&place, "eth0", &[&format!("10.2.0.{number}/24")]).unwrap();
-            place.route("default", "10.2.0.1").unwrap();
-            let address = format!("10.2.0.{number}:{SERVER_PORT}");
-            servers.push(traffic::serve(&place, name, &address).unwrap());
-            places.push(place);
+            switch.attach(&place, "eth0", &[]).unwrap();
+            leave_by(&place, 2, number);
+            processes.push(traffic::serve(&place, name, &format!("[::]:{SERVER_PORT}")).unwrap());
+            servers.push(place);
         }
-        Self { _servers: servers, client, director, _places: (switch, places) }
+        director.forward().unwrap();
+        Self { _servers: processes, client, director, pod, servers, _switch: switch }
+    }
+
+    /// The director's virtual services.
+    pub(crate) fn open(&self) -> Ipvs {
+        self.on_director(open)
     }
 
     /// Runs `work` inside the director's network.
@@ -76,6 +92,20 @@ impl Site {
         let address = SocketAddr::new(to.address(), to.port().number());
         self.client.run(|| Held::open(address)).unwrap().unwrap()
     }
+}
+
+/// Gives a place its addresses in a network, and the director as its gateway.
+fn leave_by(place: &Namespace, network: u8, number: u8) {
+    place.address("eth0", &format!("10.{network}.0.{number}/24")).unwrap();
+    place.address("eth0", &format!("fd00:{network}::{number}/64")).unwrap();
+    place.route("default", &format!("10.{network}.0.1")).unwrap();
+    place.ip(&["-6", "route", "add", "default", "via", &format!("fd00:{network}::1")]).unwrap();
+}
+
+/// The virtual services of this network. Pods are those behind the interface `pod`.
+pub(crate) fn open() -> Ipvs {
+    let surroundings = Surroundings { pod_interfaces: vec!["pod".to_owned()], ..Surroundings::default() };
+    Ipvs::open(IpvsSettings::default(), surroundings).unwrap()
 }
 
 /// A connection and who answers it.

@@ -13,34 +13,37 @@ mod addresses;
 mod drain;
 mod message;
 mod netlink;
+mod nftables;
+mod observe;
 mod scheduler;
+mod served;
 mod settings;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
-use std::ops::Bound;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use plan::{
-    Audience, Backend, Change, Frontend, Masquerade, Observed, ObservedBackend, ObservedService, Rules,
-    Scheduler, Service, WhenEmpty,
-};
+use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Rules, Scheduler, Service};
 
 use self::addresses::{Addresses, INTERFACE};
-use self::message::{Command, FoundServer};
-use self::netlink::{Answer, Netlink, Request};
+use self::message::{Command, Target};
+use self::netlink::{Netlink, Request};
+pub use self::nftables::Surroundings;
+use self::nftables::Table;
 use self::scheduler::kernel_name;
+use self::served::{Difference, Part, Served};
 pub use self::settings::{IpvsSettings, Timeouts};
 use crate::{Dataplane, Error, Failure, Inspection, Unsupported};
 
+/// Keeps a client at its server where IPVS has no affinity: of a service that is known by a mark, that would leave ports
+/// as they are (`ip_vs_sched_persist`). It is by a hash of the client's address, and so for as long as the servers stay.
+const STICKY: Scheduler = Scheduler::Maglev;
 /// Held by the one process of a network namespace that keeps its services: the name of a socket.
 const LOCK: &str = "fairway-proxy-ipvs";
-/// So many services are looked after at a time.
-const SAMPLE: usize = 32;
 
 /// The virtual servers of the network namespace that it was opened in. TCP, UDP and SCTP.
 ///
@@ -52,8 +55,8 @@ pub struct Ipvs {
     family: u16,
     addresses: Addresses,
     drain_deadline: Duration,
-    /// What is served, and how.
-    served: BTreeMap<Frontend, Rules>,
+    table: Table,
+    served: Served,
     /// Something was refused or lost: what is served must be read anew before it is changed.
     stale: bool,
     /// Schedulers that this kernel was found to lack.
@@ -67,7 +70,7 @@ pub struct Ipvs {
 impl Ipvs {
     /// Adopts what is there, also what kube-proxy made. The modules `ip_vs`, `dummy` and that of the scheduler are loaded
     /// by the kernel where they are wanted; where it has none, the error says so.
-    pub fn open(settings: IpvsSettings) -> Result<Self, Error> {
+    pub fn open(settings: IpvsSettings, surroundings: Surroundings) -> Result<Self, Error> {
         let lock = lock()?;
         let mut netlink = Netlink::generic().map_err(lost("open"))?;
         let family = find_family(&mut netlink)?;
@@ -79,12 +82,14 @@ impl Ipvs {
             _ => Error::Netlink { action: "make the interface of", source },
         })?;
         settings::set(settings)?;
+        let table = Table::open(surroundings).map_err(lost("open the table of"))?;
         let mut ipvs = Self {
             netlink,
             family,
             addresses,
             drain_deadline: settings.drain_deadline,
-            served: BTreeMap::new(),
+            table,
+            served: Served::default(),
             stale: true,
             absent: BTreeSet::new(),
             inspected: None,
@@ -117,12 +122,13 @@ impl Ipvs {
         if !Self::is_present() {
             return Ok(());
         }
-        let mut ipvs = Self::open(IpvsSettings::default())?;
+        let mut ipvs = Self::open(IpvsSettings::default(), Surroundings::default())?;
         let all: Vec<Change> =
-            ipvs.served.keys().map(|frontend| Change::RemoveService { frontend: *frontend }).collect();
+            ipvs.served.frontends().map(|frontend| Change::RemoveService { frontend }).collect();
         if let Some(failure) = ipvs.apply(&all).into_iter().next() {
             return Err(failure.error);
         }
+        Table::cleanup().map_err(lost("remove the table of"))?;
         Addresses::cleanup().map_err(lost("remove the interface of"))
     }
 
@@ -131,9 +137,9 @@ impl Ipvs {
         let Some((name, port)) = kernel_name(scheduler).zip(plan::Port::new(20_000)) else {
             return Err(scheduler::absent(scheduler));
         };
-        let probe = Frontend::new(IpAddr::from([198, 51, 100, 0]), port, plan::Protocol::Tcp);
+        let probe = Target::Address(Frontend::new([198, 51, 100, 0].into(), port, plan::Protocol::Tcp));
         let delete = || self.request(message::about(Command::DeleteService, probe));
-        let new = self.request(message::service(Command::NewService, probe, name));
+        let new = self.request(message::service(Command::NewService, probe, name, None));
         let requests = [delete(), new, delete()];
         match self.netlink.exchange(&requests).map_err(lost("change"))?.into_iter().nth(1) {
             Some(Err(Errno::ENOENT)) => Err(scheduler::absent(scheduler)),
@@ -155,84 +161,67 @@ impl Ipvs {
         Request { kind: self.family, flags: 0, payload }
     }
 
-    /// The commands that carry out `change`, each with the refusal that says it was not needed.
-    fn commands(&self, change: &Change) -> Vec<(Vec<u8>, Option<Errno>)> {
-        match change {
-            Change::AddService { frontend, .. } if self.served.contains_key(frontend) => Vec::new(),
-            Change::AddService { frontend, service } => {
-                let scheduler = kernel_name(service.rules.scheduler).unwrap_or_default();
-                let new = message::service(Command::NewService, *frontend, scheduler);
-                let set = message::service(Command::SetService, *frontend, scheduler);
+    /// The commands that carry out `change`, each with the refusal that says it was not needed; `None` where the kernel
+    /// can know no more services from outside.
+    fn commands(&mut self, change: &Change) -> Option<Vec<(Vec<u8>, Option<Errno>)>> {
+        let is_known = self.served.service(change.frontend()).is_some();
+        if is_known == matches!(change, Change::AddService { .. }) {
+            return Some(Vec::new());
+        }
+        self.served.give_mark(change.frontend());
+        let target = self.served.target(change.frontend())?;
+        let service = |command, rules: &Rules| {
+            let (scheduler, persistence) = schedule(target, rules);
+            message::service(command, target, kernel_name(scheduler).unwrap_or_default(), persistence)
+        };
+        let server = |command, backend, share| message::server(command, target, backend, share);
+        Some(match change {
+            Change::AddService { service: Service { rules, backends }, .. } => {
+                let new = service(Command::NewService, rules);
+                let set = service(Command::SetService, rules);
                 // Left by a process that ended before it could give it an address.
                 let mut commands = vec![(new, Some(Errno::EEXIST)), (set, None)];
-                for backend in &service.backends {
-                    commands.extend(add(*frontend, *backend));
+                for backend in backends {
+                    commands.extend(add(target, *backend));
                 }
                 commands
             }
-            change if !self.served.contains_key(&change.frontend()) => Vec::new(),
-            Change::SetRules { frontend, rules } => {
-                let scheduler = kernel_name(rules.scheduler).unwrap_or_default();
-                vec![(message::service(Command::SetService, *frontend, scheduler), None)]
-            }
-            Change::AddBackend { frontend, backend } => add(*frontend, *backend).into(),
-            Change::DrainBackend { frontend, backend } => {
+            Change::SetRules { rules, .. } => vec![(service(Command::SetService, rules), None)],
+            Change::AddBackend { backend, .. } => add(target, *backend).into(),
+            Change::DrainBackend { backend, .. } => {
                 let draining = drain::draining(since_start());
-                let set = message::server(Command::SetServer, *frontend, *backend, draining);
-                vec![(set, Some(Errno::ENOENT))]
+                vec![(server(Command::SetServer, *backend, draining), Some(Errno::ENOENT))]
             }
-            Change::RemoveBackend { frontend, backend } => {
-                let delete = message::server(Command::DeleteServer, *frontend, *backend, drain::SERVING);
-                vec![(delete, Some(Errno::ENOENT))]
+            Change::RemoveBackend { backend, .. } => {
+                vec![(server(Command::DeleteServer, *backend, drain::SERVING), Some(Errno::ENOENT))]
             }
-            Change::RemoveService { frontend } => {
-                vec![(message::about(Command::DeleteService, *frontend), Some(Errno::ESRCH))]
+            Change::RemoveService { .. } => {
+                vec![(message::about(Command::DeleteService, target), Some(Errno::ESRCH))]
             }
-        }
-    }
-
-    /// Keeps count of what is served.
-    fn advance(&mut self, change: &Change) {
-        match change {
-            Change::AddService { frontend, service } => {
-                self.served.entry(*frontend).or_insert_with(|| service.rules.clone());
-            }
-            Change::SetRules { frontend, rules } => {
-                if let Some(served) = self.served.get_mut(frontend) {
-                    served.clone_from(rules);
-                }
-            }
-            Change::RemoveService { frontend } => drop(self.served.remove(frontend)),
-            Change::AddBackend { .. } | Change::DrainBackend { .. } | Change::RemoveBackend { .. } => {}
-        }
-    }
-
-    /// Whether a frontend other than those in `but` has this address.
-    fn has_address(&self, address: IpAddr) -> bool {
-        let Some(first) = plan::Port::new(1) else { return false };
-        let least = Frontend::new(address, first, plan::Protocol::Tcp);
-        self.served.range(least..).next().is_some_and(|(frontend, _)| frontend.address() == address)
+        })
     }
 
     fn carry_out(&mut self, changes: &[Change]) -> io::Result<Vec<Option<Errno>>> {
+        self.leave_node_addresses(changes)?;
+        let before = changes.iter().map(|change| (change.frontend(), self.served.part(change.frontend())));
+        let before: BTreeMap<Frontend, Part> = before.collect();
+        let mut refusals = vec![None; changes.len()];
         let mut requests = Vec::new();
         let mut commands = Vec::new();
-        let before: BTreeSet<IpAddr> = changes
-            .iter()
-            .map(|change| change.frontend().address())
-            .filter(|a| self.has_address(*a))
-            .collect();
         for (position, change) in changes.iter().enumerate() {
-            for (payload, expected) in self.commands(change) {
+            let Some(wanted) = self.commands(change) else {
+                refusals[position] = Some(Errno::ENOSPC);
+                continue;
+            };
+            for (payload, expected) in wanted {
                 requests.push(self.request(payload));
                 commands.push((position, expected));
             }
-            self.advance(change);
+            self.served.advance(change);
         }
-        let mut refusals = vec![None; changes.len()];
-        let leaving: Vec<IpAddr> =
-            before.iter().copied().filter(|address| !self.has_address(*address)).collect();
-        self.addresses.remove(&leaving)?;
+        let Difference { first, then, lost, gained } = self.served.difference(&before);
+        self.table.change(&first.removed, &first.added)?;
+        self.addresses.remove(&lost)?;
         for ((position, expected), answer) in commands.into_iter().zip(self.netlink.exchange(&requests)?) {
             if let Err(refusal) = answer
                 && Some(refusal) != expected
@@ -240,13 +229,8 @@ impl Ipvs {
                 refusals[position].get_or_insert(refusal);
             }
         }
-        let coming: BTreeSet<IpAddr> = changes
-            .iter()
-            .map(|change| change.frontend().address())
-            .filter(|address| !before.contains(address) && self.has_address(*address))
-            .collect();
-        let coming: Vec<IpAddr> = coming.into_iter().collect();
-        for (address, outcome) in coming.iter().zip(self.addresses.add(&coming)?) {
+        self.table.change(&then.removed, &then.added)?;
+        for (address, outcome) in gained.iter().zip(self.addresses.add(&gained)?) {
             if let Err(refusal) = outcome {
                 let first = changes.iter().position(|change| change.frontend().address() == *address);
                 first.and_then(|first| refusals.get_mut(first)).map(|place| place.get_or_insert(refusal));
@@ -255,98 +239,27 @@ impl Ipvs {
         Ok(refusals)
     }
 
-    fn read(&mut self) -> Result<Observed, Error> {
-        let ours = self.addresses.observe().map_err(lost("read the addresses of"))?;
-        let services = self.dump(message::get_services())?;
-        let mut observed = Observed::default();
-        for found in services.iter().filter_map(|payload| message::found_service(payload)) {
-            if !ours.contains(&found.frontend.address()) {
-                continue;
-            }
-            // One that no plan asks for is taken for one that no plan can have here, so that it is put right.
-            let scheduler = Self::scheduler(&found.scheduler).unwrap_or(Scheduler::Random);
-            let rules = Rules { scheduler, ..Rules::default() };
-            let backends = self.backends(found.frontend)?;
-            observed.services.insert(found.frontend, ObservedService { rules, backends });
-        }
-        Ok(observed)
-    }
-
-    /// The servers of one service. A drain that somebody else began is counted from now on.
-    fn backends(&mut self, frontend: Frontend) -> Result<BTreeMap<Backend, ObservedBackend>, Error> {
-        let now = since_start();
-        let payloads = self.dump(message::about(Command::GetServer, frontend))?;
-        let found: Vec<_> =
-            payloads.iter().filter_map(|payload| message::found_server(frontend, payload)).collect();
-        let unmarked = found.iter().filter(|server| drain::is_unmarked(**server));
-        let mark = |server: &FoundServer| {
-            self.request(message::server(Command::SetServer, frontend, server.backend, drain::draining(now)))
-        };
-        let marks: Vec<Request> = unmarked.map(mark).collect();
-        for answer in self.netlink.exchange(&marks).map_err(lost("change"))? {
-            // It has left meanwhile.
-            match answer {
-                Ok(_) | Err(Errno::ENOENT | Errno::ESRCH) => {}
-                Err(refusal) => return Err(refused("change", None, refusal)),
-            }
-        }
-        let observed = |server: FoundServer| drain::observed(server, now, self.drain_deadline);
-        Ok(found.into_iter().map(|server| (server.backend, observed(server))).collect())
-    }
-
-    /// Whether a few services, others each time, are as they were left. Somebody who clears the table meets them all.
-    fn sample_differs(&mut self) -> Result<bool, Error> {
-        let after = self.inspected.map_or(Bound::Unbounded, Bound::Excluded);
-        let sample = self.served.range((after, Bound::Unbounded)).take(SAMPLE);
-        let sample: Vec<_> = sample.map(|(frontend, rules)| (*frontend, rules.scheduler)).collect();
-        // After the last one it begins anew.
-        self.inspected = sample.last().map(|(frontend, _)| *frontend).filter(|_| sample.len() == SAMPLE);
-        let requests: Vec<Request> = sample
+    /// What the node has on another interface is served there: node ports, and addresses that somebody else gave it.
+    fn leave_node_addresses(&mut self, changes: &[Change]) -> io::Result<()> {
+        let new: BTreeSet<IpAddr> = changes
             .iter()
-            .map(|(frontend, _)| self.request(message::about(Command::GetService, *frontend)))
+            .map(|change| change.frontend().address())
+            .filter(|address| !self.served.has_address(*address))
             .collect();
-        let answers = self.netlink.exchange(&requests).map_err(lost("read"))?;
-        let as_left = |((_, scheduler), answer): (&(Frontend, Scheduler), &Answer)| {
-            let found = answer.as_ref().ok()?.iter().find_map(|payload| message::found_service(payload))?;
-            (Self::scheduler(&found.scheduler) == Some(*scheduler)).then_some(())
-        };
-        Ok(sample.iter().zip(&answers).any(|pair| as_left(pair).is_none()))
-    }
-
-    fn dump(&mut self, payload: Vec<u8>) -> Result<Vec<Vec<u8>>, Error> {
-        let request = self.request(payload);
-        match self.netlink.dump(&request).map_err(lost("read"))? {
-            Ok(found) => Ok(found),
-            // Somebody removed the service between the two readings.
-            Err(Errno::ESRCH) => Ok(Vec::new()),
-            Err(refusal) => Err(refused("read", None, refusal)),
+        for address in self.addresses.local(&Vec::from_iter(new))? {
+            self.served.leave_unbound(address);
         }
+        Ok(())
     }
 }
 
 impl Dataplane for Ipvs {
-    /// What needs packets to be told apart by where they come from, or to be dropped, is not served yet.
+    /// A client is remembered for each frontend, whatever the group of its affinity.
     fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
         let Service { rules, backends } = service;
-        let rule = if frontend.audience() == Audience::Outside {
-            Some("another treatment of packets from outside")
-        } else if rules.when_empty == WhenEmpty::Drop {
-            Some("to drop what nobody here can serve")
-        } else if rules.affinity.is_some() {
-            Some("session affinity")
-        } else if rules.masquerade != Masquerade::Never {
-            Some("masquerading")
-        } else if rules.source_ranges.is_some() {
-            Some("a list of source ranges")
-        } else {
-            None
-        };
         let scheduler = rules.scheduler;
         if kernel_name(scheduler).is_none() || self.absent.contains(&scheduler) {
             return Err(Unsupported::Scheduler { frontend, scheduler });
-        }
-        if let Some(rule) = rule {
-            return Err(Unsupported::Rule { frontend, rule });
         }
         let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
         match backends.iter().find(foreign) {
@@ -358,21 +271,21 @@ impl Dataplane for Ipvs {
     fn observe(&mut self) -> Result<Observed, Error> {
         self.stale = true;
         let observed = self.read()?;
-        self.served =
-            observed.services.iter().map(|(frontend, found)| (*frontend, found.rules.clone())).collect();
         self.stale = false;
         Ok(observed)
     }
 
     fn recount(&mut self, frontend: Frontend) -> Result<Option<BTreeMap<Backend, ObservedBackend>>, Error> {
-        self.backends(frontend).map(Some)
+        self.served.target(frontend).map_or(Ok(None), |target| self.backends(target).map(Some))
     }
 
     fn inspect(&mut self) -> Result<Inspection, Error> {
         let restored = self.addresses.restore().map_err(lost("restore the interface of"))?;
         let removed = self.addresses.lost().map_err(lost("read the addresses of"))?;
-        let lacks = removed.is_none_or(|removed| removed.iter().any(|address| self.has_address(*address)));
-        let entries_differ = restored || lacks || self.sample_differs()?;
+        let is_served = |address: &IpAddr| self.served.has_address(*address);
+        let lacks = removed.is_none_or(|removed| removed.iter().any(is_served));
+        let is_sound = self.table.is_sound().map_err(lost("look at the table of"))?;
+        let entries_differ = restored || lacks || !is_sound || self.sample_differs()?;
         Ok(Inspection { restored: u64::from(restored), entries_differ, ..Inspection::default() })
     }
 
@@ -410,9 +323,17 @@ impl Dataplane for Ipvs {
     }
 }
 
+/// What IPVS is told of a service's scheduler and affinity.
+fn schedule(target: Target, rules: &Rules) -> (Scheduler, Option<Duration>) {
+    match (target, rules.affinity) {
+        (Target::Mark { .. }, Some(_)) => (STICKY, None),
+        (_, affinity) => (rules.scheduler, affinity.map(|affinity| affinity.timeout)),
+    }
+}
+
 /// Makes a backend take new connections, whether it is known or not: one of the two commands is not needed.
-fn add(frontend: Frontend, backend: Backend) -> [(Vec<u8>, Option<Errno>); 2] {
-    let command = |command| message::server(command, frontend, backend, drain::SERVING);
+fn add(target: Target, backend: Backend) -> [(Vec<u8>, Option<Errno>); 2] {
+    let command = |command| message::server(command, target, backend, drain::SERVING);
     [(command(Command::NewServer), Some(Errno::EEXIST)), (command(Command::SetServer), None)]
 }
 

@@ -19,7 +19,7 @@ pub use ebpf::{
 };
 pub use ebpf_abi::Counter as PacketCounter;
 pub use error::{Error, Unsupported};
-pub use ipvs::{Ipvs, IpvsSettings, Timeouts};
+pub use ipvs::{Ipvs, IpvsSettings, Surroundings, Timeouts};
 pub use kernel::default_cgroup;
 pub use memory::Memory;
 

@@ -95,7 +95,7 @@ pub(crate) const FIELDS: &[Field] = &[
     field("conntrack.udpStreamTimeout", "conntrack-udp-timeout-stream", Duration("0s"), NO_CONNTRACK),
     field("detectLocal.bridgeInterface", "pod-bridge-interface", Text(""), Honoured),
     field("detectLocal.interfaceNamePrefix", "pod-interface-name-prefix", Text(""), Honoured),
-    field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, NO_MARKS),
+    field("iptables.masqueradeBit", "iptables-masquerade-bit", BIT, Ipvs),
     field("iptables.masqueradeAll", "masquerade-all", Flag(false), Honoured),
     field("iptables.localhostNodePorts", "iptables-localhost-nodeports", Flag(true), NO_LOCALHOST),
     field("iptables.syncPeriod", "iptables-sync-period", Duration("30s"), NO_RULES),

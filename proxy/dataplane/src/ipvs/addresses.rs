@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_EXCL, ParseableParametrized};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use nix::libc;
@@ -23,6 +24,15 @@ pub(super) struct Addresses {
     /// Hears of addresses that are removed.
     monitor: Netlink,
     index: u32,
+}
+
+/// The node's addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Found {
+    /// On our interface.
+    pub(super) ours: BTreeSet<IpAddr>,
+    /// On all others.
+    pub(super) others: BTreeSet<IpAddr>,
 }
 
 impl Addresses {
@@ -49,15 +59,37 @@ impl Addresses {
     pub(super) fn lost(&mut self) -> io::Result<Option<BTreeSet<IpAddr>>> {
         let index = self.index;
         let heard = self.monitor.heard(libc::RTM_DELADDR)?;
-        Ok(heard.map(|payloads| payloads.iter().filter_map(|payload| read(payload, index)).collect()))
+        let on_ours = |payload: &Vec<u8>| read(payload).filter(|(found, _)| *found == index);
+        Ok(heard.map(|payloads| payloads.iter().filter_map(on_ours).map(|(_, address)| address).collect()))
     }
 
-    /// Those that are on it. The kernel gives an IPv6 interface one of its own, which is none of them.
-    pub(super) fn observe(&mut self) -> io::Result<BTreeSet<IpAddr>> {
+    /// Those that are on it, and those that are on others. The kernel gives an IPv6 interface one of its own, which is
+    /// none of them.
+    pub(super) fn observe(&mut self) -> io::Result<Found> {
         let dump = request(libc::RTM_GETADDR, 0, &AddressMessage::default());
-        let found = self.netlink.dump(&dump)??;
-        let address = |payload: &Vec<u8>| read(payload, self.index);
-        Ok(found.iter().filter_map(address).collect())
+        let mut found = Found::default();
+        for payload in self.netlink.dump(&dump)?? {
+            match read(&payload) {
+                Some((index, address)) if index == self.index => found.ours.insert(address),
+                Some((_, address)) => found.others.insert(address),
+                None => false,
+            };
+        }
+        Ok(found)
+    }
+
+    /// Which of these the node has, on whatever interface. Its cost does not grow with the addresses that there are.
+    pub(super) fn local(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeSet<IpAddr>> {
+        /// Of `struct rtmsg`.
+        const TYPE: usize = 7;
+        let requests: Vec<Request> = addresses.iter().map(|address| route_to(*address)).collect();
+        let answers = self.netlink.exchange(&requests)?;
+        let is_local = |answer: &Answer| {
+            let route = answer.as_ref().ok().and_then(|parts| parts.first());
+            route.and_then(|route| route.get(TYPE)) == Some(&libc::RTN_LOCAL)
+        };
+        let answered = addresses.iter().zip(&answers);
+        Ok(answered.filter(|(_, answer)| is_local(answer)).map(|(address, _)| *address).collect())
     }
 
     /// Puts them on; those that are there already are success.
@@ -132,18 +164,35 @@ fn message(index: u32, address: IpAddr) -> AddressMessage {
     message
 }
 
-fn read(payload: &[u8], index: u32) -> Option<IpAddr> {
+fn route_to(address: IpAddr) -> Request {
+    let mut message = RouteMessage::default();
+    let (family, length, destination) = match address {
+        IpAddr::V4(address) => (AddressFamily::Inet, 32, RouteAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, 128, RouteAddress::Inet6(address)),
+    };
+    (message.header.address_family, message.header.destination_prefix_length) = (family, length);
+    message.attributes.push(RouteAttribute::Destination(destination));
+    request(libc::RTM_GETROUTE, 0, &message)
+}
+
+/// An address and the interface that it is on.
+fn read(payload: &[u8]) -> Option<(u32, IpAddr)> {
     let RouteNetlinkMessage::NewAddress(message) =
         RouteNetlinkMessage::parse_with_param(payload, libc::RTM_NEWADDR).ok()?
     else {
         return None;
     };
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(address) => Some(*address),
-        _ => None,
-    })?;
+    // Of a point-to-point link, `Address` is the other end's.
+    let of_kind = |local: bool| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(address) if local => Some(*address),
+            AddressAttribute::Address(address) if !local => Some(*address),
+            _ => None,
+        })
+    };
+    let address = of_kind(true).or_else(|| of_kind(false))?;
     let link_local = matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-    (message.header.index == index && !link_local).then_some(address)
+    (!link_local).then_some((message.header.index, address))
 }
 
 #[cfg(test)]
@@ -157,15 +206,14 @@ mod tests {
         // struct ifaddrmsg { family, prefix length, flags, scope, index }, then IFA_LOCAL (2) and IFA_ADDRESS (1).
         let expected = [2, 32, 2, 0, 7, 0, 0, 0, 8, 0, 2, 0, 10, 254, 0, 1, 8, 0, 1, 0, 10, 254, 0, 1];
         assert_eq!(request.payload, expected);
-        assert_eq!(read(&request.payload, 7), Some(address));
-        assert_eq!(read(&request.payload, 8), None, "of another interface");
+        assert_eq!(read(&request.payload), Some((7, address)));
     }
 
     #[test]
     fn what_the_kernel_gave_itself_is_not_ours() {
         let own = message(7, "fe80::1".parse().unwrap());
         let ours = message(7, "fd00::1".parse().unwrap());
-        assert_eq!(read(&request(libc::RTM_NEWADDR, 0, &own).payload, 7), None);
-        assert!(read(&request(libc::RTM_NEWADDR, 0, &ours).payload, 7).is_some());
+        assert_eq!(read(&request(libc::RTM_NEWADDR, 0, &own).payload), None);
+        assert!(read(&request(libc::RTM_NEWADDR, 0, &ours).payload).is_some());
     }
 }

@@ -3,6 +3,7 @@
 //! Generic netlink, family `IPVS`, as in the kernel's `include/uapi/linux/ip_vs.h`.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use netlink_packet_core::{NLA_F_NESTED, NLA_TYPE_MASK};
 use plan::{Backend, Frontend, Port, Protocol};
@@ -47,6 +48,7 @@ mod service {
     pub(super) const PROTOCOL: u16 = 2;
     pub(super) const ADDRESS: u16 = 3;
     pub(super) const PORT: u16 = 4;
+    pub(super) const MARK: u16 = 5;
     pub(super) const SCHEDULER: u16 = 6;
     pub(super) const FLAGS: u16 = 7;
     pub(super) const TIMEOUT: u16 = 8;
@@ -68,15 +70,32 @@ mod server {
 
 /// `IP_VS_CONN_F_MASQ`: addresses are translated.
 const MASQUERADE: u32 = 0;
+/// `IP_VS_SVC_F_PERSISTENT`.
+const PERSISTENT: u32 = 1;
 /// `IP_VS_CONN_F_FWD_MASK`.
 const FORWARDING_MASK: u32 = 7;
+
+/// By what the kernel knows the packets of a virtual service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Target {
+    /// By where they are sent.
+    Address(Frontend),
+    /// By the mark that netfilter gave them.
+    Mark {
+        mark: u32,
+        /// IPv4 or IPv6: each has marks of its own.
+        is_v4: bool,
+    },
+}
 
 /// A virtual service as found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FoundService {
-    pub(super) frontend: Frontend,
+    pub(super) target: Target,
     /// The kernel's name of it: `rr`.
     pub(super) scheduler: String,
+    /// How long a client comes back to the same server.
+    pub(super) persistence: Option<Duration>,
 }
 
 /// A real server as found.
@@ -122,20 +141,27 @@ pub(super) fn set_timeouts(Timeouts { tcp, tcp_fin, udp }: Timeouts) -> Option<V
 }
 
 /// A command that names a virtual service and says nothing of it: delete, get, get servers.
-pub(super) fn about(command: Command, frontend: Frontend) -> Vec<u8> {
+pub(super) fn about(command: Command, target: Target) -> Vec<u8> {
     let mut payload = header(command as u8);
-    nested(&mut payload, SERVICE, &key(frontend));
+    nested(&mut payload, SERVICE, &key(target));
     payload
 }
 
 /// A command that says all of a virtual service: new, set.
-pub(super) fn service(command: Command, frontend: Frontend, scheduler: &str) -> Vec<u8> {
-    let mut attributes = key(frontend);
+pub(super) fn service(
+    command: Command,
+    target: Target,
+    scheduler: &str,
+    persistence: Option<Duration>,
+) -> Vec<u8> {
+    let mut attributes = key(target);
     attribute(&mut attributes, service::SCHEDULER, format!("{scheduler}\0").as_bytes());
-    // struct ip_vs_flags: none is set, and the mask says that all of them are meant.
-    attribute(&mut attributes, service::FLAGS, &[0, 0, 0, 0, 255, 255, 255, 255]);
-    attribute(&mut attributes, service::TIMEOUT, &0_u32.to_ne_bytes());
-    let netmask = if frontend.address().is_ipv4() { u32::MAX } else { 128 };
+    // struct ip_vs_flags: those that are set, and a mask that says that all of them are meant.
+    let flags = if persistence.is_some() { PERSISTENT } else { 0 };
+    attribute(&mut attributes, service::FLAGS, &[flags.to_ne_bytes(), [255; 4]].concat());
+    let seconds = persistence.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
+    attribute(&mut attributes, service::TIMEOUT, &seconds.to_ne_bytes());
+    let netmask = if target.is_v4() { u32::MAX } else { 128 };
     attribute(&mut attributes, service::NETMASK, &netmask.to_ne_bytes());
     let mut payload = header(command as u8);
     nested(&mut payload, SERVICE, &attributes);
@@ -152,7 +178,7 @@ pub(super) struct Share {
 }
 
 /// A command that says all of a real server: new, set, delete.
-pub(super) fn server(command: Command, frontend: Frontend, backend: Backend, share: Share) -> Vec<u8> {
+pub(super) fn server(command: Command, target: Target, backend: Backend, share: Share) -> Vec<u8> {
     let mut attributes = Vec::new();
     attribute(&mut attributes, server::ADDRESS, &address(backend.address()));
     attribute(&mut attributes, server::PORT, &backend.port().number().to_be_bytes());
@@ -161,15 +187,27 @@ pub(super) fn server(command: Command, frontend: Frontend, backend: Backend, sha
     attribute(&mut attributes, server::UPPER_THRESHOLD, &share.upper_threshold.to_ne_bytes());
     attribute(&mut attributes, server::LOWER_THRESHOLD, &0_u32.to_ne_bytes());
     attribute(&mut attributes, server::FAMILY, &family_of(backend.address()).to_ne_bytes());
-    let mut payload = about(command, frontend);
+    let mut payload = about(command, target);
     nested(&mut payload, SERVER, &attributes);
     payload
 }
 
-/// The virtual service in one answer; `None` for one that is known by a firewall mark, or of a protocol that no plan has.
+/// The virtual service in one answer; `None` for one of a protocol that no plan has.
 pub(super) fn found_service(payload: &[u8]) -> Option<FoundService> {
     let nest = find(payload.get(HEADER..)?, SERVICE)?;
+    let name = find(nest, service::SCHEDULER)?;
+    let scheduler = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
+    let is_persistent = u32_of(find(nest, service::FLAGS)?)? & PERSISTENT != 0;
+    let timeout = Duration::from_secs(u32_of(find(nest, service::TIMEOUT)?)?.into());
+    let persistence = is_persistent.then_some(timeout);
+    Some(FoundService { target: found_target(nest)?, scheduler, persistence })
+}
+
+fn found_target(nest: &[u8]) -> Option<Target> {
     let family = u16_of(find(nest, service::FAMILY)?)?;
+    if let Some(mark) = find(nest, service::MARK) {
+        return Some(Target::Mark { mark: u32_of(mark)?, is_v4: i32::from(family) == nix::libc::AF_INET });
+    }
     let address = ip_address(family, find(nest, service::ADDRESS)?)?;
     let port = port_of(find(nest, service::PORT)?)?;
     let protocol = match u16_of(find(nest, service::PROTOCOL)?)? {
@@ -178,19 +216,17 @@ pub(super) fn found_service(payload: &[u8]) -> Option<FoundService> {
         SCTP => Protocol::Sctp,
         _ => return None,
     };
-    let name = find(nest, service::SCHEDULER)?;
-    let scheduler = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
-    Some(FoundService { frontend: Frontend::new(address, port, protocol), scheduler })
+    Some(Target::Address(Frontend::new(address, port, protocol)))
 }
 
 /// The real server in one answer; `None` for one whose connections are not translated here: it is not ours.
-pub(super) fn found_server(frontend: Frontend, payload: &[u8]) -> Option<FoundServer> {
+pub(super) fn found_server(target: Target, payload: &[u8]) -> Option<FoundServer> {
     let nest = find(payload.get(HEADER..)?, SERVER)?;
     let number = |kind| find(nest, kind).and_then(u32_of);
     if number(server::FORWARDING)? & FORWARDING_MASK != MASQUERADE {
         return None;
     }
-    let family = find(nest, server::FAMILY).and_then(u16_of).unwrap_or_else(|| family_of(frontend.address()));
+    let family = find(nest, server::FAMILY).and_then(u16_of).unwrap_or_else(|| target.family());
     let address = ip_address(family, find(nest, server::ADDRESS)?)?;
     let backend = Backend::new(address, port_of(find(nest, server::PORT)?)?);
     let connections = u64::from(number(server::ACTIVE)?) + u64::from(number(server::INACTIVE)?);
@@ -210,21 +246,40 @@ fn header(command: u8) -> Vec<u8> {
     vec![command, FAMILY_VERSION, 0, 0]
 }
 
-fn key(frontend: Frontend) -> Vec<u8> {
-    let protocol = match frontend.protocol() {
-        Protocol::Tcp => TCP,
-        Protocol::Udp => UDP,
-        Protocol::Sctp => SCTP,
-    };
+fn key(target: Target) -> Vec<u8> {
     let mut attributes = Vec::new();
-    attribute(&mut attributes, service::FAMILY, &family_of(frontend.address()).to_ne_bytes());
-    attribute(&mut attributes, service::PROTOCOL, &protocol.to_ne_bytes());
-    attribute(&mut attributes, service::ADDRESS, &address(frontend.address()));
-    attribute(&mut attributes, service::PORT, &frontend.port().number().to_be_bytes());
+    attribute(&mut attributes, service::FAMILY, &target.family().to_ne_bytes());
+    match target {
+        Target::Address(frontend) => {
+            let protocol = match frontend.protocol() {
+                Protocol::Tcp => TCP,
+                Protocol::Udp => UDP,
+                Protocol::Sctp => SCTP,
+            };
+            attribute(&mut attributes, service::PROTOCOL, &protocol.to_ne_bytes());
+            attribute(&mut attributes, service::ADDRESS, &address(frontend.address()));
+            attribute(&mut attributes, service::PORT, &frontend.port().number().to_be_bytes());
+        }
+        Target::Mark { mark, .. } => attribute(&mut attributes, service::MARK, &mark.to_ne_bytes()),
+    }
     attributes
 }
 
-fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+impl Target {
+    const fn is_v4(self) -> bool {
+        match self {
+            Self::Address(frontend) => frontend.address().is_ipv4(),
+            Self::Mark { is_v4, .. } => is_v4,
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "2 and 10")]
+    const fn family(self) -> u16 {
+        if self.is_v4() { nix::libc::AF_INET as u16 } else { nix::libc::AF_INET6 as u16 }
+    }
+}
+
+pub(super) fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or(u16::MAX);
     bytes.extend_from_slice(&length.to_ne_bytes());
     bytes.extend_from_slice(&kind.to_ne_bytes());
@@ -232,14 +287,14 @@ fn attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
     bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
-fn nested(bytes: &mut Vec<u8>, kind: u16, attributes: &[u8]) {
+pub(super) fn nested(bytes: &mut Vec<u8>, kind: u16, attributes: &[u8]) {
     attribute(bytes, kind | NLA_F_NESTED, attributes);
 }
 
 const ATTRIBUTE_HEADER: usize = 4;
 
 /// Those that can be read; what comes after one that cannot is lost.
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let [length, kind] = [u16_of(bytes)?, u16_of(bytes.get(2..)?)?];
         let value = bytes.get(ATTRIBUTE_HEADER..usize::from(length))?;
@@ -248,7 +303,7 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
+pub(super) fn find(bytes: &[u8], wanted: u16) -> Option<&[u8]> {
     attributes(bytes).find_map(|(kind, value)| (kind == wanted).then_some(value))
 }
 

@@ -5,9 +5,10 @@ use std::io;
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
 };
-use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_ROUTE};
+use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 
 /// A socket of one netlink family. It stays in the network namespace it was opened in.
 #[derive(Debug)]
@@ -32,6 +33,13 @@ pub(super) type Answer = Result<Vec<Vec<u8>>, Errno>;
 
 /// So many requests go to the kernel at once: their acknowledgements fit into the smallest receive buffer.
 const BATCH: usize = 64;
+/// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
+const BATCH_BEGIN: u16 = 0x10;
+const BATCH_END: u16 = 0x11;
+/// `struct nfgenmsg` of both: for the subsystem nftables.
+const BATCH_OF_TABLES: [u8; 4] = [0, 0, 0, 10];
+/// Every socket takes as much as this at once.
+const LARGE: usize = 64 * 1024;
 /// A dump during which the table changed is asked for again, so often at most.
 const DUMPS: u32 = 8;
 const HEADER: usize = 16;
@@ -80,6 +88,11 @@ impl Netlink {
         }
     }
 
+    /// For tables of netfilter.
+    pub(super) fn netfilter() -> io::Result<Self> {
+        Self::open(NETLINK_NETFILTER)
+    }
+
     fn open(family: isize) -> io::Result<Self> {
         let mut socket = Socket::new(family)?;
         socket.bind_auto()?;
@@ -108,6 +121,33 @@ impl Netlink {
             answers.extend(exchange.answers());
         }
         Ok(answers)
+    }
+
+    /// Carries out all of these requests about tables of netfilter, or none: the kernel's first refusal.
+    pub(super) fn transact(&mut self, requests: &[Request]) -> io::Result<Result<(), Errno>> {
+        let first = self.sequence.wrapping_add(1);
+        let Some(last) = requests.len().checked_sub(1) else { return Ok(Ok(())) };
+        let mut bytes = Vec::new();
+        let edge = |kind| Request { kind, flags: 0, payload: BATCH_OF_TABLES.to_vec() };
+        let (begin, end) = (edge(BATCH_BEGIN), edge(BATCH_END));
+        let all = std::iter::once(&begin).chain(requests).chain([&end]);
+        for (position, request) in all.enumerate() {
+            self.sequence = self.sequence.wrapping_add(1);
+            // A refusal is told of any of them, success of the last one; `begin` stands before the first.
+            let acknowledge = if position == last + 1 { NLM_F_ACK } else { 0 };
+            append(&mut bytes, request, NLM_F_REQUEST | acknowledge | request.flags, self.sequence);
+        }
+        // The whole transaction is one message to the socket.
+        if bytes.len() > LARGE {
+            setsockopt(&self.socket, sockopt::SndBufForce, &(2 * bytes.len()))?;
+        }
+        self.socket.send(&bytes, 0)?;
+        let mut exchange = Exchange::new(first, requests.len() + 1);
+        while !exchange.has_ended(0) && !exchange.has_ended(last + 1) {
+            let (bytes, _) = self.socket.recv_from_full()?;
+            exchange.take_in(&bytes)?;
+        }
+        Ok(exchange.answers().find_map(Result::err).map_or(Ok(()), Err))
     }
 
     /// Asks for everything of a kind; what it returns is one state of the table.
@@ -160,6 +200,10 @@ impl Exchange {
 
     fn is_complete(&self) -> bool {
         self.answers.iter().all(|(_, ended)| *ended)
+    }
+
+    fn has_ended(&self, position: usize) -> bool {
+        self.answers.get(position).is_none_or(|(_, ended)| *ended)
     }
 
     fn answers(self) -> impl Iterator<Item = Answer> {

@@ -7,6 +7,10 @@ fn frontend(text: &str, protocol: Protocol) -> Frontend {
     Frontend::new(address.ip(), Port::new(address.port()).unwrap(), protocol)
 }
 
+fn target(text: &str, protocol: Protocol) -> Target {
+    Target::Address(frontend(text, protocol))
+}
+
 fn backend(text: &str) -> Backend {
     let address: std::net::SocketAddr = text.parse().unwrap();
     Backend::new(address.ip(), Port::new(address.port()).unwrap())
@@ -22,7 +26,7 @@ const KEY: [u8; 44] = [
 
 #[test]
 fn a_service_is_named_by_its_key() {
-    let payload = about(Command::DeleteService, frontend("10.254.0.1:443", Protocol::Tcp));
+    let payload = about(Command::DeleteService, target("10.254.0.1:443", Protocol::Tcp));
     let expected = [&[3, 1, 0, 0, 48, 0, 1, 0x80][..], &KEY[..40], &KEY[40..]].concat();
     // The key has 4 + 44 bytes less the two that only pad the last attribute.
     assert_eq!(payload[..4], [3, 1, 0, 0]);
@@ -38,9 +42,14 @@ fn what_is_said_of_a_service_is_understood_again() {
         ("[fd00:254::1]:53", Protocol::Udp, "mh"),
         ("10.254.0.2:5060", Protocol::Sctp, "lc"),
     ] {
-        let frontend = frontend(address, protocol);
-        let payload = service(Command::NewService, frontend, scheduler);
-        assert_eq!(found_service(&payload), Some(FoundService { frontend, scheduler: scheduler.to_owned() }));
+        let by_address = target(address, protocol);
+        for target in [by_address, Target::Mark { mark: 0x0fa0_0001, is_v4: by_address.is_v4() }] {
+            for persistence in [None, Some(Duration::from_hours(3))] {
+                let payload = service(Command::NewService, target, scheduler, persistence);
+                let scheduler = scheduler.to_owned();
+                assert_eq!(found_service(&payload), Some(FoundService { target, scheduler, persistence }));
+            }
+        }
     }
 }
 
@@ -49,10 +58,10 @@ fn what_is_said_of_a_server_is_understood_again() {
     for (address, server_address, weight) in
         [("10.254.0.1:443", "172.16.60.241:6443", 1), ("[fd00:254::1]:53", "[fd00:1::1]:5353", 0)]
     {
-        let frontend = frontend(address, Protocol::Tcp);
+        let target = target(address, Protocol::Tcp);
         let share = Share { weight, upper_threshold: 5 };
-        let mut payload = server(Command::NewServer, frontend, backend(server_address), share);
-        assert_eq!(found_server(frontend, &payload), None, "a kernel says how many connections there are");
+        let mut payload = server(Command::NewServer, target, backend(server_address), share);
+        assert_eq!(found_server(target, &payload), None, "a kernel says how many connections there are");
         let mut counts = Vec::new();
         attribute(&mut counts, server::ACTIVE, &3_u32.to_ne_bytes());
         attribute(&mut counts, server::INACTIVE, &4_u32.to_ne_bytes());
@@ -61,13 +70,13 @@ fn what_is_said_of_a_server_is_understood_again() {
         nested(&mut payload, SERVER, &[nest, counts].concat());
         let backend = backend(server_address);
         let found = FoundServer { backend, weight, upper_threshold: 5, connections: 7 };
-        assert_eq!(found_server(frontend, &payload), Some(found));
+        assert_eq!(found_server(target, &payload), Some(found));
     }
 }
 
 #[test]
 fn servers_that_are_reached_otherwise_are_not_ours() {
-    let frontend = frontend("10.254.0.1:443", Protocol::Tcp);
+    let target = target("10.254.0.1:443", Protocol::Tcp);
     let mut attributes = Vec::new();
     attribute(&mut attributes, server::ADDRESS, &address("10.1.0.1".parse().unwrap()));
     attribute(&mut attributes, server::PORT, &443_u16.to_be_bytes());
@@ -79,13 +88,13 @@ fn servers_that_are_reached_otherwise_are_not_ours() {
         attribute(&mut all, server::FORWARDING, &forwarding.to_ne_bytes());
         let mut payload = header(Command::NewServer as u8);
         nested(&mut payload, SERVER, &all);
-        assert_eq!(found_server(frontend, &payload).is_some(), ours, "{forwarding}");
+        assert_eq!(found_server(target, &payload).is_some(), ours, "{forwarding}");
     }
 }
 
 #[test]
 fn what_is_cut_short_or_of_another_kind_is_nothing() {
-    let payload = service(Command::NewService, frontend("10.254.0.1:443", Protocol::Tcp), "rr");
+    let payload = service(Command::NewService, target("10.254.0.1:443", Protocol::Tcp), "rr", None);
     for length in 0..payload.len() - 4 {
         // It may lack what nobody asks for here; it never is something else.
         let found = found_service(&payload[..length]);
