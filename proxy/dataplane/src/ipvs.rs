@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!   [Change] --message--> generic netlink, many at a time --> ip_vs
+//!            --elements--> netfilter netlink, transactions--> nftables
 //!            --addresses-> route netlink                  --> kube-ipvs0
 //! ```
 //!
-//! A virtual service is ours when its address is on our interface. Others, such as those of an IPVS front door on the
-//! same node, are neither reported nor touched. A frontend is there at once and whole: its address comes last and goes
-//! first. State is the kernel's: nothing is lost when the process ends, and the next one goes on with what it finds.
+//! A virtual service is ours when its address is on our interface, or it is in our table. Others, such as those of an
+//! IPVS front door on the same node, are neither reported nor touched. A frontend is there at once and whole: its address
+//! comes last and goes first. State is the kernel's: nothing is lost when the process ends, and the next one goes on with
+//! what it finds.
 
 mod addresses;
 mod drain;
