@@ -1,7 +1,7 @@
 //! What the process goes through, and what clients notice of it: nothing.
 
 use tests::traffic::{self, HoldReport};
-use tests::{Process, Result, objects};
+use tests::{Process, Program, Result, binary, objects};
 
 use super::node::{LIMIT, Node, POD_PORT, UNREACHABLE, until};
 
@@ -83,6 +83,41 @@ fn a_rolling_replacement_of_every_pod_is_noticed_by_nobody() -> Result<()> {
         backends.keys().eq((1..=9).map(|number| format!("pod-{number}")).collect::<Vec<_>>().iter()),
         "{backends:?}"
     );
+    Ok(())
+}
+
+/// What the systemd unit leaves it.
+#[test]
+fn the_capabilities_of_the_unit_are_enough() -> Result<()> {
+    let unit = include_str!("../../../proxy/deploy/fairway-proxy.service");
+    let capabilities = unit.lines().find_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+    let kept = capabilities.unwrap_or_default().split_whitespace().map(|name| {
+        let name = name.trim_start_matches("CAP_").to_lowercase();
+        format!(",+{name}")
+    });
+    let bounds = format!("--bounding-set=-all{}", kept.collect::<String>());
+    let node = Node::with_pods()?;
+    manifests(&node, &PODS[..2])?;
+    let settings = node.settings();
+    let program = Program::new("setpriv").arguments([bounds.as_str(), "--inh-caps=-all", "--no-new-privs"]);
+    let program = program.arguments([binary("fairway-proxy")?]).arguments([
+        "--cgroup".as_ref(),
+        settings.cgroup.as_path(),
+        "--bpf-fs".as_ref(),
+        &settings.bpf_fs,
+        "--manifests".as_ref(),
+        node.directory(),
+    ]);
+    let mut proxy = program.inside(&node.namespace).spawn()?;
+    node.await_step(&mut proxy)?;
+    node.await_backends(TARGET, &["pod-1", "pod-2"])?;
+    manifests(&node, &PODS[1..])?;
+    node.await_backends(TARGET, &["pod-2", "pod-3"])?;
+    let log = proxy.log()?;
+    // Containers may lack the right to the score themselves.
+    let complains =
+        |line: &str| line.contains("WARN") && !line.contains("oom score") || line.contains("ERROR");
+    assert!(!log.lines().any(complains), "{log}");
     Ok(())
 }
 
