@@ -17,6 +17,7 @@ pub mod arguments;
 mod ask;
 mod clock;
 pub mod cluster;
+mod commands;
 pub mod config;
 mod doctor;
 mod explain;
@@ -36,7 +37,7 @@ pub mod translate;
 mod watch;
 
 use std::convert::Infallible;
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,10 +51,9 @@ use dataplane::{Dataplane, Ebpf, Ipvs, IpvsSettings};
 use prometheus::Registry;
 use tokio::sync::{Notify, mpsc};
 
-use self::arguments::{Arguments, Asking, Command, ConfigError, Run, read_config};
-use self::ask::ask;
-use self::config::{Config, Logging, Mode, Source, yaml};
-use self::explain::{Question, SharedView};
+use self::arguments::{Arguments, ConfigError, Run};
+use self::config::{Config, Logging, Mode, Source};
+use self::explain::SharedView;
 use self::guard::Guard;
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
@@ -74,93 +74,22 @@ const CONFIGURATION_READ_EVERY: Duration = Duration::from_secs(5);
 /// Does what the command line asks for.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
     let Arguments { command, run } = arguments;
-    match command {
-        Some(Command::Check { file }) => {
-            start_logging(Config::default().logging)?;
-            check(&file)
-        }
-        Some(Command::Cleanup { bpf_fs }) => {
-            start_logging(Config::default().logging)?;
-            cleanup(&bpf_fs)
-        }
-        Some(Command::Explain { sender, destination, asking }) => {
-            start_logging(Config::default().logging)?;
-            let question = Question { sender, destination, json: asking.json };
-            print(&ask(served_at(&asking)?, &format!("/explain?{question}")).map_err(Failure::failed)?)
-        }
-        Some(Command::Doctor { asking }) => {
-            start_logging(Config::default().logging)?;
-            examine(&asking)
-        }
-        None => {
-            let (config, warnings) = run.config().map_err(configuration)?;
-            start_logging(config.logging)?;
-            warn(&warnings);
-            match &run.write_config_to {
-                Some(path) => write_config(path, &config),
-                None if run.cleanup => cleanup(&run.bpf_fs),
-                None => run_until_terminated(run, config),
-            }
-        }
+    if let Some(command) = command {
+        start_logging(Config::default().logging)?;
+        return commands::run(command);
+    }
+    let (config, warnings) = run.config().map_err(configuration)?;
+    start_logging(config.logging)?;
+    warn(&warnings);
+    match &run.write_config_to {
+        Some(path) => commands::write_config(path, &config),
+        None if run.cleanup => commands::cleanup(&run.bpf_fs),
+        None => run_until_terminated(run, config),
     }
 }
 
 fn start_logging(logging: Logging) -> Result<(), Failure> {
     telemetry::start(logging.filter(), logging.format).map_err(Failure::failed)
-}
-
-fn write_config(path: &Path, config: &Config) -> Result<(), Failure> {
-    std::fs::write(path, yaml(&config.document))
-        .map_err(|source| Failure::failed(WriteFailed { path: path.to_owned(), source }))?;
-    tracing::info!(file = %path.display(), "configuration written");
-    Ok(())
-}
-
-/// The configuration in force could not be written down.
-#[derive(Debug, thiserror::Error)]
-#[error("write {}", path.display())]
-struct WriteFailed {
-    path: PathBuf,
-    source: io::Error,
-}
-
-fn check(file: &Path) -> Result<(), Failure> {
-    let reading = read_config(file).map_err(configuration)?;
-    warn(&reading.warnings);
-    tracing::info!(file = %file.display(), "configuration is valid");
-    Ok(())
-}
-
-/// Says what is wrong on this node; that something is ends in a failure.
-fn examine(asking: &Asking) -> Result<(), Failure> {
-    let report = doctor::diagnose(&doctor::gather(served_at(asking)?).map_err(Failure::failed)?);
-    print(&if asking.json {
-        format!("{}\n", serde_json::to_string_pretty(&report).map_err(Failure::failed)?)
-    } else {
-        report.to_string()
-    })?;
-    if report.is_well() { Ok(()) } else { Err(Failure::failed("something is wrong, see above")) }
-}
-
-/// Where the proxy that is asked serves its metrics.
-fn served_at(asking: &Asking) -> Result<SocketAddr, Failure> {
-    if let Some(at) = asking.at {
-        return Ok(at);
-    }
-    let reading = asking.config.as_deref().map(read_config).transpose().map_err(configuration)?;
-    let config = reading.map_or_else(Config::default, |reading| reading.config());
-    config.metrics.ok_or_else(|| Failure::new(Code::Configuration, "metricsBindAddress: nothing is served"))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    io::stdout().lock().write_all(text.as_bytes()).map_err(Failure::failed)
-}
-
-fn cleanup(bpf_fs: &Path) -> Result<(), Failure> {
-    Ebpf::cleanup(bpf_fs).map_err(kernel)?;
-    Ipvs::cleanup().map_err(kernel)?;
-    tracing::info!(bpf_fs = %bpf_fs.display(), "nothing of this proxy is left in the kernel");
-    Ok(())
 }
 
 fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {

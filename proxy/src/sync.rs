@@ -3,6 +3,9 @@
 //! Nothing is written before every kind has been listed once: what an incomplete plan lacks may be live. The first sync
 //! reads what the kernel holds, adopts it and changes only what differs.
 
+mod account;
+mod left_out;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
@@ -12,10 +15,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use daemon::exit::chain;
 use dataplane::{Dataplane, Error};
-use plan::{Change, Forwarding, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope};
+use plan::{Change, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 
+use self::account::{counter, drifted, gauge, log_changes};
+use self::left_out::{note_refusal, refusal, say_left_out};
 use crate::clock;
 use crate::cluster::{Cluster, Family, Update};
 use crate::explain::{SharedView, View};
@@ -417,83 +422,4 @@ fn absent_schedulers(dataplane: &dyn Dataplane) -> BTreeSet<Scheduler> {
         dataplane.supports(frontend, &service).is_err()
     };
     Scheduler::ALL.into_iter().filter(is_absent).collect()
-}
-
-/// Says that a frontend is left out, and why.
-fn say_left_out(notices: &Notices, planner: &Planner, frontend: Frontend, reason: &str) {
-    tracing::warn!(reason, "left out");
-    if let Some(service) = planner.holder(frontend) {
-        notices.leave(Notice::left_out(service, planner.cluster(), reason));
-    }
-}
-
-/// Why the Service at a frontend is not served, where it is not: it is left to others, or the dataplane cannot.
-fn refusal(
-    dataplane: &dyn Dataplane,
-    scope: &Scope,
-    frontend: Frontend,
-    service: &plan::Service,
-) -> Option<String> {
-    if !scope.contains(frontend) {
-        return Some(format!("{frontend}: its address is left to others (ipvs.excludeCIDRs)"));
-    }
-    dataplane.supports(frontend, service).err().map(|unsupported| unsupported.to_string())
-}
-
-/// Notes why a frontend is left out, and says it once. Whether it is not.
-fn note_refusal(
-    left_out: &mut BTreeMap<Frontend, String>,
-    frontend: Frontend,
-    refusal: Option<String>,
-    say: impl Fn(Frontend, &str),
-) -> bool {
-    let Some(reason) = refusal else {
-        left_out.remove(&frontend);
-        return true;
-    };
-    if left_out.get(&frontend) != Some(&reason) {
-        say(frontend, &reason);
-        left_out.insert(frontend, reason);
-    }
-    false
-}
-
-/// How many frontends are forwarded otherwise than they were left.
-fn drifted(left: &Forwarding, found: &Forwarding) -> usize {
-    let differs = |frontend: &&Frontend| left.get(frontend) != found.get(frontend);
-    let frontends: BTreeSet<&Frontend> = left.keys().chain(found.keys()).collect();
-    frontends.into_iter().filter(differs).count()
-}
-
-fn log_changes(written: &Written, took: Duration) {
-    if written.drifted > 0 {
-        tracing::warn!(
-            frontends = written.drifted,
-            "the kernel forwarded otherwise than it was told to, repaired"
-        );
-    }
-    let (mut added, mut changed, mut removed, mut backends_added, mut backends_removed) = (0, 0, 0, 0, 0);
-    for change in &written.changes {
-        match change {
-            Change::AddService { service, .. } => {
-                added += 1;
-                backends_added += service.backends.len();
-            }
-            Change::SetRules { .. } => changed += 1,
-            Change::RemoveService { .. } => removed += 1,
-            Change::AddBackend { .. } => backends_added += 1,
-            Change::DrainBackend { .. } | Change::RemoveBackend { .. } => backends_removed += 1,
-        }
-    }
-    if !written.changes.is_empty() {
-        tracing::info!(added, changed, removed, backends_added, backends_removed, ?took, "rules written");
-    }
-}
-
-fn gauge(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
-fn counter(count: usize) -> u64 {
-    u64::try_from(count).unwrap_or(u64::MAX)
 }

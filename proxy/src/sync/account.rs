@@ -1,0 +1,48 @@
+//! What a sync came to, in words and numbers.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use plan::{Change, Forwarding, Frontend};
+
+use super::Written;
+
+/// How many frontends are forwarded otherwise than they were left.
+pub(super) fn drifted(left: &Forwarding, found: &Forwarding) -> usize {
+    let differs = |frontend: &&Frontend| left.get(frontend) != found.get(frontend);
+    let frontends: BTreeSet<&Frontend> = left.keys().chain(found.keys()).collect();
+    frontends.into_iter().filter(differs).count()
+}
+
+pub(super) fn log_changes(written: &Written, took: Duration) {
+    if written.drifted > 0 {
+        tracing::warn!(
+            frontends = written.drifted,
+            "the kernel forwarded otherwise than it was told to, repaired"
+        );
+    }
+    let (mut added, mut changed, mut removed, mut backends_added, mut backends_removed) = (0, 0, 0, 0, 0);
+    for change in &written.changes {
+        match change {
+            Change::AddService { service, .. } => {
+                added += 1;
+                backends_added += service.backends.len();
+            }
+            Change::SetRules { .. } => changed += 1,
+            Change::RemoveService { .. } => removed += 1,
+            Change::AddBackend { .. } => backends_added += 1,
+            Change::DrainBackend { .. } | Change::RemoveBackend { .. } => backends_removed += 1,
+        }
+    }
+    if !written.changes.is_empty() {
+        tracing::info!(added, changed, removed, backends_added, backends_removed, ?took, "rules written");
+    }
+}
+
+pub(super) fn gauge(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+pub(super) fn counter(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
