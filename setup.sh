@@ -27,6 +27,7 @@ packages=(
   "procps:sysctl, for namespaces whose neighbour entries must not age"
   "gcc:links, and compiles the cryptography of rustls"
   "g++:compiles the fuzzer"
+  "valgrind:counts the instructions of what is decided"
 )
 # Other kernels than this machine's, in virtual machines.
 guests=(

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tests::{Result, wait};
 
 use crate::document::{Document, Place, Section};
-use crate::{fail_over, front_door, scale, service_path};
+use crate::{fail_over, front_door, programs, scale, service_path};
 
 /// Figures of this machine's kernel, in namespaces of its own; writes bench/results/ and the README's part. Needs root.
 #[derive(Clone, Debug, clap::Parser)]
@@ -25,6 +25,8 @@ pub struct Arguments {
 enum Subject {
     /// What a Service costs on its way, beside nftables and plain routing.
     ServicePath,
+    /// What the eBPF programs themselves take.
+    Programs,
     /// fairway-lb beside HAProxy, nginx and plain routing.
     FrontDoor,
     /// Faults of a master, beside keepalived + HAProxy.
@@ -35,11 +37,13 @@ enum Subject {
 
 impl Subject {
     /// The quickest to fail first.
-    const ALL: [Self; 4] = [Self::ServicePath, Self::Programming, Self::FrontDoor, Self::FailOver];
+    const ALL: [Self; 5] =
+        [Self::Programs, Self::ServicePath, Self::Programming, Self::FrontDoor, Self::FailOver];
 
     const fn name(self) -> &'static str {
         match self {
             Self::ServicePath => "service-path",
+            Self::Programs => "programs",
             Self::FrontDoor => "front-door",
             Self::FailOver => "fail-over",
             Self::Programming => "programming",
@@ -73,6 +77,10 @@ fn measure(subject: Subject, quick: bool, start: Instant) -> Result<Section> {
             let plan = if quick { service_path::Plan::QUICK } else { service_path::Plan::FULL };
             service_path::measure(plan, &command, progress)?.section()
         }
+        Subject::Programs => {
+            let rounds = if quick { programs::QUICK_ROUNDS } else { programs::FULL_ROUNDS };
+            programs::measure(rounds, &command, progress)?.section()
+        }
         Subject::FrontDoor => {
             let plan = if quick { front_door::Plan::QUICK } else { front_door::Plan::FULL };
             front_door::measure(plan, &command, progress)?.section()
@@ -93,7 +101,7 @@ fn record(section: Section) -> Result<()> {
     let place = Place::ours();
     let page = Document { sections: vec![section.clone()] }.page();
     let mut document = Document::read(&place)?;
-    document.put(section);
+    document.put(section)?;
     document.write(&place)?;
     println!("{page}");
     Ok(())

@@ -112,12 +112,16 @@ impl Document {
         serde_json::from_str(&text).map_err(Error::json(path.display()))
     }
 
-    /// Adds a section, in place of an earlier one of its name.
-    pub fn put(&mut self, section: Section) {
+    /// Adds a section, in place of an earlier one of its name. Figures are rounded as the file has them.
+    pub fn put(&mut self, section: Section) -> Result<()> {
+        let mut value = serde_json::to_value(section).map_err(Error::json("a section"))?;
+        round(&mut value);
+        let section: Section = serde_json::from_value(value).map_err(Error::json("a section"))?;
         self.sections.retain(|one| one.name != section.name);
         self.sections.push(section);
         let position = |name: &str| ORDER.iter().position(|one| *one == name);
         self.sections.sort_by_key(|section| position(&section.name));
+        Ok(())
     }
 
     /// Writes the file and everything that is made of it.
@@ -148,6 +152,22 @@ impl Document {
         files
             .extend(plots.map(|(section, plot)| (place.results.join(format!("{}.svg", section.name)), plot)));
         Ok(files)
+    }
+}
+
+/// Leaves six digits of every figure: more are noise, and would not be read as they were written.
+fn round(value: &mut Value) {
+    match value {
+        Value::Number(number) if number.is_f64() => {
+            if let Some(rounded) =
+                number.as_f64().and_then(|number| format!("{number:.5e}").parse::<f64>().ok())
+            {
+                *value = rounded.into();
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(round),
+        Value::Object(values) => values.values_mut().for_each(round),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
 }
 
@@ -269,17 +289,28 @@ mod tests {
     }
 
     #[test]
-    fn a_section_takes_the_place_of_an_earlier_one() {
+    fn a_section_takes_the_place_of_an_earlier_one() -> Result<()> {
         let mut document = document();
         let named = |name: &str, title: &str| Section {
             name: name.to_owned(),
             title: title.to_owned(),
             ..Section::default()
         };
-        document.put(named("service-path", "first"));
-        document.put(named("front-door", "new"));
+        document.put(named("service-path", "first"))?;
+        document.put(named("front-door", "new"))?;
         let titles: Vec<&str> = document.sections.iter().map(|section| &*section.title).collect();
         assert_eq!(titles, ["first", "new"]);
+        Ok(())
+    }
+
+    #[test]
+    fn figures_are_kept_with_six_digits() -> Result<()> {
+        let mut document = Document::default();
+        let samples = serde_json::json!({"of": [1.0 / 3.0, 123_456.789, 7], "text": "0.123456789"});
+        document.put(Section { samples, ..Section::default() })?;
+        let expected = serde_json::json!({"of": [0.333_333, 123_457.0, 7], "text": "0.123456789"});
+        assert_eq!(document.sections[0].samples, expected);
+        Ok(())
     }
 
     #[test]

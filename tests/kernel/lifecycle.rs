@@ -154,8 +154,8 @@ fn the_verifier_accepts_every_program_and_none_grows_unnoticed() {
             let recorded = VERIFIED.lines().map(|line| line.split(' ').collect::<Vec<_>>());
             let mut recorded =
                 recorded.filter(|line| kernel.starts_with(&format!("{}.", line[0])) && line[1] == name);
-            // The limit is a million. A change that costs a tenth more is written down, with its reason in the commit.
-            let most = recorded.next().map_or(20_000, |line| line[2].parse::<u32>().unwrap() * 11 / 10);
+            // The limit is a million. A change that costs a twentieth more is written down, with its reason in the commit.
+            let most = recorded.next().map_or(20_000, |line| line[2].parse::<u32>().unwrap() * 21 / 20);
             assert!(instructions <= most, "{program:?}, and at most {most} were expected");
         }
         assert_eq!(ebpf.programs().len(), 12);

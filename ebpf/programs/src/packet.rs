@@ -46,7 +46,7 @@ pub const ETHERNET: u32 = 14;
 pub const BARE: u32 = 0;
 
 /// The next program of the interface has its turn, and then the kernel goes on with the packet.
-const NEXT: i32 = -1;
+pub const NEXT: i32 = -1;
 /// The packet is no more.
 const SHOT: i32 = 2;
 

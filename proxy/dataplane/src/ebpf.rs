@@ -33,7 +33,7 @@ use self::mirror::Mirror;
 use self::packet::Packets;
 #[cfg(feature = "contract")]
 pub use self::packet::Trial;
-pub use self::packet::{PacketCounters, PacketForwarding, PacketSettings};
+pub use self::packet::{PacketCounters, PacketForwarding, PacketRun, PacketSettings, PacketTiming};
 use self::pins::Pins;
 use self::stale_sockets::StaleSockets;
 use self::write::Write;
@@ -136,6 +136,11 @@ impl Ebpf {
         self.attached.programs.extend_from_slice(packets.programs());
         self.packets = Some(packets);
         Ok(counters)
+    }
+
+    /// The packet programs, to be timed on the maps of this dataplane.
+    pub fn packet_timing(&self) -> Result<PacketTiming, Error> {
+        PacketTiming::open(&self.pins)
     }
 
     /// Detaches the programs and removes everything pinned below `bpf_fs`. Success where nothing is. The kernel may take
@@ -258,6 +263,17 @@ impl Dataplane for Ebpf {
         self.stale_sockets.report(&mut inspection);
         Ok(inspection)
     }
+}
+
+/// How many writes `changes` become in maps that hold nothing: what is decided before the kernel is asked.
+pub fn encoded(changes: &[Change]) -> usize {
+    let mut mirror = Mirror::default();
+    let writes = changes.iter().map(|change| {
+        let writes = mirror.writes(change).map_or(0, |writes| writes.len());
+        mirror.advance(change);
+        writes
+    });
+    writes.sum()
 }
 
 /// Whether sockets may talk to a backend of datagrams that is gone now.

@@ -15,7 +15,8 @@ mod memory;
 #[cfg(feature = "contract")]
 pub use ebpf::Trial;
 pub use ebpf::{
-    Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketForwarding, PacketSettings, Program, Settings,
+    Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketForwarding, PacketRun, PacketSettings,
+    PacketTiming, Program, Settings, encoded,
 };
 pub use ebpf_abi::Counter as PacketCounter;
 pub use error::{Error, Unsupported};

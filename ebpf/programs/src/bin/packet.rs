@@ -5,14 +5,15 @@
 //! | `fairway_in` | what comes in | frontend becomes a backend, backend becomes the frontend, and on it goes |
 //! | `fairway_out` | what processes of the node send | the answers of backends that are such processes become the frontend's |
 //!
-//! Those named `_l3` are for interfaces without Ethernet: tunnels.
+//! Those named `_l3` are for interfaces without Ethernet: tunnels. `fairway_pass` does nothing and is never attached: beside it the
+//! others are timed.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(clippy::needless_pass_by_value, reason = "aya hands the context over by value")]
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use ebpf_programs::packet::{BARE, ETHERNET, arrive, leave};
+use ebpf_programs::packet::{BARE, ETHERNET, NEXT, arrive, leave};
 
 /// By an interface with Ethernet headers.
 #[classifier]
@@ -36,6 +37,12 @@ fn fairway_out(context: TcContext) -> i32 {
 #[classifier]
 fn fairway_out_l3(context: TcContext) -> i32 {
     leave(&context, BARE)
+}
+
+/// Whatever comes, the next program has its turn.
+#[classifier]
+fn fairway_pass(_context: TcContext) -> i32 {
+    NEXT
 }
 
 /// The kernel shows it, and lets dual-licensed programs use every helper.

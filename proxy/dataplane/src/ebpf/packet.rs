@@ -8,6 +8,7 @@
 
 mod attach;
 mod interfaces;
+mod timing;
 #[cfg(feature = "contract")]
 mod trial;
 
@@ -32,6 +33,7 @@ use nix::sys::socket::{
 
 use self::attach::Attachments;
 use self::interfaces::Interface;
+pub use self::timing::{PacketRun, PacketTiming};
 #[cfg(feature = "contract")]
 pub use self::trial::Trial;
 use super::pins::Pins;

@@ -226,7 +226,8 @@ fn pinned(path: &Path) -> Result<Option<SchedClassifierLink>, Error> {
     }
 }
 
-fn program<'object>(
+/// One of the object's programs.
+pub(super) fn program<'object>(
     object: &'object mut Ebpf,
     name: &'static str,
 ) -> Result<&'object mut SchedClassifier, Error> {

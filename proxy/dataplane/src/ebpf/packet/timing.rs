@@ -1,0 +1,69 @@
+//! How long the packet programs take for a packet, as the kernel's own test runs have it.
+
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+
+use super::{PacketForwarding, attach};
+use crate::Error;
+use crate::ebpf::load;
+use crate::ebpf::pins::Pins;
+
+/// The packet programs once more in the kernel, on the maps of a dataplane that is open, and at no interface.
+/// They are those that send packets straight to the neighbour.
+#[derive(Debug)]
+pub struct PacketTiming(Ebpf);
+
+/// What a program did with a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketRun {
+    /// What the kernel is told to do with the packet, in the numbers of tc.
+    pub verdict: i32,
+    /// How long a run took; the average of all.
+    pub duration: Duration,
+}
+
+impl PacketTiming {
+    /// A program that lets everything pass: what the kernel takes to run any.
+    pub const PASS: &'static str = "fairway_pass";
+
+    pub(in crate::ebpf) fn open(pins: &Pins) -> Result<Self, Error> {
+        let mut object = super::open(pins, PacketForwarding::Redirect)?;
+        attach::load(&mut object)?;
+        let pass = program(&mut object, Self::PASS)?;
+        pass.load().map_err(|error| load::program_error("load", Self::PASS, error))?;
+        Ok(Self(object))
+    }
+
+    /// Runs `program` so often in a row on one packet, which is not made anew in between, as if it had come in by the
+    /// interface with this index in the network namespace of the calling thread.
+    pub fn run(
+        &mut self,
+        name: &'static str,
+        frame: &[u8],
+        interface: u32,
+        repeat: u32,
+    ) -> Result<PacketRun, Error> {
+        // `__sk_buff` up to `ifindex`, which is its eleventh word.
+        let mut context = [0; 11 * size_of::<u32>()];
+        context[10 * size_of::<u32>()..].copy_from_slice(&interface.to_ne_bytes());
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let run = program(&mut self.0, name)?
+            .test_run(options)
+            .map_err(|error| load::program_error("run", name, error))?;
+        Ok(PacketRun { verdict: run.return_value.cast_signed(), duration: run.duration })
+    }
+}
+
+fn program<'object>(
+    object: &'object mut Ebpf,
+    name: &'static str,
+) -> Result<&'object mut SchedClassifier, Error> {
+    attach::program(object, name)
+}
