@@ -23,6 +23,7 @@ pub struct Metrics {
     pub bytes_to_clients: IntCounter,
     tls_renewed: IntCounter,
     tls_refused: IntCounter,
+    tls_outdated: IntCounter,
 }
 
 /// What a reload came to.
@@ -137,6 +138,7 @@ impl Metrics {
             bytes_to_clients: bytes.with_label_values(&["to_client"]),
             tls_renewed: tls_reloads.with_label_values(&["renewed"]),
             tls_refused: tls_reloads.with_label_values(&["refused"]),
+            tls_outdated: tls_reloads.with_label_values(&["outdated"]),
         })
     }
 
@@ -150,6 +152,7 @@ impl Metrics {
         match reload {
             Reload::Renewed => &self.tls_renewed,
             Reload::Refused(_) => &self.tls_refused,
+            Reload::Outdated => &self.tls_outdated,
         }
     }
 

@@ -206,6 +206,11 @@ pub async fn watch(probe: Probe, pool: Arc<Pool>, member: Arc<Member>) -> Infall
 fn note(reload: &Reload, pool: &Pool) {
     match reload {
         Reload::Renewed => tracing::info!("certificates of health checks renewed"),
+        Reload::Outdated => {
+            tracing::warn!(
+                "caFile of health checks is outdated: clients may trust no backend; health checks go on"
+            );
+        }
         Reload::Refused(mistakes) => {
             tracing::warn!(%mistakes, "changed certificates of health checks cannot be used: the former ones still are");
         }

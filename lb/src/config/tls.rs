@@ -5,16 +5,17 @@
 
 use std::fmt::Display;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use daemon::document::Section;
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, RootCertStore};
 use tokio::time::Instant;
 
 /// Reads a file; tests hand in files that are not there.
@@ -48,8 +49,8 @@ impl Tls {
         self.server_name.clone().unwrap_or_else(|| ServerName::from(address.ip()))
     }
 
-    /// Reads the files anew, unless that was done within the last second. `None` where nothing has changed since
-    /// the last time.
+    /// Reads the files anew, unless that was done within the last second. `None` where nothing is new since the last
+    /// time.
     pub fn reload(&self, now: Instant) -> Option<Reload> {
         self.with_loaded(|loaded| {
             if now.duration_since(loaded.looked) < RELOAD_INTERVAL {
@@ -58,8 +59,11 @@ impl Tls {
             loaded.looked = now;
             let found = self.files.read(&|path: &Path| std::fs::read(path));
             if found == loaded.found {
-                return None;
+                let outdated = found.as_ref().is_ok_and(Contents::is_outdated);
+                let before = std::mem::replace(&mut loaded.outdated, outdated);
+                return (outdated && !before).then_some(Reload::Outdated);
             }
+            loaded.outdated = false;
             let client = found.as_ref().map_err(Clone::clone).and_then(Contents::client);
             loaded.found = found;
             Some(match client {
@@ -85,6 +89,9 @@ pub enum Reload {
     Renewed,
     /// They cannot be used; what was used before still is.
     Refused(Mistakes),
+    /// They have not changed, and no authority in `caFile` is within its time any more, or yet. They still are used: it
+    /// is not for health checks to cut off everybody.
+    Outdated,
 }
 
 /// What is wrong with which field.
@@ -110,6 +117,8 @@ struct Loaded {
     /// What was found when the files were last read, fit for use or not.
     found: Result<Contents, Mistakes>,
     looked: Instant,
+    /// Whether that has been told.
+    outdated: bool,
 }
 
 pub(super) fn tls(section: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Tls> {
@@ -119,7 +128,7 @@ pub(super) fn tls(section: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<
     let found = files.read(read_file);
     match found.as_ref().map_err(Clone::clone).and_then(Contents::client) {
         Ok(client) => {
-            let loaded = Loaded { client: Arc::new(client), found, looked: Instant::now() };
+            let loaded = Loaded { client: Arc::new(client), found, looked: Instant::now(), outdated: false };
             Some(Tls { files: Arc::new(files), server_name, loaded: Arc::new(Mutex::new(loaded)) })
         }
         Err(Mistakes(list)) => {
@@ -193,6 +202,10 @@ struct Contents {
 }
 
 impl Contents {
+    fn is_outdated(&self) -> bool {
+        certificates(CA, &self.authority).is_ok_and(|authorities| authorities.iter().all(is_outdated))
+    }
+
     fn client(&self) -> Result<ClientConfig, Mistakes> {
         let roots = roots(&self.authority);
         let identity =
@@ -218,6 +231,28 @@ impl Contents {
         client.resumption = Resumption::disabled();
         Ok(client)
     }
+}
+
+/// Whether the authority is not within its time. Of an authority itself nobody asks that here (RFC 5280 §6.1), but clients
+/// do; so it is looked at as if it were a server's certificate, of which that is the first question.
+fn is_outdated(certificate: &CertificateDer<'static>) -> bool {
+    let mut roots = RootCertStore::empty();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let anyone = ServerName::from(IpAddr::from(Ipv4Addr::LOCALHOST));
+    if roots.add(certificate.clone()).is_err() {
+        return false;
+    }
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    let verified = verifier.map(|it| it.verify_server_cert(certificate, &[], &anyone, &[], UnixTime::now()));
+    matches!(
+        verified,
+        Ok(Err(rustls::Error::InvalidCertificate(
+            CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }
+        )))
+    )
 }
 
 fn roots(authority: &[u8]) -> Result<RootCertStore, Mistakes> {

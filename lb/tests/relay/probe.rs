@@ -211,6 +211,33 @@ async fn certificates_that_change_are_used_and_those_that_cannot_be_change_nothi
 }
 
 #[tokio::test]
+async fn an_authority_that_has_expired_is_told_of_once_and_trusted_on() {
+    let (expired, valid) = (Authority::expired(), Authority::new());
+    let server = Server::start(&expired.sign("127.0.0.1"), None, READY).await;
+    let directory = tempfile::TempDir::with_prefix("fw-").unwrap();
+    let file = |name: &str| directory.path().join(name);
+    for (authorities, told) in [(vec![&expired], 1), (vec![&expired, &valid], 0)] {
+        std::fs::write(file("ca"), authorities.iter().map(|it| it.pem()).collect::<String>()).unwrap();
+        let text = format!(
+            "apiVersion: fairway.dev/v1alpha1\nkind: FrontDoor\nfrontend: {{listen: '127.0.0.1:0'}}\n\
+             backends: [{{name: m1, address: '{}'}}]\n\
+             healthCheck: {{interval: 200ms, timeout: 10s, tls: {{caFile: '{}'}}}}\n",
+            server.address,
+            file("ca").display()
+        );
+        std::fs::write(file("config"), text).unwrap();
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let (pool, task) = start_watching_with(&config::read(&file("config")).unwrap(), &metrics);
+        // It is looked at once a second.
+        let asked = server.connections();
+        until("it was asked for three seconds", || server.connections() > asked + 15).await;
+        assert_eq!(metrics.tls_reloads(&Reload::Outdated).get(), told, "{} authorities", authorities.len());
+        assert_eq!(pool.status(0), Some(Status::Up));
+        task.abort();
+    }
+}
+
+#[tokio::test]
 async fn a_backend_is_believed_if_somebody_trusted_says_its_name() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let address = authority.sign("127.0.0.1");
