@@ -9,7 +9,7 @@ use tests::traffic::{self, HoldReport};
 use tests::{Error, Result, wait};
 
 use super::contender::{ADVERT_INTERVAL, Contender, SHORTEST_ADVERT_INTERVAL};
-use super::site::{RATE, Site};
+use super::site::{RATE, Servers, Site};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The fault comes after so many dials: one second.
@@ -17,6 +17,12 @@ const CALM: usize = 100;
 const HELD: u32 = 12;
 const RELOADS: u32 = 20;
 const UPGRADES: u32 = 3;
+const IDLE: u32 = 9000;
+/// Longer than it takes to open the idle connections and to look at them.
+const LONGEST_IDLE: u32 = 60_000;
+/// What idles may settle, and is looked at for so long.
+const SETTLED: Duration = Duration::from_secs(1);
+const LOOKED_AT: Duration = Duration::from_secs(5);
 
 /// A fault. The holder of the virtual address is the first master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -44,6 +50,8 @@ pub enum Fault {
     Reloaded,
     /// Another process takes the place of what forwards on the holder, three times.
     Upgraded,
+    /// None: 9,000 connections idle.
+    Idle,
 }
 
 /// What is seen of a fault.
@@ -64,6 +72,10 @@ pub enum Figure {
     FailedShare,
     /// Held connections that broke.
     Broken,
+    /// Of what forwards on the holder, MiB.
+    Resident,
+    /// Of the same, percent of a processor.
+    Processor,
 }
 
 impl Figure {
@@ -77,13 +89,15 @@ impl Figure {
             Self::Until => "until the last dial that failed, ms",
             Self::FailedShare => "dials failed, %",
             Self::Broken => "held connections broken",
+            Self::Resident => "resident memory, MiB",
+            Self::Processor => "processor time, %",
         }
     }
 }
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Stopped,
         Self::StoppedInHaste,
         Self::Killed,
@@ -95,6 +109,7 @@ impl Fault {
         Self::Headless,
         Self::Reloaded,
         Self::Upgraded,
+        Self::Idle,
     ];
 
     /// What happens, for progress and report.
@@ -111,12 +126,15 @@ impl Fault {
             Self::Headless => "forwarding killed on the holder",
             Self::Reloaded => "20 reloads in 4 s",
             Self::Upgraded => "3 upgrades in 3 s",
+            Self::Idle => "9,000 idle connections held",
         }
     }
 
-    /// What `figure` of ours should not exceed.
-    pub fn bar(self, figure: Figure) -> Option<f64> {
+    /// What `figure` of ours should not exceed, where that of the others is `theirs`.
+    pub fn bar(self, figure: Figure, theirs: Option<f64>) -> Option<f64> {
         match (self, figure) {
+            (Self::Idle, Figure::Resident) => theirs.map(|theirs| theirs / 4.0),
+            (Self::Idle, Figure::Processor) => Some(2.0),
             (Self::Stopped | Self::StoppedInHaste, Figure::Gap) => Some(10.0),
             (Self::Killed | Self::Unplugged | Self::Lost | Self::Parted, Figure::Gap) => Some(330.0),
             (Self::Headless, Figure::Gap) => Some(400.0),
@@ -131,8 +149,10 @@ impl Fault {
 
     /// Starts `contender` anew, lets it happen under the eyes of a client, and says what that saw.
     pub fn try_on(self, contender: Contender) -> Result<Vec<(Figure, f64)>> {
-        let mut site = Site::start(contender, self.advert_interval())?;
+        let servers = if self == Self::Idle { Servers::Echoes } else { Servers::Apiservers };
+        let mut site = Site::start(contender, self.advert_interval(), servers)?;
         match self {
+            Self::Idle => idle(&site),
             Self::Parted => parted(&site),
             Self::Reloaded => changed(&mut site, (RELOADS, Duration::from_millis(200)), |site| {
                 site.masters[0].reload_balancer()
@@ -180,7 +200,7 @@ impl Fault {
             Self::Hangs => site.masters[1].apiserver.signal(Signal::SIGSTOP),
             Self::Headless => site.masters[0].kill_balancer(),
             // These take more than one deed.
-            Self::Parted | Self::Reloaded | Self::Upgraded => Ok(()),
+            Self::Parted | Self::Reloaded | Self::Upgraded | Self::Idle => Ok(()),
         }
     }
 
@@ -205,7 +225,8 @@ impl Fault {
             | Self::Headless
             | Self::Parted
             | Self::Reloaded
-            | Self::Upgraded => {
+            | Self::Upgraded
+            | Self::Idle => {
                 vec![gap, (Figure::Failed, count(outage::failed(dials)))]
             }
         }
@@ -243,6 +264,17 @@ fn changed(
     let dials = dialing.finish(PATIENCE)?;
     let held: HoldReport = traffic::finish(held, PATIENCE)?;
     Ok(vec![(Figure::Failed, count(outage::failed(&dials))), (Figure::Broken, count(held.broken.len()))])
+}
+
+fn idle(site: &Site) -> Result<Vec<(Figure, f64)>> {
+    let _idle = site.idle(IDLE, LONGEST_IDLE)?;
+    let holder = &site.masters[0];
+    wait::pace(SETTLED);
+    let before = holder.usage()?;
+    wait::pace(LOOKED_AT);
+    let after = holder.usage()?;
+    let share = 100.0 * (after.cpu_seconds - before.cpu_seconds) / LOOKED_AT.as_secs_f64();
+    Ok(vec![(Figure::Resident, after.resident), (Figure::Processor, share)])
 }
 
 /// The dials, unless one failed before the fault: then the machine was at fault.

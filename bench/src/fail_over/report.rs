@@ -53,7 +53,7 @@ impl Report {
                 beside: format!("{} {beside}", theirs.name()),
                 unit: unit.to_owned(),
                 value: self.summary(fault, figure, ours),
-                bar: fault.bar(figure).map(Bar::AtMost),
+                bar: fault.bar(figure, value.map(|value| value.median)).map(Bar::AtMost),
             }
         };
         let row = |(fault, figure): (Fault, Figure)| {

@@ -12,6 +12,7 @@ use tests::traffic::{self, Dialing};
 use tests::{Error, Process, Program, Result, wait};
 
 use super::contender::{self, Contender};
+use crate::usage::{self, Usage};
 
 /// The masters.
 pub(super) const NAMES: [&str; 3] = ["m1", "m2", "m3"];
@@ -30,7 +31,17 @@ pub(super) struct Site {
     pub(super) link: Link,
     contender: Contender,
     advert_interval: u32,
+    servers: Servers,
     folder: TempDir,
+}
+
+/// What is behind the front doors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Servers {
+    /// Stubs, asked whether they are ready.
+    Apiservers,
+    /// Servers that answer anything, for clients without TLS.
+    Echoes,
 }
 
 /// What runs on a master.
@@ -47,7 +58,7 @@ pub(super) struct Master {
 impl Site {
     /// Starts the masters one after the other, so that the first one holds the address, and waits until every
     /// apiserver answers through it. `advert_interval` is in milliseconds.
-    pub(super) fn start(contender: Contender, advert_interval: u32) -> Result<Self> {
+    pub(super) fn start(contender: Contender, advert_interval: u32, servers: Servers) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("fw-fail-over-").tempdir();
         let folder = folder.map_err(Error::system("make", "a temporary directory"))?;
         let link = Link::new(3)?;
@@ -57,15 +68,20 @@ impl Site {
         for (name, host) in NAMES.iter().zip(link.masters()) {
             let names = [FRONT_DOOR.ip().to_string(), host.address().to_string()];
             authority.server(name, &names.each_ref().map(String::as_str))?.write(folder.path(), name)?;
-            apiservers.push(start_apiserver(name, host, folder.path())?);
+            apiservers.push(match servers {
+                Servers::Apiservers => start_apiserver(name, host, folder.path())?,
+                Servers::Echoes => start_echo(name, host, folder.path())?,
+            });
         }
-        let mut site = Self { masters: Vec::new(), link, contender, advert_interval, folder };
+        let mut site = Self { masters: Vec::new(), link, contender, advert_interval, servers, folder };
         for (master, apiserver) in apiservers.into_iter().enumerate() {
             let (router, balancer) = site.start_front_door(master)?;
             site.masters.push(Master { router, balancer, apiserver, succeeded: Vec::new() });
             site.wait_for_holder(0)?;
         }
-        site.wait_for_service()?;
+        if servers == Servers::Apiservers {
+            site.wait_for_service()?;
+        }
         Ok(site)
     }
 
@@ -79,7 +95,8 @@ impl Site {
     fn start_fairway(&self, master: usize, arguments: &[&str]) -> Result<Process> {
         let (configuration, control) =
             (self.file(master, "fairway-lb.yaml"), self.file(master, "control.sock"));
-        let text = contender::fairway(&self.link, master, self.advert_interval, &self.authority());
+        let servers = (self.servers, &*self.authority());
+        let text = contender::fairway(&self.link, master, self.advert_interval, servers);
         write(&configuration, &format!("{text}admin: {{socket: {}}}\n", control.display()))?;
         Program::ours("fairway-lb")?
             .arguments(["--config".as_ref(), configuration.as_os_str()])
@@ -94,7 +111,7 @@ impl Site {
         let (pid, configuration) = (self.file(master, "haproxy.pid"), self.file(master, "haproxy.cfg"));
         let addresses: Vec<_> = self.link.masters().iter().map(Host::address).collect();
         let socket = self.file(master, "haproxy.sock");
-        write(&configuration, &contender::haproxy(&addresses, &self.authority(), &socket))?;
+        write(&configuration, &contender::haproxy(&addresses, (self.servers, &self.authority()), &socket))?;
         let balancer = Program::new("haproxy")
             .arguments(["-W".as_ref(), "-db".as_ref(), "-f".as_ref(), configuration.as_os_str()])
             .inside(namespace)
@@ -166,6 +183,19 @@ impl Site {
         Ok(process)
     }
 
+    /// Connections that are opened as fast as can be and say nothing more.
+    pub(super) fn idle(&self, connections: u32, milliseconds: u32) -> Result<Process> {
+        let mut client = Program::ours("traffic")?
+            .arguments(["load", &FRONT_DOOR.to_string(), "--work", "idle"])
+            .arguments(["--connections", &connections.to_string()])
+            .arguments(["--milliseconds", &milliseconds.to_string()])
+            .inside(self.link.client().namespace())
+            .log_to(self.log("idle"))
+            .spawn()?;
+        client.wait_for_log(&format!("opened {connections}\n"), PATIENCE)?;
+        Ok(client)
+    }
+
     fn tls(&self) -> Vec<String> {
         let path = |name: &str| self.folder.path().join(name).display().to_string();
         let mut arguments =
@@ -205,6 +235,11 @@ impl Master {
         self.balancer.as_mut().unwrap_or(&mut self.router).kill()
     }
 
+    /// What the processes use that forward.
+    pub(super) fn usage(&self) -> Result<Usage> {
+        usage::of_process(self.balancer.as_ref().unwrap_or(&self.router).id())
+    }
+
     /// Asks what forwards to read its configuration again: only its first process hears it.
     pub(super) fn reload_balancer(&self) -> Result<()> {
         let (process, signal) = match &self.balancer {
@@ -227,6 +262,16 @@ fn start_apiserver(name: &str, host: &Host, folder: &Path) -> Result<Process> {
         .arguments(["--certificate".into(), path("crt"), "--key".into(), path("key")])
         .inside(host.namespace())
         .log_to(folder.join(format!("{name}-apiserver.log")))
+        .spawn()?;
+    process.wait_for_log("listening", PATIENCE)?;
+    Ok(process)
+}
+
+fn start_echo(name: &str, host: &Host, folder: &Path) -> Result<Process> {
+    let mut process = Program::ours("traffic")?
+        .arguments(["answer", &format!("{}:{APISERVER_PORT}", host.address())])
+        .inside(host.namespace())
+        .log_to(folder.join(format!("{name}-echo.log")))
         .spawn()?;
     process.wait_for_log("listening", PATIENCE)?;
     Ok(process)
