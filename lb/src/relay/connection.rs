@@ -28,24 +28,43 @@ pub(super) struct Connection<Stream> {
 
 /// Finds a backend for `client`, who comes from `address`, and carries bytes until both have ended. What ends badly on
 /// one side, ends badly on the other: a reset is passed on as a reset. Cancelling it closes both sides.
-pub(super) async fn serve(client: TcpStream, address: SocketAddr, place: Place, shared: Arc<Shared>) {
+pub(super) fn serve(
+    client: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    shared: Arc<Shared>,
+) -> impl Future<Output = ()> {
     // What it takes to find a backend is not kept for as long as the connection lasts.
-    let established = Box::pin(establish(Client { stream: &client, address }, &shared)).await;
-    match established {
+    let begun = Box::pin(begin(client, address, place, Arc::clone(&shared)));
+    async move {
+        if let Some((connection, unsent)) = begun.await {
+            run(connection, unsent, shared).await;
+        }
+    }
+}
+
+async fn begin(
+    client: TcpStream,
+    address: SocketAddr,
+    place: Place,
+    shared: Arc<Shared>,
+) -> Option<(Connection<TcpStream>, Vec<u8>)> {
+    match establish(Client { stream: &client, address }, &shared).await {
         Ok((Link { stream, lease }, unsent)) => {
-            run(Connection { client, backend: stream, lease, place }, unsent, shared).await;
+            Some((Connection { client, backend: stream, lease, place }, unsent))
         }
         Err(error) => {
             tracing::trace!(%error, "connection not established");
             reset_on_close(&client);
+            None
         }
     }
 }
 
 /// Goes on with a connection that was idle.
-pub(super) async fn resume(idle: Idle, shared: Arc<Shared>) {
+pub(super) fn resume(idle: Idle, shared: &Arc<Shared>) {
     match Connection::from_idle(idle) {
-        Ok(connection) => run(connection, Vec::new(), shared).await,
+        Ok(connection) => drop(tokio::spawn(run(connection, Vec::new(), Arc::clone(shared)))),
         Err(error) => tracing::warn!(%error, "idle connection lost"),
     }
 }
@@ -65,33 +84,40 @@ async fn establish(client: Client<'_>, shared: &Shared) -> io::Result<(Link, Vec
 }
 
 /// Carries bytes from the backend's first answer on, for as long as the connection lasts or until it may rest.
-async fn run(mut connection: Connection<TcpStream>, mut unsent: Vec<u8>, shared: Arc<Shared>) {
-    let seat = shared.pool.register().enter(connection.lease.member().id);
-    loop {
-        match connection.carry(std::mem::take(&mut unsent), seat.as_ref(), &shared).await {
-            Ok(Carried::Over) => return,
-            Ok(Carried::Idle) => {}
-            Err(error) => {
-                tracing::trace!(%error, "connection broken");
-                reset_on_close(&connection.client);
-                reset_on_close(&connection.backend);
-                return;
+#[expect(clippy::manual_async_fn, reason = "an async fn has room for its arguments twice")]
+fn run(
+    mut connection: Connection<TcpStream>,
+    mut unsent: Vec<u8>,
+    shared: Arc<Shared>,
+) -> impl Future<Output = ()> {
+    async move {
+        let seat = shared.pool.register().enter(connection.lease.member().id);
+        loop {
+            match connection.carry(&mut unsent, seat.as_ref(), &shared).await {
+                Ok(Carried::Over) => return,
+                Ok(Carried::Idle) => {}
+                Err(error) => {
+                    tracing::trace!(%error, "connection broken");
+                    reset_on_close(&connection.client);
+                    reset_on_close(&connection.backend);
+                    return;
+                }
             }
-        }
-        // Whoever has a seat is to be watched. Whoever rests is woken when connections are told to end, but not by what
-        // was said before.
-        if seat.is_some() || connection.lease.has_to_end() {
-            continue;
-        }
-        let kept = connection.into_idle().map(|idle| idle::keep(idle, &shared));
-        match kept
-            .and_then(|kept| kept.map_or_else(|idle| Connection::from_idle(idle).map(Some), |()| Ok(None)))
-        {
-            Ok(Some(back)) => connection = back,
-            Ok(None) => return,
-            Err(error) => {
-                tracing::warn!(%error, "idle connection lost");
-                return;
+            // Whoever has a seat is to be watched. Whoever rests is woken when connections are told to end, but not by what
+            // was said before.
+            if seat.is_some() || connection.lease.has_to_end() {
+                continue;
+            }
+            let kept = connection.into_idle().map(|idle| idle::keep(idle, &shared));
+            match kept.and_then(|kept| {
+                kept.map_or_else(|idle| Connection::from_idle(idle).map(Some), |()| Ok(None))
+            }) {
+                Ok(Some(back)) => connection = back,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::warn!(%error, "idle connection lost");
+                    return;
+                }
             }
         }
     }
@@ -100,7 +126,7 @@ async fn run(mut connection: Connection<TcpStream>, mut unsent: Vec<u8>, shared:
 impl Connection<TcpStream> {
     async fn carry(
         &mut self,
-        unsent: Vec<u8>,
+        unsent: &mut Vec<u8>,
         seat: Option<&Seat<'_>>,
         shared: &Shared,
     ) -> io::Result<Carried> {
@@ -112,7 +138,7 @@ impl Connection<TcpStream> {
         };
         tokio::select! {
             biased;
-            carried = pump(client, backend, unsent, bytes, &shared.tick) => carried,
+            carried = pump(client, backend, std::mem::take(unsent), bytes, &shared.tick) => carried,
             ended = over(lease, seat) => ended.map(|()| Carried::Over),
         }
     }
@@ -180,5 +206,19 @@ impl Search<'_> {
                 }
             }
         }
+    }
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn size<A, B, C, D, F>(_: fn(A, B, C, D) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// Where thousands come at once, this is what each of them takes until it rests.
+    #[test]
+    fn the_task_of_a_connection_is_small() {
+        assert!(size(serve) <= 1536, "{}", size(serve));
     }
 }

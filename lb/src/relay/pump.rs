@@ -95,7 +95,7 @@ async fn carry_until(
             tokio::select! {
                 biased;
                 ended = downward => ended,
-                error = broken(client) => Err(error),
+                error = Box::pin(broken(client)) => Err(error),
             }
         }
         ended = &mut downward => {
@@ -103,7 +103,7 @@ async fn carry_until(
             tokio::select! {
                 biased;
                 ended = upward => ended,
-                error = broken(backend) => Err(error),
+                error = Box::pin(broken(backend)) => Err(error),
             }
         }
         () = tick.notified() => return Ok(Carried::Idle),
@@ -226,11 +226,8 @@ impl<'connection> Direction<'connection> {
     /// for.
     async fn hand_over(&mut self) -> io::Result<()> {
         while self.rest.is_some() {
-            tokio::select! {
-                biased;
-                writable = self.to.writable() => writable?,
-                error = broken(self.from) => return Err(error),
-            }
+            // Apart, so that connections do not carry its weight whose readers are quick.
+            Box::pin(room(self.to, self.from)).await?;
             self.pass_rest()?;
         }
         Ok(())
@@ -277,6 +274,15 @@ impl<'connection> Direction<'connection> {
                 }
             }
         });
+    }
+}
+
+/// Waits until `to` takes more, unless `from` breaks.
+async fn room(to: &TcpStream, from: &TcpStream) -> io::Result<()> {
+    tokio::select! {
+        biased;
+        writable = to.writable() => writable,
+        error = broken(from) => Err(error),
     }
 }
 
