@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use tests::topology::{FRONT_DOOR, Host, INTERFACE, Link, VIRTUAL_ADDRESS};
 
-use super::site::{APISERVER_PORT, NAMES, Servers};
+use super::site::{APISERVER_PORT, NAMES};
 
 /// Advert interval of both, in milliseconds.
 pub const ADVERT_INTERVAL: u32 = 100;
@@ -41,21 +41,12 @@ const fn priority(master: usize) -> usize {
     250 - 10 * master
 }
 
-pub(super) fn fairway(
-    link: &Link,
-    master: usize,
-    advert_interval: u32,
-    (servers, authority): (Servers, &Path),
-) -> String {
+pub(super) fn fairway(link: &Link, master: usize, advert_interval: u32, authority: &Path) -> String {
     let backend = |(name, host): (&&str, &Host)| {
         format!("  - {{name: {name}, address: \"{}:{APISERVER_PORT}\"}}\n", host.address())
     };
     let backends: String = NAMES.iter().zip(link.masters()).map(backend).collect();
-    let priority = priority(master);
-    let check = match servers {
-        Servers::Apiservers => format!("tls: {{caFile: \"{}\"}}", authority.display()),
-        Servers::Echoes => "kind: tcp".to_owned(),
-    };
+    let (priority, authority) = (priority(master), authority.display());
     format!(
         "apiVersion: fairway.dev/v1alpha1
 kind: FrontDoor
@@ -67,7 +58,7 @@ virtualRouter:
   addresses: [{VIRTUAL_ADDRESS}/32]
 frontend: {{listen: \"{FRONT_DOOR}\"}}
 backends:
-{backends}healthCheck: {{{check}}}
+{backends}healthCheck: {{tls: {{caFile: \"{authority}\"}}}}
 "
     )
 }
@@ -107,22 +98,11 @@ vrrp_instance apiserver {{
 }
 
 /// Checks of `/readyz` every second, which is what is usual; sessions of a server that is down are ended.
-pub(super) fn haproxy(
-    addresses: &[Ipv4Addr],
-    (servers, authority): (Servers, &Path),
-    socket: &Path,
-) -> String {
+pub(super) fn haproxy(addresses: &[Ipv4Addr], authority: &Path, socket: &Path) -> String {
     let server =
         |(name, address): (&&str, &Ipv4Addr)| format!("  server {name} {address}:{APISERVER_PORT}\n");
-    let listed: String = NAMES.iter().zip(addresses).map(server).collect();
-    let (port, socket) = (FRONT_DOOR.port(), socket.display());
-    let (option, check) = match servers {
-        Servers::Apiservers => (
-            "option httpchk GET /readyz",
-            format!("check-ssl verify required ca-file {}", authority.display()),
-        ),
-        Servers::Echoes => ("option tcp-check", String::new()),
-    };
+    let servers: String = NAMES.iter().zip(addresses).map(server).collect();
+    let (port, authority, socket) = (FRONT_DOOR.port(), authority.display(), socket.display());
     format!(
         "global
   stats socket {socket} mode 600 level admin expose-fd listeners
@@ -139,8 +119,8 @@ frontend apiserver
   default_backend apiservers
 backend apiservers
   balance roundrobin
-  {option}
-  default-server check {check} inter 1s fall 2 rise 2 on-marked-down shutdown-sessions
-{listed}"
+  option httpchk GET /readyz
+  default-server check check-ssl verify required ca-file {authority} inter 1s fall 2 rise 2 on-marked-down shutdown-sessions
+{servers}"
     )
 }

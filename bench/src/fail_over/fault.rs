@@ -20,7 +20,7 @@ const UPGRADES: u32 = 3;
 const IDLE: u32 = 9000;
 /// Longer than it takes to open the idle connections and to look at them.
 const LONGEST_IDLE: u32 = 60_000;
-/// What idles may settle, and is looked at for so long.
+/// They may settle for so long, and are looked at for so long.
 const SETTLED: Duration = Duration::from_secs(1);
 const LOOKED_AT: Duration = Duration::from_secs(5);
 
@@ -149,7 +149,7 @@ impl Fault {
 
     /// Starts `contender` anew, lets it happen under the eyes of a client, and says what that saw.
     pub fn try_on(self, contender: Contender) -> Result<Vec<(Figure, f64)>> {
-        let servers = if self == Self::Idle { Servers::Echoes } else { Servers::Apiservers };
+        let servers = if self == Self::Idle { Servers::Answers } else { Servers::Apiservers };
         let mut site = Site::start(contender, self.advert_interval(), servers)?;
         match self {
             Self::Idle => idle(&site),

@@ -31,17 +31,16 @@ pub(super) struct Site {
     pub(super) link: Link,
     contender: Contender,
     advert_interval: u32,
-    servers: Servers,
     folder: TempDir,
 }
 
 /// What is behind the front doors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Servers {
-    /// Stubs, asked whether they are ready.
+    /// Stubs.
     Apiservers,
-    /// Servers that answer anything, for clients without TLS.
-    Echoes,
+    /// What answers clients without TLS, too.
+    Answers,
 }
 
 /// What runs on a master.
@@ -70,18 +69,16 @@ impl Site {
             authority.server(name, &names.each_ref().map(String::as_str))?.write(folder.path(), name)?;
             apiservers.push(match servers {
                 Servers::Apiservers => start_apiserver(name, host, folder.path())?,
-                Servers::Echoes => start_echo(name, host, folder.path())?,
+                Servers::Answers => start_answer(name, host, folder.path())?,
             });
         }
-        let mut site = Self { masters: Vec::new(), link, contender, advert_interval, servers, folder };
+        let mut site = Self { masters: Vec::new(), link, contender, advert_interval, folder };
         for (master, apiserver) in apiservers.into_iter().enumerate() {
             let (router, balancer) = site.start_front_door(master)?;
             site.masters.push(Master { router, balancer, apiserver, succeeded: Vec::new() });
             site.wait_for_holder(0)?;
         }
-        if servers == Servers::Apiservers {
-            site.wait_for_service()?;
-        }
+        site.wait_for_service()?;
         Ok(site)
     }
 
@@ -95,8 +92,7 @@ impl Site {
     fn start_fairway(&self, master: usize, arguments: &[&str]) -> Result<Process> {
         let (configuration, control) =
             (self.file(master, "fairway-lb.yaml"), self.file(master, "control.sock"));
-        let servers = (self.servers, &*self.authority());
-        let text = contender::fairway(&self.link, master, self.advert_interval, servers);
+        let text = contender::fairway(&self.link, master, self.advert_interval, &self.authority());
         write(&configuration, &format!("{text}admin: {{socket: {}}}\n", control.display()))?;
         Program::ours("fairway-lb")?
             .arguments(["--config".as_ref(), configuration.as_os_str()])
@@ -111,7 +107,7 @@ impl Site {
         let (pid, configuration) = (self.file(master, "haproxy.pid"), self.file(master, "haproxy.cfg"));
         let addresses: Vec<_> = self.link.masters().iter().map(Host::address).collect();
         let socket = self.file(master, "haproxy.sock");
-        write(&configuration, &contender::haproxy(&addresses, (self.servers, &self.authority()), &socket))?;
+        write(&configuration, &contender::haproxy(&addresses, &self.authority(), &socket))?;
         let balancer = Program::new("haproxy")
             .arguments(["-W".as_ref(), "-db".as_ref(), "-f".as_ref(), configuration.as_os_str()])
             .inside(namespace)
@@ -267,11 +263,13 @@ fn start_apiserver(name: &str, host: &Host, folder: &Path) -> Result<Process> {
     Ok(process)
 }
 
-fn start_echo(name: &str, host: &Host, folder: &Path) -> Result<Process> {
+fn start_answer(name: &str, host: &Host, folder: &Path) -> Result<Process> {
+    let path = |extension: &str| folder.join(format!("{name}.{extension}")).into_os_string();
     let mut process = Program::ours("traffic")?
         .arguments(["answer", &format!("{}:{APISERVER_PORT}", host.address())])
+        .arguments(["--certificate".into(), path("crt"), "--key".into(), path("key")])
         .inside(host.namespace())
-        .log_to(folder.join(format!("{name}-echo.log")))
+        .log_to(folder.join(format!("{name}-answer.log")))
         .spawn()?;
     process.wait_for_log("listening", PATIENCE)?;
     Ok(process)
