@@ -212,7 +212,7 @@ impl Entry {
         Self { member, health, since, reason, leaving: false, ..self }
     }
 
-    fn leaving(self) -> Self {
+    pub(super) fn leaving(self) -> Self {
         Self { leaving: true, ..self }
     }
 
