@@ -4,6 +4,7 @@
 
 mod backends;
 mod check;
+mod forwarding;
 mod health_check;
 mod tls;
 mod track;
@@ -20,6 +21,7 @@ use crate::rebalance::Rebalance;
 use crate::router::RouterConfig;
 
 pub use check::{parse, read};
+pub use forwarding::Forwarding;
 pub use health_check::{Check, ExpectedStatus, HealthCheck, HttpCheck};
 pub use tls::{Mistakes, Reload, Tls};
 
@@ -104,6 +106,8 @@ pub struct Frontend {
     /// The addresses and ports clients use, listened on whether or not this node holds the addresses now: one or more,
     /// none twice.
     pub listen: Vec<SocketAddr>,
+    /// Who carries the bytes.
+    pub forwarding: Forwarding,
     /// How a backend is chosen.
     pub balance: Balance,
     /// How long a backend may take to accept a connection before another one is tried.

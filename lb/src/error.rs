@@ -67,6 +67,16 @@ pub enum Error {
         #[from]
         source: RelayError,
     },
+    /// Another way of forwarding takes another process: connections do not move from one to the other.
+    #[error("frontend.forwarding cannot change while the front door is open: start it anew")]
+    Forwarding,
+    /// The kernel's virtual services could not be read or changed.
+    #[error("keep the virtual services")]
+    VirtualServices {
+        /// Why not.
+        #[from]
+        source: dataplane::Error,
+    },
     /// The virtual router could not start.
     #[error("start the virtual router")]
     Router {
@@ -92,7 +102,9 @@ impl Error {
     fn code(&self) -> Code {
         match self {
             Self::Router { source: RouterError::Permission { .. } }
-            | Self::Relay { source: RelayError::OpenFiles { .. } } => Code::NoPermission,
+            | Self::Relay { source: RelayError::OpenFiles { .. } }
+            | Self::VirtualServices { source: dataplane::Error::Permission { .. } } => Code::NoPermission,
+            Self::VirtualServices { source: dataplane::Error::Kernel { .. } } => Code::Unavailable,
             Self::Relay { source: RelayError::CongestionControl { source, .. } }
                 if source.kind() == io::ErrorKind::NotFound =>
             {
@@ -111,6 +123,8 @@ impl Error {
             | Self::TakeOver { .. }
             | Self::ServiceManager { .. }
             | Self::Relay { .. }
+            | Self::VirtualServices { .. }
+            | Self::Forwarding
             | Self::Router { .. }
             | Self::Signals { .. }
             | Self::Ended { .. } => Code::Failed,

@@ -44,6 +44,7 @@ mod server;
 mod signals;
 pub mod status;
 mod virtual_address;
+mod virtual_services;
 
 use std::path::Path;
 

@@ -44,6 +44,8 @@ pub struct Pool {
     register: Register,
     /// Marked when connections are told to end.
     ends: watch::Sender<()>,
+    /// Marked when a backend's standing has changed.
+    changes: watch::Sender<()>,
 }
 
 /// A backend, as configured at the moment of asking.
@@ -143,6 +145,7 @@ impl Pool {
             changed: Notify::new(),
             register: Register::new(),
             ends: watch::Sender::new(()),
+            changes: watch::Sender::new(()),
         };
         pool.reconfigure(backends, balance, thresholds);
         Arc::new(pool)
@@ -174,6 +177,7 @@ impl Pool {
         state.entries.extend(former.into_iter().map(Entry::leaving));
         state.takers_changed();
         self.changed.notify_one();
+        self.changes.send_replace(());
         self.forget_the_gone(&mut state);
     }
 
@@ -262,6 +266,7 @@ impl Pool {
             member.probe_wanted.notify_one();
         }
         if before != after {
+            self.changes.send_replace(());
             let Backend { name, address, .. } = &member.backend;
             tracing::info!(backend = %name, %address, from = ?before, to = ?after, %reason, "backend changed");
         }
@@ -347,6 +352,7 @@ impl Pool {
         state.takers_changed();
         drop(state);
         self.changed.notify_one();
+        self.changes.send_replace(());
         if changed {
             tracing::info!(backend = %name, drained, "backend drained or undrained by the operator");
         }
@@ -359,6 +365,11 @@ impl Pool {
         let mut settled = self.settled.subscribe();
         // The sender lives as long as this pool: there is no error to see.
         while !*settled.borrow_and_update() && settled.changed().await.is_ok() {}
+    }
+
+    /// Changes whenever a backend takes connections that did not, or the other way round, or is known otherwise.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Changes whenever connections are told to end.

@@ -35,6 +35,7 @@ use crate::rebalance;
 use crate::relay::{self, Relay};
 use crate::router::{self, Beginning, Prepared, Router, RouterMetrics};
 use crate::signals::{Signals, Word};
+use crate::virtual_services::VirtualServices;
 
 /// Serves as `config`, the contents of `file`, says, until asked to stop, or until a successor has taken over and the
 /// last connection has ended.
@@ -51,6 +52,7 @@ pub(crate) async fn serve(file: PathBuf, config: Config, take_over: bool) -> Res
     let router_metrics = RouterMetrics::register(&registry).map_err(metrics_error)?;
     let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let limit = relay::connection_limit(threads, &config)?;
+    let virtual_services = VirtualServices::open(&config, &[])?;
     let front_door = Arc::new(FrontDoor::default());
     let routes = routes(&registry, &front_door);
     let admin = bind_admin(config.admin, inheritance.admin, routes).await?;
@@ -76,6 +78,7 @@ pub(crate) async fn serve(file: PathBuf, config: Config, take_over: bool) -> Res
         probes: start_probes(&config, &pool),
         admin: JoinSet::new(),
         control: JoinSet::new(),
+        forwarding: JoinSet::new(),
         successors: JoinSet::new(),
         times: Times { started: now, in_force: now, last_reload: None, leave_at: None },
         yielded: BTreeMap::new(),
@@ -90,7 +93,7 @@ pub(crate) async fn serve(file: PathBuf, config: Config, take_over: bool) -> Res
         front_door,
         pool,
     };
-    server.run(Opening { relay, limit, admin, predecessor }, signals, asked).await
+    server.run(Opening { relay, limit, virtual_services, admin, predecessor }, signals, asked).await
 }
 
 /// The front door and what it was told.
@@ -106,6 +109,7 @@ struct Server {
     probes: JoinSet<Infallible>,
     admin: JoinSet<Infallible>,
     control: JoinSet<Infallible>,
+    forwarding: JoinSet<Infallible>,
     successors: JoinSet<io::Result<ExitStatus>>,
     /// For a successor.
     admin_socket: TcpListener,
@@ -129,6 +133,7 @@ struct Times {
 struct Opening {
     relay: Relay,
     limit: usize,
+    virtual_services: Option<VirtualServices>,
     admin: Admin,
     predecessor: Option<Predecessor>,
 }
@@ -140,7 +145,7 @@ impl Server {
         mut signals: Signals,
         mut asked: mpsc::Receiver<Request>,
     ) -> Result<(), Error> {
-        let Opening { relay, limit, admin, mut predecessor } = opening;
+        let Opening { relay, limit, virtual_services, admin, mut predecessor } = opening;
         let mut admin = Some(admin);
         // It tells how it is while its backends are looked at; beside a predecessor that one does.
         if predecessor.is_none() {
@@ -155,6 +160,7 @@ impl Server {
             routers.push((router.instance(), Router::prepare(router.clone(), &self.router_metrics)?));
         }
         self.front_door.open(relay.start(&self.pool, &self.metrics, limit)?);
+        self.forward(virtual_services);
         let succeeds = predecessor.is_some();
         if let Err(error) = self.open_routers(routers, &mut predecessor) {
             // A predecessor is about to go on where it was: nothing of its is touched.
@@ -173,8 +179,21 @@ impl Server {
             self.notifier.stopping();
         }
         self.front_door.close().await;
+        self.forwarding = JoinSet::new();
+        // A successor goes on with them.
+        if self.times.leave_at.is_none() {
+            VirtualServices::open(&self.config, &[])?.map_or(Ok(()), VirtualServices::remove)?;
+        }
         tracing::info!("front door closed");
         ended
+    }
+
+    /// The kernel forwards from now on, where it is to.
+    fn forward(&mut self, virtual_services: Option<VirtualServices>) {
+        self.forwarding = JoinSet::new();
+        if let Some(virtual_services) = virtual_services {
+            self.forwarding.spawn(virtual_services.follow(Arc::clone(&self.pool)));
+        }
     }
 
     /// The virtual routers come last: an address is claimed only where clients are served. In the place of a predecessor
@@ -244,6 +263,7 @@ impl Server {
                 }
                 Some(end) = self.successors.join_next() => succession::report(&end),
                 Some(_) = self.probes.join_next() => return Err(Error::Ended { part: "a health check" }),
+                Some(_) = self.forwarding.join_next() => return Err(Error::Ended { part: "forwarding" }),
                 Some(_) = self.admin.join_next() => return Err(Error::Ended { part: "the admin server" }),
                 Some(_) = self.control.join_next() => return Err(Error::Ended { part: "the control socket" }),
             }

@@ -12,6 +12,7 @@
 mod contract;
 mod drain;
 mod forwarding;
+mod front_door;
 mod process;
 mod refusal;
 mod rules;

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Everything in it goes when it is dropped.
 pub(crate) struct Site {
-    _servers: Vec<Process>,
+    processes: Vec<Process>,
     pub(crate) client: Namespace,
     pub(crate) director: Namespace,
     /// Behind an interface of the director's that is known for its pods.
@@ -51,7 +51,7 @@ impl Site {
             servers.push(place);
         }
         director.forward().unwrap();
-        Self { _servers: processes, client, director, pod, servers, _switch: switch }
+        Self { processes, client, director, pod, servers, _switch: switch }
     }
 
     /// The director's virtual services.
@@ -87,10 +87,25 @@ impl Site {
         self.client.run(dial).unwrap()
     }
 
+    /// Kills the server of this name.
+    pub(crate) fn stop(&mut self, name: &str) {
+        let position = SERVERS.iter().position(|server| *server == name).unwrap();
+        self.processes[position].kill().unwrap();
+    }
+
     /// A connection of the client's that stays.
     pub(crate) fn hold(&self, to: Frontend) -> Held {
+        Self::hold_from(&self.client, to)
+    }
+
+    /// The same of somebody on the link of the servers, to whom they could answer past the director.
+    pub(crate) fn hold_beside_servers(&self, to: Frontend) -> Held {
+        Self::hold_from(&self.servers[0], to)
+    }
+
+    fn hold_from(place: &Namespace, to: Frontend) -> Held {
         let address = SocketAddr::new(to.address(), to.port().number());
-        self.client.run(|| Held::open(address)).unwrap().unwrap()
+        place.run(|| Held::open(address)).unwrap().unwrap()
     }
 }
 

@@ -11,6 +11,7 @@ use daemon::document::{Document, Section};
 use daemon::problems::Problems;
 
 use super::backends::backends;
+use super::forwarding::{forwarding, refuse_what_only_the_relay_does};
 use super::health_check::health_check;
 use super::tls::ReadFile;
 use super::virtual_router::virtual_routers;
@@ -76,6 +77,7 @@ fn document(root: &mut Section<'_>, read_file: ReadFile<'_>) -> Option<Config> {
     let control_socket = control_socket.unwrap_or_else(|| defaults::CONTROL_SOCKET.into());
     if let Some(frontend) = &frontend {
         refuse_collisions(root, &frontend.listen, admin, &virtual_routers, &backends);
+        refuse_what_only_the_relay_does(root, frontend, &backends, rebalance);
     }
     Some(Config {
         virtual_routers,
@@ -112,6 +114,7 @@ fn must_be(root: &mut Section<'_>, field: &str, expected: &str) {
 
 fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
     let listen = listen(section);
+    let forwarding = forwarding(section);
     let balance = balance(section);
     let connect_timeout = duration(section, "connectTimeout", INTERVALS, defaults::CONNECT_TIMEOUT);
     let peer_timeout = duration(section, "peerTimeout", PEER_TIMEOUTS, defaults::PEER_TIMEOUT);
@@ -123,6 +126,7 @@ fn frontend(section: &mut Section<'_>) -> Option<Frontend> {
     });
     Some(Frontend {
         listen: listen?,
+        forwarding,
         balance,
         connect_timeout,
         peer_timeout,

@@ -85,13 +85,14 @@ mod tests {
     use std::net::{Ipv4Addr, SocketAddrV4};
 
     use super::*;
-    use crate::config::{Balance, Policy};
+    use crate::config::{Balance, Forwarding, Policy};
 
     const ANY_PORT: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0));
 
     fn frontend() -> Frontend {
         Frontend {
             listen: vec![ANY_PORT],
+            forwarding: Forwarding::Relay,
             balance: Balance { policy: Policy::RoundRobin, slow_start: Duration::ZERO },
             connect_timeout: Duration::from_secs(1),
             peer_timeout: Duration::from_secs(16),

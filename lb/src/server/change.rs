@@ -13,6 +13,7 @@ use crate::metrics::ReloadResult;
 use crate::relay::Change;
 use crate::reload::{Step, router, steps};
 use crate::router::{Beginning, Prepared, Router};
+use crate::virtual_services::VirtualServices;
 
 /// A configuration to go over to: all that can fail has been done, and nothing has changed yet.
 struct Prospect {
@@ -22,6 +23,7 @@ struct Prospect {
     admin: Option<Admin>,
     control: Option<Control>,
     routers: Vec<(String, Prepared)>,
+    virtual_services: Option<VirtualServices>,
 }
 
 impl Server {
@@ -66,6 +68,10 @@ impl Server {
 
     async fn prepare(&self, config: Config) -> Result<Prospect, Error> {
         let steps = steps(&self.config, &config);
+        if config.frontend.forwarding != self.config.frontend.forwarding {
+            return Err(Error::Forwarding);
+        }
+        let virtual_services = VirtualServices::open(&config, &self.config.frontend.listen)?;
         let frontend = self.front_door.prepare(&config.frontend)?;
         let (mut admin, mut control, mut routers) = (None, None, Vec::new());
         for step in &steps {
@@ -96,12 +102,12 @@ impl Server {
                 | Step::ChangeRouter(_) => {}
             }
         }
-        Ok(Prospect { config, steps, frontend, admin, control, routers })
+        Ok(Prospect { config, steps, frontend, admin, control, routers, virtual_services })
     }
 
     /// What came of it, and the steps or what went wrong.
     fn go_over(&mut self, prospect: Prospect) -> (ReloadResult, Vec<String>) {
-        let Prospect { config, steps, frontend, admin, control, routers } = prospect;
+        let Prospect { config, steps, frontend, admin, control, routers, virtual_services } = prospect;
         self.config = config;
         self.times.in_force = Instant::now();
         self.pool.reconfigure(
@@ -111,6 +117,7 @@ impl Server {
         );
         // All of them: certificates may be others in files of the same name.
         self.probes = start_probes(&self.config, &self.pool);
+        self.forward(virtual_services);
         let mut failures = Vec::new();
         let mut note = |outcome: Result<(), Error>| {
             if let Err(error) = outcome {

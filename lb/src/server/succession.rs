@@ -117,6 +117,7 @@ impl Server {
     /// The successor serves: nothing is accepted or answered here any longer.
     pub(super) fn leave(&mut self) {
         self.front_door.close_listeners();
+        self.forwarding = JoinSet::new();
         self.admin = JoinSet::new();
         self.control = JoinSet::new();
         let deadline = self.config.frontend.hand_over_deadline;

@@ -17,6 +17,7 @@ mod message;
 mod netlink;
 mod nftables;
 mod observe;
+mod order;
 mod scheduler;
 mod served;
 mod settings;
@@ -31,11 +32,12 @@ use std::time::Duration;
 use nix::errno::Errno;
 use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Rules, Scheduler, Service};
 
-use self::addresses::{Addresses, INTERFACE};
+use self::addresses::{Addresses, INTERFACE, Interface};
 use self::message::{Command, Target};
 use self::netlink::{Netlink, Request};
 pub use self::nftables::Surroundings;
 use self::nftables::Table;
+use self::order::Order;
 use self::scheduler::kernel_name;
 use self::served::{Difference, Part, Served};
 pub use self::settings::{IpvsSettings, Timeouts};
@@ -46,6 +48,8 @@ use crate::{Dataplane, Error, Failure, Inspection, Unsupported};
 const STICKY: Scheduler = Scheduler::Maglev;
 /// Held by the one process of a network namespace that keeps its services: the name of a socket.
 const LOCK: &str = "fairway-proxy-ipvs";
+/// The name of its nftables table, in each family.
+const TABLE: &str = "fairway-proxy";
 
 /// The virtual servers of the network namespace that it was opened in. TCP, UDP and SCTP.
 ///
@@ -66,7 +70,7 @@ pub struct Ipvs {
     /// The last frontend that was looked after.
     inspected: Option<Frontend>,
     /// Nobody else has it while this is open.
-    _lock: UnixDatagram,
+    _lock: Option<UnixDatagram>,
 }
 
 impl Ipvs {
@@ -74,17 +78,40 @@ impl Ipvs {
     /// by the kernel where they are wanted; where it has none, the error says so.
     pub fn open(settings: IpvsSettings, surroundings: Surroundings) -> Result<Self, Error> {
         let lock = lock()?;
-        let mut netlink = Netlink::generic().map_err(lost("open"))?;
-        let family = find_family(&mut netlink)?;
-        let addresses = Addresses::open().map_err(|source| match source.raw_os_error() {
+        // Before anything is made.
+        find_family(&mut Netlink::generic().map_err(lost("open"))?)?;
+        let interface = Interface::open().map_err(|source| match source.raw_os_error() {
             Some(code) if code == Errno::EOPNOTSUPP as i32 => {
                 Error::Kernel { feature: "dummy interfaces (module dummy)" }
             }
             Some(code) if code == Errno::EPERM as i32 => Error::Permission { action: "make an interface" },
             _ => Error::Netlink { action: "make the interface of", source },
         })?;
+        let table = Table::open(TABLE, surroundings).map_err(lost("open the table of"))?;
+        Self::open_with(settings, Addresses::Ours(interface), table, Some(lock))
+    }
+
+    /// The same for these services alone, whose addresses somebody else puts on the node, now and then. Adopts those of
+    /// them that are there. `table` is the name of the nftables table that goes with them.
+    pub fn open_at(
+        frontends: BTreeSet<Frontend>,
+        table: &'static str,
+        settings: IpvsSettings,
+    ) -> Result<Self, Error> {
+        let surroundings = Surroundings::default();
+        let table = Table::open(table, surroundings).map_err(lost("open the table of"))?;
+        Self::open_with(settings, Addresses::Elsewhere(frontends), table, None)
+    }
+
+    fn open_with(
+        settings: IpvsSettings,
+        addresses: Addresses,
+        table: Table,
+        lock: Option<UnixDatagram>,
+    ) -> Result<Self, Error> {
+        let mut netlink = Netlink::generic().map_err(lost("open"))?;
+        let family = find_family(&mut netlink)?;
         settings::set(settings)?;
-        let table = Table::open(surroundings).map_err(lost("open the table of"))?;
         let mut ipvs = Self {
             netlink,
             family,
@@ -124,14 +151,21 @@ impl Ipvs {
         if !Self::is_present() {
             return Ok(());
         }
-        let mut ipvs = Self::open(IpvsSettings::default(), Surroundings::default())?;
+        Self::open(IpvsSettings::default(), Surroundings::default())?.remove()
+    }
+
+    /// Ends all services that are ours, and removes what was made for them.
+    pub fn remove(mut self) -> Result<(), Error> {
         let all: Vec<Change> =
-            ipvs.served.frontends().map(|frontend| Change::RemoveService { frontend }).collect();
-        if let Some(failure) = ipvs.apply(&all).into_iter().next() {
+            self.served.frontends().map(|frontend| Change::RemoveService { frontend }).collect();
+        if let Some(failure) = self.apply(&all).into_iter().next() {
             return Err(failure.error);
         }
-        Table::cleanup().map_err(lost("remove the table of"))?;
-        Addresses::cleanup().map_err(lost("remove the interface of"))
+        self.table.remove().map_err(lost("remove the table of"))?;
+        match self.addresses {
+            Addresses::Ours(_) => Interface::cleanup().map_err(lost("remove the interface of")),
+            Addresses::Elsewhere(_) => Ok(()),
+        }
     }
 
     /// Makes sure that the kernel has this scheduler, by making a service that nobody can reach (RFC 5737).
@@ -163,9 +197,8 @@ impl Ipvs {
         Request { kind: self.family, flags: 0, payload }
     }
 
-    /// The commands that carry out `change`, each with the refusal that says it was not needed; `None` where the kernel
-    /// can know no more services from outside.
-    fn commands(&mut self, change: &Change) -> Option<Vec<(Vec<u8>, Option<Errno>)>> {
+    /// The orders that carry out `change`; `None` where the kernel can know no more services from outside.
+    fn orders(&mut self, change: &Change) -> Option<Vec<Order>> {
         let is_known = self.served.service(change.frontend()).is_some();
         if is_known == matches!(change, Change::AddService { .. }) {
             return Some(Vec::new());
@@ -179,26 +212,23 @@ impl Ipvs {
         let server = |command, backend, share| message::server(command, target, backend, share);
         Some(match change {
             Change::AddService { service: Service { rules, backends }, .. } => {
-                let new = service(Command::NewService, rules);
+                // It may be left by a process that ended before it could give it an address.
                 let set = service(Command::SetService, rules);
-                // Left by a process that ended before it could give it an address.
-                let mut commands = vec![(new, Some(Errno::EEXIST)), (set, None)];
-                for backend in backends {
-                    commands.extend(add(target, *backend));
-                }
-                commands
+                let new = Order::or(service(Command::NewService, rules), Errno::EEXIST, set);
+                std::iter::once(new).chain(backends.iter().map(|backend| add(target, *backend))).collect()
             }
-            Change::SetRules { rules, .. } => vec![(service(Command::SetService, rules), None)],
-            Change::AddBackend { backend, .. } => add(target, *backend).into(),
+            Change::SetRules { rules, .. } => vec![Order::plain(service(Command::SetService, rules))],
+            Change::AddBackend { backend, .. } => vec![add(target, *backend)],
             Change::DrainBackend { backend, .. } => {
                 let draining = drain::draining(since_start());
-                vec![(server(Command::SetServer, *backend, draining), Some(Errno::ENOENT))]
+                vec![Order::unless(server(Command::SetServer, *backend, draining), Errno::ENOENT)]
             }
             Change::RemoveBackend { backend, .. } => {
-                vec![(server(Command::DeleteServer, *backend, drain::SERVING), Some(Errno::ENOENT))]
+                let delete = server(Command::DeleteServer, *backend, drain::SERVING);
+                vec![Order::unless(delete, Errno::ENOENT)]
             }
             Change::RemoveService { .. } => {
-                vec![(message::about(Command::DeleteService, target), Some(Errno::ESRCH))]
+                vec![Order::unless(message::about(Command::DeleteService, target), Errno::ESRCH)]
             }
         })
     }
@@ -208,29 +238,19 @@ impl Ipvs {
         let before = changes.iter().map(|change| (change.frontend(), self.served.part(change.frontend())));
         let before: BTreeMap<Frontend, Part> = before.collect();
         let mut refusals = vec![None; changes.len()];
-        let mut requests = Vec::new();
-        let mut commands = Vec::new();
+        let mut orders = Vec::new();
         for (position, change) in changes.iter().enumerate() {
-            let Some(wanted) = self.commands(change) else {
+            let Some(wanted) = self.orders(change) else {
                 refusals[position] = Some(Errno::ENOSPC);
                 continue;
             };
-            for (payload, expected) in wanted {
-                requests.push(self.request(payload));
-                commands.push((position, expected));
-            }
+            orders.extend(wanted.into_iter().map(|order| (position, order)));
             self.served.advance(change);
         }
         let Difference { first, then, lost, gained } = self.served.difference(&before);
         self.table.change(&first.removed, &first.added)?;
         self.addresses.remove(&lost)?;
-        for ((position, expected), answer) in commands.into_iter().zip(self.netlink.exchange(&requests)?) {
-            if let Err(refusal) = answer
-                && Some(refusal) != expected
-            {
-                refusals[position].get_or_insert(refusal);
-            }
-        }
+        self.give(orders, &mut refusals)?;
         self.table.change(&then.removed, &then.added)?;
         for (address, outcome) in gained.iter().zip(self.addresses.add(&gained)?) {
             if let Err(refusal) = outcome {
@@ -239,6 +259,30 @@ impl Ipvs {
             }
         }
         Ok(refusals)
+    }
+
+    /// Gives orders, each about the change at a position, and notes which changes were refused.
+    fn give(&mut self, orders: Vec<(usize, Order)>, refusals: &mut [Option<Errno>]) -> io::Result<()> {
+        let requests: Vec<Request> =
+            orders.iter().map(|(_, order)| self.request(order.payload.clone())).collect();
+        let (mut again, mut about) = (Vec::new(), Vec::new());
+        for ((position, order), answer) in orders.into_iter().zip(self.netlink.exchange(&requests)?) {
+            match (answer, order.instead) {
+                (Ok(_), _) => {}
+                (Err(refusal), None) if Some(refusal) == order.needless => {}
+                (Err(refusal), Some(instead)) if Some(refusal) == order.needless => {
+                    again.push(self.request(instead));
+                    about.push(position);
+                }
+                (Err(refusal), _) => drop(refusals[position].get_or_insert(refusal)),
+            }
+        }
+        for (position, answer) in about.into_iter().zip(self.netlink.exchange(&again)?) {
+            if let Err(refusal) = answer {
+                refusals[position].get_or_insert(refusal);
+            }
+        }
+        Ok(())
     }
 
     /// What the node has on another interface is served there: node ports, and addresses that somebody else gave it.
@@ -333,10 +377,10 @@ fn schedule(target: Target, rules: &Rules) -> (Scheduler, Option<Duration>) {
     }
 }
 
-/// Makes a backend take new connections, whether it is known or not: one of the two commands is not needed.
-fn add(target: Target, backend: Backend) -> [(Vec<u8>, Option<Errno>); 2] {
+/// Makes a backend take new connections, whether it is known or not.
+fn add(target: Target, backend: Backend) -> Order {
     let command = |command| message::server(command, target, backend, drain::SERVING);
-    [(command(Command::NewServer), Some(Errno::EEXIST)), (command(Command::SetServer), None)]
+    Order::or(command(Command::NewServer), Errno::EEXIST, command(Command::SetServer))
 }
 
 /// The time since the machine's start, while it slept included: what the kernel keeps does not outlive it.

@@ -785,3 +785,30 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     ),
     ("slowStart: 0s", "slowStart: 2h", "frontend.slowStart: must be from 0ns to 3600s, found 7200s"),
 ];
+
+#[test]
+fn what_only_the_relay_does_is_refused_of_virtual_services() {
+    let text = "
+apiVersion: fairway.dev/v1alpha1
+kind: FrontDoor
+frontend: {listen: ['0.0.0.0:8443'], forwarding: ipvs, slowStart: 1s, congestionControl: cubic}
+rebalance: {perMinute: 6}
+backends:
+  - {name: m1, address: '172.16.60.241:6443', weight: 0}
+  - {name: m2, address: '172.16.60.242:6443', weight: 2, backup: true, maxConnections: 9, sendProxy: true}
+  - {name: m3, address: '[fd00::1]:6443'}
+healthCheck: {kind: tcp}
+";
+    let expected = "frontend.slowStart: has no effect with forwarding: ipvs
+frontend.congestionControl: has no effect with forwarding: ipvs
+rebalance.perMinute: has no effect with forwarding: ipvs
+frontend.listen[0]: must be one address and port with forwarding: ipvs, found 0.0.0.0:8443
+backends[1].weight: has no effect with forwarding: ipvs
+backends[1].backup: has no effect with forwarding: ipvs
+backends[1].maxConnections: has no effect with forwarding: ipvs
+backends[1].sendProxy: has no effect with forwarding: ipvs
+backends[2].address: [fd00::1]:6443 is of another family than an address of the frontend
+";
+    assert_eq!(problems(text), expected.trim_end());
+    assert!(Files::new().parse(&text.replace("ipvs", "relay")).is_ok());
+}

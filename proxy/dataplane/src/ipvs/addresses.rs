@@ -11,15 +11,79 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use nix::errno::Errno;
 use nix::libc;
+use plan::Frontend;
 
 use super::netlink::{Answer, Netlink, Request};
 
 /// The interface that kube-proxy keeps them on, too: one takes over from the other.
 pub(super) const INTERFACE: &str = "kube-ipvs0";
 
+/// Where the addresses of our services are, by which they are known as ours.
+#[derive(Debug)]
+pub(super) enum Addresses {
+    /// On an interface of ours.
+    Ours(Interface),
+    /// Where somebody else puts them; only these services are ours.
+    Elsewhere(BTreeSet<Frontend>),
+}
+
+impl Addresses {
+    /// Whether a service that was found is ours, where its address is on our interface or our table knows it.
+    pub(super) fn own(&self, frontend: Frontend, is_bound: bool, is_known: bool) -> bool {
+        match self {
+            Self::Ours(_) => is_bound || is_known,
+            Self::Elsewhere(frontends) => frontends.contains(&frontend),
+        }
+    }
+
+    /// See [`Interface::restore`].
+    pub(super) fn restore(&mut self) -> io::Result<bool> {
+        self.interface().map_or(Ok(false), Interface::restore)
+    }
+
+    /// See [`Interface::lost`].
+    pub(super) fn lost(&mut self) -> io::Result<Option<BTreeSet<IpAddr>>> {
+        self.interface().map_or_else(|| Ok(Some(BTreeSet::new())), Interface::lost)
+    }
+
+    /// See [`Interface::observe`].
+    pub(super) fn observe(&mut self) -> io::Result<Found> {
+        match self {
+            Self::Ours(interface) => interface.observe(),
+            Self::Elsewhere(frontends) => {
+                let others = frontends.iter().map(|frontend| frontend.address()).collect();
+                Ok(Found { ours: BTreeSet::new(), others })
+            }
+        }
+    }
+
+    /// Which of these are not to be on our interface: see [`Interface::local`].
+    pub(super) fn local(&mut self, addresses: &[IpAddr]) -> io::Result<BTreeSet<IpAddr>> {
+        self.interface()
+            .map_or_else(|| Ok(addresses.iter().copied().collect()), |interface| interface.local(addresses))
+    }
+
+    /// See [`Interface::add`].
+    pub(super) fn add(&mut self, addresses: &[IpAddr]) -> io::Result<Vec<Result<(), Errno>>> {
+        self.interface().map_or_else(|| Ok(Vec::new()), |interface| interface.add(addresses))
+    }
+
+    /// See [`Interface::remove`].
+    pub(super) fn remove(&mut self, addresses: &[IpAddr]) -> io::Result<Vec<Result<(), Errno>>> {
+        self.interface().map_or_else(|| Ok(Vec::new()), |interface| interface.remove(addresses))
+    }
+
+    const fn interface(&mut self) -> Option<&mut Interface> {
+        match self {
+            Self::Ours(interface) => Some(interface),
+            Self::Elsewhere(_) => None,
+        }
+    }
+}
+
 /// The interface, once there is one.
 #[derive(Debug)]
-pub(super) struct Addresses {
+pub(super) struct Interface {
     netlink: Netlink,
     /// Hears of addresses that are removed.
     monitor: Netlink,
@@ -35,7 +99,7 @@ pub(super) struct Found {
     pub(super) others: BTreeSet<IpAddr>,
 }
 
-impl Addresses {
+impl Interface {
     /// Finds the interface, or makes it. It stays down: its addresses are local all the same, and nobody is told of
     /// them. The kernel's refusal is `EOPNOTSUPP` where it has no dummy interfaces.
     pub(super) fn open() -> io::Result<Self> {

@@ -21,13 +21,12 @@ pub use self::ruleset::Surroundings;
 pub(super) use self::ruleset::{FIRST_MARK, MARKS};
 use super::netlink::{Netlink, Request};
 
-/// The name of the table, in each family.
-const TABLE: &str = "fairway-proxy";
-
 /// The table in both families.
 #[derive(Debug)]
 pub(super) struct Table {
     netlink: Netlink,
+    /// In each family.
+    name: &'static str,
     surroundings: Surroundings,
     /// What the chains were when they were made, and the generation of all tables when that was last seen to be true.
     made: Option<Vec<Chains>>,
@@ -58,9 +57,9 @@ struct Chains {
 
 impl Table {
     /// Changes nothing yet.
-    pub(super) fn open(surroundings: Surroundings) -> io::Result<Self> {
+    pub(super) fn open(name: &'static str, surroundings: Surroundings) -> io::Result<Self> {
         let netlink = Netlink::netfilter()?;
-        Ok(Self { netlink, surroundings, made: None, generation: None })
+        Ok(Self { netlink, name, surroundings, made: None, generation: None })
     }
 
     /// All that is there.
@@ -68,7 +67,7 @@ impl Table {
         let mut elements = BTreeSet::new();
         for family in Family::ALL {
             for set in element::Set::ALL {
-                let found = present(self.netlink.dump(&message::get_elements(family, set))?)?;
+                let found = present(self.netlink.dump(&message::get_elements(self.name, family, set))?)?;
                 let found = found.iter().flatten();
                 elements.extend(found.flat_map(|part| message::found_elements(family, set, part)));
             }
@@ -92,13 +91,13 @@ impl Table {
     pub(super) fn make(&mut self, elements: &BTreeSet<Element>) -> io::Result<()> {
         let mut requests = Vec::new();
         for family in Family::ALL {
-            requests.extend(message::new_table(family));
+            requests.extend(message::new_table(self.name, family));
             let chains = ruleset::chains(family, &self.surroundings);
-            requests.extend(chains.iter().map(|chain| message::new_chain(family, chain)));
-            requests.extend(element::Set::ALL.map(|set| message::new_set(family, set)));
-            requests.extend(chains.iter().flat_map(|chain| message::new_rules(family, chain)));
+            requests.extend(chains.iter().map(|chain| message::new_chain(self.name, family, chain)));
+            requests.extend(element::Set::ALL.map(|set| message::new_set(self.name, family, set)));
+            requests.extend(chains.iter().flat_map(|chain| message::new_rules(self.name, family, chain)));
         }
-        requests.extend(message::new_elements(elements));
+        requests.extend(message::new_elements(self.name, elements));
         self.made = None;
         self.netlink.transact(&requests)??;
         self.made = self.chains()?;
@@ -110,15 +109,15 @@ impl Table {
         if removed.is_empty() && added.is_empty() {
             return Ok(());
         }
-        let requests = [message::delete_elements(removed), message::new_elements(added)].concat();
+        let requests =
+            [message::delete_elements(self.name, removed), message::new_elements(self.name, added)].concat();
         Ok(self.netlink.transact(&requests)??)
     }
 
     /// Removes the table; success where there is none.
-    pub(super) fn cleanup() -> io::Result<()> {
-        let mut netlink = Netlink::netfilter()?;
+    pub(super) fn remove(&mut self) -> io::Result<()> {
         for family in Family::ALL {
-            present(netlink.transact(&[message::delete_table(family)])?)?;
+            present(self.netlink.transact(&[message::delete_table(self.name, family)])?)?;
         }
         Ok(())
     }
@@ -132,9 +131,10 @@ impl Table {
     fn chains(&mut self) -> io::Result<Option<Vec<Chains>>> {
         let mut chains = Vec::new();
         for family in Family::ALL {
-            let table = self.ask(message::get_table(family))?;
+            let table = self.ask(message::get_table(self.name, family))?;
             let Some(table) = table.as_deref().and_then(message::table_identity) else { return Ok(None) };
-            let rules = present(self.netlink.dump(&message::get_rules(family))?)?.unwrap_or_default();
+            let rules =
+                present(self.netlink.dump(&message::get_rules(self.name, family))?)?.unwrap_or_default();
             let rules = rules.iter().map(|rule| message::rule(rule).to_vec()).collect();
             chains.push(Chains { table, rules });
         }

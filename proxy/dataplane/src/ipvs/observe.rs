@@ -97,7 +97,7 @@ impl Ipvs {
             let address = frontend.address();
             let is_bound = addresses.ours.contains(&address);
             let rules = known.rules.get(&frontend);
-            if rules.is_none() && !is_bound {
+            if !self.addresses.own(frontend, is_bound, rules.is_some()) {
                 continue;
             }
             if known.bound.contains(&address) && !is_bound && !addresses.others.contains(&address) {

@@ -3,9 +3,9 @@
 //! Netfilter netlink, subsystem nftables, as in the kernel's `include/uapi/linux/netfilter/nf_tables.h`. Numbers in
 //! attributes are big-endian; what is compared with a packet is as it is in the packet.
 
+use super::Family;
 use super::element::{Element, Set, Value, Verdict};
 use super::ruleset::{Chain, Hook};
-use super::{Family, TABLE};
 use crate::ipvs::message::{attribute, attributes, find, nested};
 use crate::ipvs::netlink::Request;
 
@@ -63,8 +63,8 @@ pub(super) fn generation(payload: &[u8]) -> Option<u32> {
 }
 
 /// Asks whether the table is there, and as what.
-pub(super) fn get_table(family: Family) -> Request {
-    request(family.number(), kind::GET_TABLE, 0, &text(1, TABLE))
+pub(super) fn get_table(table: &str, family: Family) -> Request {
+    request(family.number(), kind::GET_TABLE, 0, &text(1, table))
 }
 
 /// What does not change of a table while it is there: its flags and its handle.
@@ -74,8 +74,8 @@ pub(super) fn table_identity(payload: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
 }
 
 /// Asks for all rules of the table.
-pub(super) fn get_rules(family: Family) -> Request {
-    request(family.number(), kind::GET_RULE, 0, &text(1, TABLE))
+pub(super) fn get_rules(table: &str, family: Family) -> Request {
+    request(family.number(), kind::GET_RULE, 0, &text(1, table))
 }
 
 /// A rule in one answer, without the header, which counts generations.
@@ -84,30 +84,30 @@ pub(super) fn rule(payload: &[u8]) -> &[u8] {
 }
 
 /// Asks for all elements of a set.
-pub(super) fn get_elements(family: Family, set: Set) -> Request {
-    let attributes = [text(1, TABLE), text(2, set.name())].concat();
+pub(super) fn get_elements(table: &str, family: Family, set: Set) -> Request {
+    let attributes = [text(1, table), text(2, set.name())].concat();
     request(family.number(), kind::GET_ELEMENT, 0, &attributes)
 }
 
 /// Makes the table, as nothing but itself, whether it is there or not.
-pub(super) fn new_table(family: Family) -> Vec<Request> {
-    let new = || request(family.number(), kind::NEW_TABLE, CREATE, &text(1, TABLE));
-    vec![new(), delete_table(family), new()]
+pub(super) fn new_table(table: &str, family: Family) -> Vec<Request> {
+    let new = || request(family.number(), kind::NEW_TABLE, CREATE, &text(1, table));
+    vec![new(), delete_table(table, family), new()]
 }
 
 /// Removes the table with all that is in it.
-pub(super) fn delete_table(family: Family) -> Request {
-    request(family.number(), kind::DELETE_TABLE, 0, &text(1, TABLE))
+pub(super) fn delete_table(table: &str, family: Family) -> Request {
+    request(family.number(), kind::DELETE_TABLE, 0, &text(1, table))
 }
 
 /// Makes a set or map without elements.
-pub(super) fn new_set(family: Family, set: Set) -> Request {
+pub(super) fn new_set(table: &str, family: Family, set: Set) -> Request {
     let fields = set.fields(family);
     let padded = |length: &u32| length.next_multiple_of(4);
     let length: u32 = fields.iter().map(|(_, length)| padded(length)).sum();
     let kind = fields.iter().fold(0, |kinds, (kind, _)| (kinds << TYPE_BITS) | kind);
     let mut flags = 0;
-    let mut attributes = [text(1, TABLE), text(2, set.name())].concat();
+    let mut attributes = [text(1, table), text(2, set.name())].concat();
     let mut described = Vec::new();
     if set.has_ranges() {
         flags |= SET_INTERVAL | SET_CONCATENATION;
@@ -154,8 +154,8 @@ pub(super) fn new_set(family: Family, set: Set) -> Request {
 }
 
 /// Makes a chain without rules.
-pub(super) fn new_chain(family: Family, chain: &Chain) -> Request {
-    let mut attributes = [text(1, TABLE), text(3, chain.name)].concat();
+pub(super) fn new_chain(table: &str, family: Family, chain: &Chain) -> Request {
+    let mut attributes = [text(1, table), text(3, chain.name)].concat();
     if let Some(Hook { kind, number, priority }) = chain.hook {
         attributes.extend(text(7, kind));
         nested(&mut attributes, 4, &[word(1, number), word(2, priority.cast_unsigned())].concat());
@@ -164,22 +164,25 @@ pub(super) fn new_chain(family: Family, chain: &Chain) -> Request {
 }
 
 /// Puts rules at the end of their chain.
-pub(super) fn new_rules(family: Family, chain: &Chain) -> impl Iterator<Item = Request> {
+pub(super) fn new_rules(table: &str, family: Family, chain: &Chain) -> impl Iterator<Item = Request> {
     chain.rules.iter().map(move |rule| {
-        let mut attributes = [text(1, TABLE), text(2, chain.name)].concat();
+        let mut attributes = [text(1, table), text(2, chain.name)].concat();
         nested(&mut attributes, 4, rule.expressions());
         request(family.number(), kind::NEW_RULE, CREATE | APPEND, &attributes)
     })
 }
 
 /// Adds elements.
-pub(super) fn new_elements<'a>(elements: impl IntoIterator<Item = &'a Element>) -> Vec<Request> {
-    packed(elements, kind::NEW_ELEMENT, CREATE)
+pub(super) fn new_elements<'a>(table: &str, elements: impl IntoIterator<Item = &'a Element>) -> Vec<Request> {
+    packed(table, elements, kind::NEW_ELEMENT, CREATE)
 }
 
 /// Removes elements. The kernel refuses it where one is not there.
-pub(super) fn delete_elements<'a>(elements: impl IntoIterator<Item = &'a Element>) -> Vec<Request> {
-    packed(elements, kind::DELETE_ELEMENT, 0)
+pub(super) fn delete_elements<'a>(
+    table: &str,
+    elements: impl IntoIterator<Item = &'a Element>,
+) -> Vec<Request> {
+    packed(table, elements, kind::DELETE_ELEMENT, 0)
 }
 
 /// The elements in one answer; those that no table of ours has are left out.
@@ -219,7 +222,12 @@ fn found_verdict(nest: &[u8]) -> Option<Verdict> {
     }
 }
 
-fn packed<'a>(elements: impl IntoIterator<Item = &'a Element>, kind: u16, flags: u16) -> Vec<Request> {
+fn packed<'a>(
+    table: &str,
+    elements: impl IntoIterator<Item = &'a Element>,
+    kind: u16,
+    flags: u16,
+) -> Vec<Request> {
     let mut requests = Vec::new();
     let mut list = Vec::new();
     let mut of: Option<(Family, Set)> = None;
@@ -227,7 +235,7 @@ fn packed<'a>(elements: impl IntoIterator<Item = &'a Element>, kind: u16, flags:
         if let Some((family, set)) = of
             && !list.is_empty()
         {
-            let mut attributes = [text(1, TABLE), text(2, set.name())].concat();
+            let mut attributes = [text(1, table), text(2, set.name())].concat();
             nested(&mut attributes, 3, list);
             list.clear();
             requests.push(request(family.number(), kind, flags, &attributes));
@@ -341,7 +349,7 @@ mod tests {
               1400 0180 1000 0100 06000000 0afe0001 01bb0000
               1c00 0280 1800 0280 0800 0100 fffffffc 0b00 0200 72656675736500 00
               0c00 0600 0006 68656c6c6f00";
-        let requests = new_elements([&refused()]);
+        let requests = new_elements("fairway-proxy", [&refused()]);
         let [request] = &requests[..] else { panic!("{requests:?}") };
         assert_eq!((request.kind, request.flags), (0xa0c, 0x400));
         assert_eq!(request.payload, bytes(expected));
@@ -349,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_set_with_ranges_is_said_as_nft_says_it() {
-        let request = new_set(Family::V4, Set::Admitted);
+        let request = new_set("fairway-proxy", Family::V4, Set::Admitted);
         // Flags interval and concatenation; types 12, 7, 13 and 7 of 6 bits each; four lengths.
         let parts = request.payload.get(HEADER..).unwrap();
         assert_eq!(find(parts, 3), Some(&[0, 0, 0, 0x84][..]));
@@ -367,7 +375,7 @@ mod tests {
         let frontend = Frontend::new([10, 254, 0, 1].into(), Port::new(443).unwrap(), Protocol::Udp);
         let outside = Element::of_service(frontend.for_outside(), &rules, true, Some(0x0fa0_0001));
         for element in Element::of_service(frontend, &rules, true, None).into_iter().chain(outside) {
-            let requests = new_elements([&element]);
+            let requests = new_elements("fairway-proxy", [&element]);
             assert_eq!(found_elements(Family::V4, element.set, &requests[0].payload), [element]);
         }
     }
@@ -375,7 +383,7 @@ mod tests {
     #[test]
     fn many_elements_are_several_messages() {
         let elements = vec![refused(); 2000];
-        let requests = new_elements(&elements);
+        let requests = new_elements("fairway-proxy", &elements);
         assert!(requests.len() > 1);
         let found = requests.iter().flat_map(|part| found_elements(Family::V4, Set::Services, &part.payload));
         assert_eq!(found.count(), 2000);
@@ -384,7 +392,7 @@ mod tests {
 
     #[test]
     fn what_is_cut_short_is_nothing() {
-        let payload = new_elements([&refused()]).remove(0).payload;
+        let payload = new_elements("fairway-proxy", [&refused()]).remove(0).payload;
         for length in 0..payload.len() {
             assert_eq!(found_elements(Family::V4, Set::Services, &payload[..length]), [], "{length}");
         }
