@@ -69,6 +69,12 @@ impl Metrics {
     /// Creates the metrics and publishes them in `registry`. Fails where a name is taken.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let publish = Publish(registry);
+        let version = publish.integer_gauges(
+            "fairway_proxy_build_info",
+            "Always 1; the label says which version runs",
+            "version",
+        )?;
+        version.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Ok(Self {
             sync: SyncMetrics::register(&publish)?,
             answers: AnswerMetrics {

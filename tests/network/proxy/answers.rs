@@ -55,6 +55,7 @@ fn it_answers_as_kube_proxy_does() -> Result<()> {
         "kubeproxy_sync_proxy_rules_service_changes_pending",
         "kubeproxy_sync_proxy_rules_service_changes_total",
         "kubeproxy_proxy_healthz_total",
+        "fairway_proxy_build_info",
         "kubeproxy_proxy_livez_total",
     ] {
         assert!(names.contains(name), "{name} is missing: {metrics}");
