@@ -133,3 +133,17 @@ fn check(router: &Router, rows: Vec<Row>) {
 fn clients(port: u16) -> [(String, &'static str, &'static str); 2] {
     [(format!("172.16.60.10:{port}"), WEB, POD), (format!("[fd60::10]:{port}"), WEB6, POD6)]
 }
+
+/// One router for all of them: to load the programs takes longest.
+#[test]
+fn frames_become_what_the_tables_say() {
+    let router = router();
+    served::what_is_for_a_service_becomes_what_its_pod_understands(&router);
+    served::fragments_follow_the_first_one(&router);
+    untouched::what_is_cut_off_or_cannot_be_passes_untouched(&router);
+    untouched::what_is_not_served_passes_untouched(&router);
+    errors::an_error_is_about_what_its_reader_sent(&router);
+    errors::a_forged_error_passes_untouched(&router);
+    answered::a_sender_is_told_of_what_goes_nowhere(&router);
+    answered::a_sender_is_told_of_what_goes_no_further(&router);
+}

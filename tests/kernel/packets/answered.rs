@@ -1,11 +1,9 @@
 //! What its sender is told of, and what nobody is.
 
 use super::frame::{ACK, FIN, Frame, NODE, Problem, RST, SENDER};
-use super::{ELSEWHERE, EMPTY, EMPTY6, LOST, NARROW, NARROW6, SEND, WEB, WEB6, check, dropped, router};
+use super::{ELSEWHERE, EMPTY, EMPTY6, LOST, NARROW, NARROW6, Router, SEND, WEB, WEB6, check, dropped};
 
-#[test]
-fn a_sender_is_told_of_what_goes_nowhere() {
-    let router = router();
+pub(super) fn a_sender_is_told_of_what_goes_nowhere(router: &Router) {
     for (client, empty) in [("172.16.60.10:4005", EMPTY), ("[fd60::10]:4005", EMPTY6)] {
         let reset = |frame: &Frame, flags, sequence, acknowledgement| {
             let Frame { from: to, to: from, .. } = *frame;
@@ -30,7 +28,7 @@ fn a_sender_is_told_of_what_goes_nowhere() {
         let [from, to] = [datagram.to, datagram.from].map(|end| end.ip().to_string());
         let first_fragment = datagram.clone().with(|frame| frame.payload = vec![1; 40]).fragment(0..40);
         check(
-            &router,
+            router,
             vec![
                 ("who asks", asks.bytes(), SEND, reset(&asks, RST | ACK, 0, asks.sequence + 1)),
                 ("who goes on", goes_on.bytes(), SEND, reset(&goes_on, RST, 77, 0)),
@@ -59,7 +57,7 @@ fn a_sender_is_told_of_what_goes_nowhere() {
     let unserved = Frame::tcp("172.16.60.10:4006", ELSEWHERE);
     let lost = Frame::tcp("172.16.60.10:4006", LOST);
     check(
-        &router,
+        router,
         vec![
             dropped("served elsewhere only", unserved.bytes()),
             dropped("where a route says that there is none", lost.bytes()),
@@ -67,9 +65,7 @@ fn a_sender_is_told_of_what_goes_nowhere() {
     );
 }
 
-#[test]
-fn a_sender_is_told_of_what_goes_no_further() {
-    let router = router();
+pub(super) fn a_sender_is_told_of_what_goes_no_further(router: &Router) {
     for (client, service, narrow) in [("172.16.60.10:4007", WEB, NARROW), ("[fd60::10]:4007", WEB6, NARROW6)]
     {
         let last = Frame::udp(client, service).with(|frame| frame.hops = 1);
@@ -82,7 +78,7 @@ fn a_sender_is_told_of_what_goes_no_further() {
             Problem::unreachable(&from, &to, frame.quoted(8)).with(change).answer()
         };
         check(
-            &router,
+            router,
             vec![
                 ("past its last router", last.bytes(), SEND, problem([(11, 0), (3, 0)], 0, &last)),
                 ("too big for the next link", big.bytes(), SEND, problem([(3, 4), (2, 0)], 1280, &big)),

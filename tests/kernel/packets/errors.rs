@@ -1,7 +1,7 @@
 //! ICMP errors about what is translated.
 
 use super::frame::{Frame, Problem, SYN, TCP, UDP};
-use super::{Row, SEND, check, clients, passes, router};
+use super::{Router, Row, SEND, check, clients, passes};
 
 /// A packet and its answer, before the node and behind it.
 struct Exchange {
@@ -42,9 +42,7 @@ fn exchanges(port: u16) -> impl Iterator<Item = Exchange> {
     [TCP, UDP].into_iter().flat_map(of)
 }
 
-#[test]
-fn an_error_is_about_what_its_reader_sent() {
-    let router = router();
+pub(super) fn an_error_is_about_what_its_reader_sent(router: &Router) {
     for exchange in exchanges(4004) {
         let Exchange { asked, sent, answer, returned, client, service, pod } = &exchange;
         let on_the_way = if asked.from.is_ipv4() { "10.1.0.7" } else { "fd00:1::7" };
@@ -54,9 +52,9 @@ fn an_error_is_about_what_its_reader_sent() {
         let to_client = forwarded(service, client, quoted_with_checksum_of(asked, sent));
         let to_pod = forwarded(client, pod, quoted_with_checksum_of(answer, returned));
         let (sent, returned) = (past(sent).quoted(8), past(returned).quoted(8));
-        check(&router, exchange.rows());
+        check(router, exchange.rows());
         check(
-            &router,
+            router,
             vec![
                 (
                     "the pod's",
@@ -76,9 +74,7 @@ fn an_error_is_about_what_its_reader_sent() {
     }
 }
 
-#[test]
-fn a_forged_error_passes_untouched() {
-    let router = router();
+pub(super) fn a_forged_error_passes_untouched(router: &Router) {
     for exchange in exchanges(4005) {
         let Exchange { sent, client, pod, .. } = &exchange;
         let sent = past(sent);
@@ -86,9 +82,9 @@ fn a_forged_error_passes_untouched() {
         let later_fragment = sent.fragment(8..12)[14..].to_vec();
         let an_error = Problem::unreachable(client, pod, sent.quoted(8)).bytes()[14..].to_vec();
         let quoting = |name, quoted| passes(name, Problem::unreachable(pod, client, quoted).bytes());
-        check(&router, exchange.rows());
+        check(router, exchange.rows());
         check(
-            &router,
+            router,
             vec![
                 passes(
                     "about a packet that its reader did not send",

@@ -1,14 +1,12 @@
 //! What is translated.
 
 use super::frame::{ACK, Checksum, Frame, SYN, TCP, UDP};
-use super::{Row, SEND, check, clients, passes, router};
+use super::{Router, Row, SEND, check, clients, passes};
 
-#[test]
-fn what_is_for_a_service_becomes_what_its_pod_understands() {
+pub(super) fn what_is_for_a_service_becomes_what_its_pod_understands(router: &Router) {
     const HOP_BY_HOP: u8 = 0;
     const DESTINATION: u8 = 60;
     let padding = || vec![0, 1, 4, 0, 0, 0, 0];
-    let router = router();
     for (protocol, port) in [(TCP, 4000), (UDP, 5000)] {
         for (client, service, pod) in clients(port) {
             let asked = Frame { payload: b"who?".to_vec(), ..Frame::new(protocol, &client, service) };
@@ -49,14 +47,12 @@ fn what_is_for_a_service_becomes_what_its_pod_understands() {
                 let left = frame.forwarded(&client, pod).bytes();
                 rows.push(("one without a checksum has none", frame.bytes(), SEND, left));
             }
-            check(&router, rows);
+            check(router, rows);
         }
     }
 }
 
-#[test]
-fn fragments_follow_the_first_one() {
-    let router = router();
+pub(super) fn fragments_follow_the_first_one(router: &Router) {
     for (client, service, pod) in clients(5003) {
         let payload: Vec<u8> = (0..200).collect();
         let asked = Frame::udp(&client, service).with(|frame| frame.payload = payload);
@@ -64,7 +60,7 @@ fn fragments_follow_the_first_one() {
         let lost = Frame::udp(&client.replace("10]", "11]").replace(".10:", ".11:"), service)
             .with(|frame| frame.payload = vec![1; 200]);
         check(
-            &router,
+            router,
             vec![
                 passes("one whose first nobody saw", lost.fragment(64..208)),
                 ("the first", asked.fragment(0..64), SEND, becomes.fragment(0..64)),

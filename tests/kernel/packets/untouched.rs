@@ -1,18 +1,16 @@
 //! What is none of ours.
 
 use super::frame::{Frame, Problem, tagged};
-use super::{POD, WEB, WEB6, check, clients, passes, router};
+use super::{POD, Router, WEB, WEB6, check, clients, passes};
 
-#[test]
-fn what_is_cut_off_or_cannot_be_passes_untouched() {
-    let router = router();
+pub(super) fn what_is_cut_off_or_cannot_be_passes_untouched(router: &Router) {
     for (client, service, _) in clients(4001) {
         for asked in [Frame::tcp(&client, service), Frame::udp(&client, service)] {
             let whole = asked.bytes();
             // The kernel itself takes no frame without an IP header for a test.
             let least = if asked.from.is_ipv4() { 34 } else { 54 };
             for length in least..whole.len() {
-                check(&router, vec![passes("one cut off", whole[..length].to_vec())]);
+                check(router, vec![passes("one cut off", whole[..length].to_vec())]);
             }
         }
     }
@@ -39,19 +37,17 @@ fn what_is_cut_off_or_cannot_be_passes_untouched() {
     ] {
         let mut frame = frame.clone();
         frame[at..at + value.len()].copy_from_slice(value);
-        check(&router, vec![passes(name, frame)]);
+        check(router, vec![passes(name, frame)]);
     }
 }
 
-#[test]
-fn what_is_not_served_passes_untouched() {
+pub(super) fn what_is_not_served_passes_untouched(router: &Router) {
     const DESTINATION: u8 = 60;
-    let router = router();
     let tcp = Frame::tcp("172.16.60.10:4002", WEB);
     let many = vec![(DESTINATION, vec![0, 1, 4, 0, 0, 0, 0]); 7];
     let mapped = "[::ffff:172.16.60.10]:4002";
     check(
-        &router,
+        router,
         vec![
             passes("in a VLAN", tagged(&tcp.bytes(), 0x8100, 100)),
             passes("in a VLAN of a provider", tagged(&tcp.bytes(), 0x88a8, 100)),
