@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use daemon::document::parse_duration;
 use daemon::problems::{Problem, Problems};
-use dataplane::PacketForwarding;
+use dataplane::{PacketForwarding, PacketSettings};
 
 use crate::config::{self, Access, Config, Flags, Reading, Source, beside_a_file, boolean};
 use crate::explain::{Destination, Sender};
@@ -117,6 +117,10 @@ pub(crate) struct Run {
     /// In mode ipvs, for how long an endpoint that is gone keeps its connections.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     pub(crate) drain_deadline: Duration,
+
+    /// Entries of the table of conversations translated packet by packet, two for each. A table that is there keeps its size.
+    #[arg(long, value_name = "NUMBER", default_value_t = PacketSettings::default().flow_entries, value_parser = clap::value_parser!(u32).range(1024..))]
+    pub(crate) packet_flow_entries: u32,
 
     /// Load and attach the programs, and exit. To run takes the same privileges all the same.
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = switch)]

@@ -129,7 +129,8 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
 }
 
 fn open_ebpf(run: Run, config: &Config, registry: &Registry) -> Result<Box<dyn Dataplane>, Failure> {
-    let packets = packet::settings(config, run.packet_interfaces, run.packet_forwarding);
+    let packets =
+        packet::settings(config, run.packet_interfaces, run.packet_forwarding, run.packet_flow_entries);
     let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok).map_err(kernel)?;
     tracing::info!(cgroup = %cgroup.display(), bpf_fs = %run.bpf_fs.display(), "opening the dataplane");
     if Ipvs::is_present() {

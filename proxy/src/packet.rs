@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{IntCounter, IntCounterVec, Opts};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
 use serde_json::Value;
 
 use crate::config::Config;
@@ -15,6 +15,7 @@ pub(crate) fn settings(
     config: &Config,
     interfaces: Vec<String>,
     forwarding: PacketForwarding,
+    flow_entries: u32,
 ) -> PacketSettings {
     let text = |path: &str| config.document.pointer(path).and_then(Value::as_str).unwrap_or_default();
     let (mut pods, mut pod_interfaces) = (Vec::new(), Vec::new());
@@ -29,13 +30,13 @@ pub(crate) fn settings(
             "pods are not told from others by this mode, all packets count as from outside"
         ),
     }
-    PacketSettings { interfaces, pods, pod_interfaces, forwarding }
+    PacketSettings { interfaces, pods, pod_interfaces, forwarding, flow_entries }
 }
 
 /// The same for mode ipvs.
 pub(crate) fn surroundings(config: &Config) -> Surroundings {
     let PacketSettings { pods, pod_interfaces, .. } =
-        settings(config, Vec::new(), PacketForwarding::default());
+        settings(config, Vec::new(), PacketForwarding::default(), PacketSettings::default().flow_entries);
     let bit = config.document.pointer("/iptables/masqueradeBit").and_then(Value::as_u64);
     let bit = bit.and_then(|bit| u8::try_from(bit).ok());
     let kept = Surroundings::default().masquerade_bit;
@@ -78,6 +79,8 @@ pub(crate) struct PacketMetrics {
     opened: IntCounter,
     resumed: IntCounter,
     restored: IntCounter,
+    flow_entries: IntGauge,
+    flow_capacity: IntGauge,
     dropped: IntCounterVec,
 }
 
@@ -104,6 +107,14 @@ impl PacketMetrics {
                 "fairway_proxy_packet_connections_restored_total",
                 "Entries of live conversations pushed out of the full table and put back",
             )?,
+            flow_entries: IntGauge::new(
+                "fairway_proxy_packet_flow_entries",
+                "Entries of the table of conversations that live, two for each conversation",
+            )?,
+            flow_capacity: IntGauge::new(
+                "fairway_proxy_packet_flow_capacity",
+                "Entries that the table of conversations has room for",
+            )?,
             dropped: IntCounterVec::new(dropped, &["reason"])?,
         }))
     }
@@ -113,6 +124,9 @@ impl PacketMetrics {
             let (metric, value) = (self.metric(counter), self.counters.read(counter)?);
             metric.inc_by(value.saturating_sub(metric.get()));
         }
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.flow_entries.set(gauge(self.counters.flow_entries()));
+        self.flow_capacity.set(gauge(self.counters.flow_capacity()));
         Ok(())
     }
 
@@ -139,7 +153,8 @@ impl PacketMetrics {
 impl Collector for PacketMetrics {
     fn desc(&self) -> Vec<&Desc> {
         let simple = [&self.packets, &self.bytes, &self.opened, &self.resumed, &self.restored];
-        simple.into_iter().flat_map(Collector::desc).chain(self.dropped.desc()).collect()
+        let gauges = [&self.flow_entries, &self.flow_capacity].into_iter().flat_map(Collector::desc);
+        simple.into_iter().flat_map(Collector::desc).chain(gauges).chain(self.dropped.desc()).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
@@ -147,7 +162,8 @@ impl Collector for PacketMetrics {
             tracing::warn!(error = daemon::exit::chain(&error), "counters of packets not read");
         }
         let simple = [&self.packets, &self.bytes, &self.opened, &self.resumed, &self.restored];
-        simple.into_iter().flat_map(Collector::collect).chain(self.dropped.collect()).collect()
+        let gauges = [&self.flow_entries, &self.flow_capacity].into_iter().flat_map(Collector::collect);
+        simple.into_iter().flat_map(Collector::collect).chain(gauges).chain(self.dropped.collect()).collect()
     }
 }
 
@@ -158,7 +174,7 @@ mod tests {
     fn settings_of(text: &str) -> PacketSettings {
         let head = "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n";
         let (config, _) = crate::config::read(&format!("{head}{text}")).expect("valid");
-        settings(&config, vec!["*".to_owned()], PacketForwarding::Redirect)
+        settings(&config, vec!["*".to_owned()], PacketForwarding::Redirect, 1024)
     }
 
     #[test]

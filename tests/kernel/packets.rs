@@ -70,10 +70,9 @@ impl Router {
         Self { node, ebpf, interface, _neighbours: neighbours }
     }
 
-    /// What becomes of a frame that comes in by `eth0`.
+    /// What becomes of a frame that comes in by `eth0`. To be called in the node's network.
     fn arrives(&self, frame: &[u8]) -> (i32, Vec<u8>) {
-        let arrived = || self.ebpf.try_packet("fairway_in", self.interface, frame).unwrap();
-        let Trial { verdict, frame } = self.node.run(arrived);
+        let Trial { verdict, frame } = self.ebpf.try_packet("fairway_in", self.interface, frame).unwrap();
         (verdict, frame)
     }
 }
@@ -118,8 +117,9 @@ fn dropped(name: &'static str, frame: Vec<u8>) -> Row {
 }
 
 fn check(router: &Router, rows: Vec<Row>) {
-    for (name, frame, verdict, left) in rows {
-        let found = router.arrives(&frame);
+    let arrive = || rows.iter().map(|(_, frame, ..)| router.arrives(frame)).collect::<Vec<_>>();
+    let found = router.node.run(arrive);
+    for ((name, frame, verdict, left), found) in rows.into_iter().zip(found) {
         assert_eq!(found.0, verdict, "{name}: the verdict; {:02x?} became {:02x?}", frame, found.1);
         assert!(
             found.1 == left,

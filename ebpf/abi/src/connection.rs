@@ -56,6 +56,41 @@ pub struct Connection {
     pub stack_port: u32,
 }
 
+/// So many nanoseconds.
+pub const SECOND: u64 = 1_000_000_000;
+
+impl Connection {
+    /// Whether it has been silent for longer than one like it can be, of this IP protocol. From then on it is nobody's.
+    #[inline]
+    pub const fn is_over(&self, protocol: u8, now: u64) -> bool {
+        now.saturating_sub(self.seen) > self.lifetime(protocol)
+    }
+
+    /// Whether both ends are done with it, or one has reset it.
+    #[inline]
+    pub const fn is_closed(&self) -> bool {
+        const BOTH: u32 = CLIENT_DONE | BACKEND_DONE;
+        self.flags & RESET != 0 || self.flags & BOTH == BOTH
+    }
+
+    /// How long it may be silent, in nanoseconds: what kube-proxy sets for conntrack, and conntrack's own where it sets none.
+    #[inline]
+    const fn lifetime(&self, protocol: u8) -> u64 {
+        const TCP: u8 = 6;
+        let answered = self.flags & ANSWERED != 0;
+        let seconds = if protocol != TCP {
+            if answered { 180 } else { 30 }
+        } else if self.is_closed() || !answered {
+            60
+        } else if self.flags & (CLIENT_DONE | BACKEND_DONE) != 0 {
+            3600
+        } else {
+            24 * 3600
+        };
+        seconds * SECOND
+    }
+}
+
 /// These packets come from the backend.
 pub const REPLY: u32 = 1;
 /// The backend has answered.

@@ -41,7 +41,7 @@ pub use affinity::{Affinity, AffinityKey, Client, MemberKey};
 pub use backend::{Backend, BackendId, MaglevTable, NO_BACKEND, SlotKey};
 pub use connection::{
     ANSWERED, BACKEND_DONE, CLIENT_DONE, Connection, Counter, FragmentKey, Interface, Node, Ports, REPLY,
-    RESET, Tuple,
+    RESET, SECOND, Tuple,
 };
 pub use flow::{Flow, FlowKey, Origin, OriginKey};
 pub use service::{

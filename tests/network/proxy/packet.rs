@@ -1,6 +1,8 @@
 //! Packets that reach the node for a service: from the world, and from pods that no control group shows.
 
+mod full;
 mod health_checks;
+mod nodes;
 mod policy;
 mod site;
 mod whole;

@@ -7,7 +7,7 @@ mod stack;
 
 use ebpf_abi::{
     ANSWERED, Address, Audience, BACKEND_DONE, CLIENT_DONE, Client, Connection, Counter, FragmentKey,
-    Interface, Masquerade, Node, Port, Ports, REPLY, RESET, Rules, ServiceKey, SourceRange, Tuple,
+    Interface, Masquerade, Node, Port, Ports, REPLY, RESET, Rules, SECOND, ServiceKey, SourceRange, Tuple,
 };
 
 use super::parse::{FIN, Internet, Packet, Part, RST, TCP};
@@ -219,7 +219,7 @@ fn find(tables: &impl Conversations, work: &mut Work, now: u64) -> bool {
     }
     let from_client = connection.flags & REPLY == 0;
     let anew = from_client && starts_anew(tables.services(), packet, &connection);
-    !anew && !is_over(&connection, packet.tuple.protocol, now)
+    !anew && !connection.is_over(packet.tuple.protocol, now)
 }
 
 /// Whether a client begins again under the ports of a conversation that is over, or waits in vain for a backend that
@@ -230,7 +230,7 @@ fn starts_anew(tables: &impl Tables, packet: &Packet, connection: &Connection) -
     if packet.tuple.protocol != TCP {
         return gone();
     }
-    packet.is_syn() && (is_closed(connection.flags) || (connection.flags & ANSWERED == 0 && gone()))
+    packet.is_syn() && (connection.is_closed() || (connection.flags & ANSWERED == 0 && gone()))
 }
 
 #[inline(always)]
@@ -385,7 +385,7 @@ fn is_free(tables: &impl Conversations, key: &Tuple, answers: &Connection) -> bo
         return true;
     }
     let free = match tables.connection(key) {
-        Some(taken) => taken.becomes == answers.becomes || is_over(&taken, key.protocol, answers.seen),
+        Some(taken) => taken.becomes == answers.becomes || taken.is_over(key.protocol, answers.seen),
         None => true,
     };
     if free {
@@ -415,34 +415,6 @@ fn address_of(tables: &impl Conversations, work: &Work) -> Option<Address> {
 fn random_port(tables: &impl Conversations, node: Node) -> Port {
     let span = if node.ports == 0 { 1 } else { node.ports };
     Port::from_number((node.first_port + tables.services().random() % span) as u16)
-}
-
-const SECOND: u64 = 1_000_000_000;
-
-/// Whether a conversation has been silent for longer than one like it can be.
-#[inline(always)]
-fn is_over(connection: &Connection, protocol: u8, now: u64) -> bool {
-    now.saturating_sub(connection.seen) > lifetime(protocol, connection.flags)
-}
-
-/// How long a conversation may be silent: what kube-proxy sets for conntrack, and conntrack's own where it sets none.
-#[inline(always)]
-const fn lifetime(protocol: u8, flags: u32) -> u64 {
-    let seconds = if protocol != TCP {
-        if flags & ANSWERED != 0 { 180 } else { 30 }
-    } else if is_closed(flags) || flags & ANSWERED == 0 {
-        60
-    } else if flags & (CLIENT_DONE | BACKEND_DONE) != 0 {
-        3600
-    } else {
-        24 * 3600
-    };
-    seconds * SECOND
-}
-
-#[inline(always)]
-const fn is_closed(flags: u32) -> bool {
-    flags & RESET != 0 || flags & (CLIENT_DONE | BACKEND_DONE) == CLIENT_DONE | BACKEND_DONE
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! ```
 
 mod attach;
+mod flows;
 mod interfaces;
 mod timing;
 #[cfg(feature = "contract")]
@@ -17,6 +18,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -32,6 +34,7 @@ use nix::sys::socket::{
 };
 
 use self::attach::Attachments;
+use self::flows::{Fill, Flows};
 use self::interfaces::Interface;
 pub use self::timing::{PacketRun, PacketTiming};
 #[cfg(feature = "contract")]
@@ -60,6 +63,9 @@ pub struct PacketSettings {
     pub pod_interfaces: Vec<String>,
     /// How they go on.
     pub forwarding: PacketForwarding,
+    /// How many entries the table of conversations has; each has two, or three where the node stands in for a client on the way
+    /// through the stack. One that is pinned already keeps the size it has.
+    pub flow_entries: u32,
 }
 
 /// How translated packets go on to their backends, and to their clients.
@@ -79,13 +85,17 @@ impl Default for PacketSettings {
             pods: Vec::new(),
             pod_interfaces: Vec::new(),
             forwarding: PacketForwarding::default(),
+            flow_entries: ebpf_abi::CONNECTIONS.capacity,
         }
     }
 }
 
 /// What the packet programs have counted since their maps were made.
 #[derive(Clone)]
-pub struct PacketCounters(Arc<PerCpuArray<MapData, u64>>);
+pub struct PacketCounters {
+    counters: Arc<PerCpuArray<MapData, u64>>,
+    fill: Arc<Fill>,
+}
 
 impl fmt::Debug for PacketCounters {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,9 +106,19 @@ impl fmt::Debug for PacketCounters {
 impl PacketCounters {
     /// The sum over all processors.
     pub fn read(&self, counter: Counter) -> Result<u64, Error> {
-        let values = self.0.get(&(counter as u32), 0);
+        let values = self.counters.get(&(counter as u32), 0);
         let values = values.map_err(map_error("read", ebpf_abi::COUNTERS))?;
         Ok(values.iter().sum())
+    }
+
+    /// How many entries of the table of conversations lived when it was last looked at, some seconds ago.
+    pub fn flow_entries(&self) -> u64 {
+        self.fill.entries.load(Ordering::Relaxed)
+    }
+
+    /// How many there can be.
+    pub fn flow_capacity(&self) -> u64 {
+        self.fill.capacity.load(Ordering::Relaxed)
     }
 }
 
@@ -114,15 +134,17 @@ pub(super) struct Packets {
 impl Packets {
     /// Attaches the programs to the interfaces there are, and to those that come.
     pub(super) fn start(pins: &Pins, settings: PacketSettings) -> Result<Self, Error> {
-        let mut object = open(pins, settings.forwarding)?;
+        let mut object = open(pins, &settings)?;
         // Before the maps are taken: the programs refer to them.
         let programs = attach::load(&mut object)?;
         let counters = take(&mut object, ebpf_abi::COUNTERS)?;
         let counters = PerCpuArray::try_from(counters).map_err(map_error("open", ebpf_abi::COUNTERS))?;
         write_pods(&mut object, &settings.pods)?;
+        let fill = Arc::new(Fill::default());
+        let flows = Flows::take(&mut object, Arc::clone(&fill))?;
         let maps = Maps::take(&mut object)?;
         let attachments = Attachments::new(object, pins.links());
-        let mut keeper = Keeper { settings, maps, attachments, known: BTreeMap::new() };
+        let mut keeper = Keeper { settings, maps, attachments, flows, known: BTreeMap::new() };
         let notices = subscribe().map_err(notices_failed)?;
         keeper.look()?;
         let stop = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK);
@@ -132,7 +154,8 @@ impl Packets {
             .name("interfaces".to_owned())
             .spawn(move || keeper.run(&notices, &stopped))
             .map_err(notices_failed)?;
-        Ok(Self { counters: PacketCounters(Arc::new(counters)), programs, stop, thread: Some(thread) })
+        let counters = PacketCounters { counters: Arc::new(counters), fill };
+        Ok(Self { counters, programs, stop, thread: Some(thread) })
     }
 
     /// What the programs count.
@@ -164,8 +187,8 @@ pub(super) fn detach() -> Result<(), Error> {
 }
 
 /// Creates the maps, or opens those that are pinned, which are shared with the programs at the socket.
-fn open(pins: &Pins, forwarding: PacketForwarding) -> Result<Ebpf, Error> {
-    let by_stack = u32::from(forwarding == PacketForwarding::Stack);
+fn open(pins: &Pins, settings: &PacketSettings) -> Result<Ebpf, Error> {
+    let by_stack = u32::from(settings.forwarding == PacketForwarding::Stack);
     let mut loader = EbpfLoader::new();
     loader.override_global("FORWARD_BY_STACK", &by_stack, true);
     // Nothing is relocated against the kernel's own types, which would take long to read.
@@ -173,6 +196,7 @@ fn open(pins: &Pins, forwarding: PacketForwarding) -> Result<Ebpf, Error> {
     for table in ebpf_abi::TABLES.iter().chain(&ebpf_abi::PACKET_TABLES) {
         loader.map_pin_path(table.name, pins.maps().join(table.name));
     }
+    loader.map_max_entries(ebpf_abi::CONNECTIONS.name, settings.flow_entries);
     loader.load(OBJECT).map_err(load::load_error)
 }
 
@@ -223,6 +247,7 @@ struct Keeper {
     settings: PacketSettings,
     maps: Maps,
     attachments: Attachments,
+    flows: Flows,
     /// As last written.
     known: BTreeMap<u32, ebpf_abi::Interface>,
 }
@@ -246,11 +271,11 @@ impl Keeper {
                 return;
             }
             drain(notices);
-            let outcome = self.look();
+            let outcome = self.look().and_then(|()| self.flows.sweep_when_due());
             if let (Err(error), false) = (&outcome, failing) {
                 tracing::error!(
                     error = error as &dyn std::error::Error,
-                    "interfaces not kept up with, trying again"
+                    "interfaces or conversations not kept up with, trying again"
                 );
             }
             failing = outcome.is_err();

@@ -42,7 +42,7 @@ pub(super) struct Site {
     pub(super) out: Namespace,
     pub(super) bad: Namespace,
     pub(super) local: Namespace,
-    _outside: Switch,
+    pub(super) outside: Switch,
 }
 
 /// What a client was told.
@@ -84,7 +84,7 @@ impl Site {
             pod.route("default", "10.1.0.254")?;
             pod.ip(&["-6", "route", "add", "default", "via", "fd00:1::254"])?;
         }
-        Ok(Self { _servers: servers, node, out, bad, local, _outside: outside })
+        Ok(Self { _servers: servers, node, out, bad, local, outside })
     }
 
     /// The Service `web`, TCP and UDP, in both families, with these endpoints.

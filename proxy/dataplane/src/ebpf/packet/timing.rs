@@ -5,7 +5,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 
-use super::{PacketForwarding, attach};
+use super::{PacketSettings, attach};
 use crate::Error;
 use crate::ebpf::load;
 use crate::ebpf::pins::Pins;
@@ -29,7 +29,7 @@ impl PacketTiming {
     pub const PASS: &'static str = "fairway_pass";
 
     pub(in crate::ebpf) fn open(pins: &Pins) -> Result<Self, Error> {
-        let mut object = super::open(pins, PacketForwarding::Redirect)?;
+        let mut object = super::open(pins, &PacketSettings::default())?;
         attach::load(&mut object)?;
         let pass = program(&mut object, Self::PASS)?;
         pass.load().map_err(|error| load::program_error("load", Self::PASS, error))?;

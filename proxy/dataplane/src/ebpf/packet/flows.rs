@@ -1,0 +1,119 @@
+//! The table of conversations: how full it is of those that live.
+//!
+//! The kernel pushes out what was not used for longest once it is full, and never sooner, so that without somebody who clears
+//! away what is over every table is full some day, and nobody knows how full of life.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::Ebpf;
+use aya::maps::{HashMap, MapData, MapError};
+use ebpf_abi::{Connection, SECOND, Tuple};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{map_error, take};
+use crate::Error;
+use crate::ebpf::pod::Plain;
+
+/// It is looked through so many nanoseconds after the last time, or later where that took long: what it takes is a hundredth
+/// of a processor at most.
+const PAUSE: u64 = 5 * SECOND;
+const SHARE: u64 = 100;
+
+/// The table.
+pub(super) struct Flows {
+    entries: HashMap<MapData, Plain<Tuple>, Plain<Connection>>,
+    fill: Arc<Fill>,
+    /// Whether it was said that there is little room left.
+    crowded: bool,
+    sweep_at: u64,
+}
+
+/// What is known of it.
+#[derive(Debug, Default)]
+pub(super) struct Fill {
+    /// Entries that lived when it was last looked at. A conversation has one for each direction.
+    pub(super) entries: AtomicU64,
+    /// How many there can be.
+    pub(super) capacity: AtomicU64,
+}
+
+impl Flows {
+    pub(super) fn take(object: &mut Ebpf, fill: Arc<Fill>) -> Result<Self, Error> {
+        let failed = map_error("open", ebpf_abi::CONNECTIONS);
+        let map = take(object, ebpf_abi::CONNECTIONS)?;
+        if let aya::maps::Map::LruHashMap(data) = &map {
+            let capacity = data.info().map_err(&failed)?.max_entries();
+            fill.capacity.store(capacity.into(), Ordering::Relaxed);
+        }
+        Ok(Self { entries: HashMap::try_from(map).map_err(failed)?, fill, crowded: false, sweep_at: 0 })
+    }
+
+    /// Counts what lives and clears away what is over, unless that was done just now.
+    pub(super) fn sweep_when_due(&mut self) -> Result<(), Error> {
+        let begun = now()?;
+        if begun < self.sweep_at {
+            return Ok(());
+        }
+        let outcome = self.sweep(begun);
+        let ended = now()?;
+        self.sweep_at = ended + PAUSE.max((ended - begun) * SHARE);
+        outcome
+    }
+
+    /// Costs about a microsecond per entry.
+    fn sweep(&mut self, now: u64) -> Result<(), Error> {
+        let failed = || map_error("read", ebpf_abi::CONNECTIONS);
+        let (mut living, mut over) = (0, Vec::new());
+        for key in self.entries.keys() {
+            let key = key.map_err(failed())?;
+            match self.entries.get(&key, 0) {
+                Ok(Plain(connection)) if connection.is_over(key.0.protocol, now) => over.push(key),
+                Ok(_) => living += 1,
+                // The kernel was faster.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed()(error)),
+            }
+        }
+        for key in over {
+            match self.entries.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(MapError::SyscallError(error))
+                    if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(map_error("write", ebpf_abi::CONNECTIONS)(error)),
+            }
+        }
+        self.fill.entries.store(living, Ordering::Relaxed);
+        self.tell(living);
+        Ok(())
+    }
+
+    /// Says when it comes to be nearly full, and when there is room again.
+    fn tell(&mut self, living: u64) {
+        let capacity = self.fill.capacity.load(Ordering::Relaxed);
+        let (much, less) = (capacity / 10 * 9, capacity / 10 * 7);
+        if !self.crowded && living > much {
+            self.crowded = true;
+            tracing::warn!(
+                living,
+                capacity,
+                "the table of conversations is nearly full, idle ones will be pushed out"
+            );
+        } else if self.crowded && living < less {
+            self.crowded = false;
+            tracing::info!(living, capacity, "the table of conversations has room again");
+        }
+    }
+}
+
+/// The clock of [`Connection::seen`].
+fn now() -> Result<u64, Error> {
+    let failed = |error: nix::errno::Errno| Error::File {
+        action: "read",
+        path: "CLOCK_MONOTONIC".into(),
+        source: error.into(),
+    };
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(failed)?;
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or_default();
+    Ok(seconds * SECOND + u64::try_from(now.tv_nsec()).unwrap_or_default())
+}
