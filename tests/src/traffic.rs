@@ -46,7 +46,7 @@ use crate::{Error, Namespace, Process, Program, Result};
 pub fn serve(namespace: &Namespace, name: &str, address: &str) -> Result<Process> {
     let program = Program::ours("traffic")?.arguments(["serve", address, "--name", name]);
     let mut process = program.inside(namespace).spawn()?;
-    process.wait_for_log("listening", Duration::from_secs(5))?;
+    process.wait_for_log("listening", Duration::from_secs(30))?;
     Ok(process)
 }
 
