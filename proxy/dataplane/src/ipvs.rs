@@ -87,7 +87,7 @@ impl Ipvs {
             Some(code) if code == Errno::EPERM as i32 => Error::Permission { action: "make an interface" },
             _ => Error::Netlink { action: "make the interface of", source },
         })?;
-        let table = Table::open(TABLE, surroundings).map_err(lost("open the table of"))?;
+        let table = Table::open(TABLE, surroundings).map_err(no_table)?;
         Self::open_with(settings, Addresses::Ours(interface), table, Some(lock))
     }
 
@@ -99,7 +99,7 @@ impl Ipvs {
         settings: IpvsSettings,
     ) -> Result<Self, Error> {
         let surroundings = Surroundings::default();
-        let table = Table::open(table, surroundings).map_err(lost("open the table of"))?;
+        let table = Table::open(table, surroundings).map_err(no_table)?;
         Self::open_with(settings, Addresses::Elsewhere(frontends), table, None)
     }
 
@@ -414,6 +414,20 @@ fn lost(action: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::Netlink { action, source }
 }
 
+/// Why there is no table: nfnetlink itself may be missing, nftables, or a part of it that a transaction names.
+fn no_table(source: io::Error) -> Error {
+    match source.raw_os_error().map(Errno::from_raw) {
+        Some(Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP | Errno::EINVAL) => {
+            Error::Kernel { feature: "nftables (module nf_tables)" }
+        }
+        Some(Errno::ENOENT) => Error::Kernel {
+            feature: "a part of nftables (modules nft_chain_nat, nft_masq, nft_ct, nft_reject_ipv4 and nft_reject_ipv6)",
+        },
+        Some(Errno::EPERM) => Error::Permission { action: "make a table" },
+        _ => Error::Netlink { action: "make the table of", source },
+    }
+}
+
 fn refused(action: &'static str, change: Option<&Change>, refusal: Errno) -> Error {
     match (refusal, change.and_then(scheduler_of)) {
         (Errno::EPERM, _) => Error::Permission { action: "change virtual services" },
@@ -432,5 +446,24 @@ const fn scheduler_of(change: &Change) -> Option<Scheduler> {
         | Change::DrainBackend { .. }
         | Change::RemoveBackend { .. }
         | Change::RemoveService { .. } => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kernel_lacks_for_the_table_is_named() {
+        for (refusal, expected) in [
+            (Errno::EPROTONOSUPPORT, "the kernel lacks nftables (module nf_tables)"),
+            (Errno::EINVAL, "the kernel lacks nftables (module nf_tables)"),
+            (Errno::ENOENT, "the kernel lacks a part of nftables"),
+            (Errno::EPERM, "not permitted to make a table"),
+            (Errno::ENOBUFS, "make the table of the virtual services"),
+        ] {
+            let said = no_table(refusal.into()).to_string();
+            assert!(said.starts_with(expected), "{refusal}: {said}");
+        }
     }
 }

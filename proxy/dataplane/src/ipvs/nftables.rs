@@ -56,10 +56,12 @@ struct Chains {
 }
 
 impl Table {
-    /// Changes nothing yet.
+    /// Changes nothing yet. The kernel loads nftables where it is wanted; its refusal says where it has none.
     pub(super) fn open(name: &'static str, surroundings: Surroundings) -> io::Result<Self> {
         let netlink = Netlink::netfilter()?;
-        Ok(Self { netlink, name, surroundings, made: None, generation: None })
+        let mut table = Self { netlink, name, surroundings, made: None, generation: None };
+        table.generation()?;
+        Ok(table)
     }
 
     /// All that is there.

@@ -1,7 +1,6 @@
 //! What is served, read from the kernel, and what follows from it, put right.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,7 +14,7 @@ use super::message::{self, Command, FoundServer, FoundService, Target};
 use super::netlink::{Answer, Request};
 use super::nftables::{self, Element, Found as FoundTable};
 use super::served::Served;
-use super::{Ipvs, STICKY, drain, lost, refused, schedule, since_start};
+use super::{Ipvs, STICKY, drain, lost, no_table, refused, schedule, since_start};
 use crate::Error;
 
 /// So many services are looked after at a time.
@@ -57,7 +56,7 @@ impl Ipvs {
             |address: &IpAddr| addresses.others.contains(address) || !addresses.ours.contains(address);
         let unbound = observed.services.keys().map(address).filter(unbound).collect();
         self.served = Served::new(observed.clone(), marks, foreign_marks, unbound);
-        self.put_right(&addresses, &table).map_err(lost("put right the table of"))?;
+        self.put_right(&addresses, &table)?;
         Ok(observed)
     }
 
@@ -179,17 +178,17 @@ impl Ipvs {
         Rules { scheduler, affinity, source_ranges, ..known.clone() }
     }
 
-    fn put_right(&mut self, addresses: &FoundAddresses, table: &FoundTable) -> io::Result<()> {
+    fn put_right(&mut self, addresses: &FoundAddresses, table: &FoundTable) -> Result<(), Error> {
         let (elements, wanted) = (self.served.elements(), self.served.addresses());
         if table.is_sound {
             let removed: Vec<Element> = table.elements.difference(&elements).cloned().collect();
             let added: Vec<Element> = elements.difference(&table.elements).cloned().collect();
-            self.table.change(&removed, &added)?;
+            self.table.change(&removed, &added).map_err(lost("put right the table of"))?;
         } else {
-            self.table.make(&elements)?;
+            self.table.make(&elements).map_err(no_table)?;
         }
-        let lost: Vec<IpAddr> = addresses.ours.difference(&wanted).copied().collect();
-        self.addresses.remove(&lost)?;
+        let superfluous: Vec<IpAddr> = addresses.ours.difference(&wanted).copied().collect();
+        self.addresses.remove(&superfluous).map_err(lost("remove addresses of"))?;
         Ok(())
     }
 
