@@ -55,7 +55,7 @@ pub struct Comparison {
     pub what: String,
     /// Beside whom; empty where the figure stands alone.
     pub beside: String,
-    /// "ratio", or the unit.
+    /// "ratio", or the unit; empty for numbers.
     pub unit: String,
     /// What was seen; `None` where it did not run.
     pub value: Option<Summary>,

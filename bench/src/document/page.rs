@@ -24,7 +24,7 @@ pub(super) fn line(text: &mut String, cells: &[String]) {
 /// What was seen, what it is to reach, and whether it did.
 pub(super) fn cells(comparison: &Comparison) -> [String; 4] {
     let Comparison { value, bar, unit, .. } = comparison;
-    let unit = if unit == "ratio" { String::new() } else { format!(" {unit}") };
+    let unit = if unit.is_empty() || unit == "ratio" { String::new() } else { format!(" {unit}") };
     let (median, spread) = match value {
         None => ("not run".to_owned(), String::new()),
         Some(Summary { median, samples: 1, .. }) => (format!("{}{unit}", number(*median)), String::new()),
