@@ -105,7 +105,7 @@ fn change_among(services: u32) -> Result<f64, Box<dyn Error>> {
             ipvs.recount(frontend)?;
             apply(&mut ipvs, &[Change::RemoveBackend { frontend, backend }])?;
         }
-        rounds.push((processor_time()? - before).as_secs_f64() * 1e6 / f64::from(CHANGES));
+        rounds.push(processor_time()?.saturating_sub(before).as_secs_f64() * 1e6 / f64::from(CHANGES));
     }
     Ok(median(&rounds))
 }
