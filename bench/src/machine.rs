@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub struct Machine {
     /// The day of the run, UTC.
     pub date: String,
-    /// The commit that was measured, with `-dirty` where the tree differs from it.
+    /// The commit that was measured, with `-dirty` where the tree differs from it in more than results.
     pub commit: String,
     /// Release of the kernel.
     pub kernel: String,
@@ -40,7 +40,7 @@ impl Machine {
         let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
         Ok(Self {
             date: output("date", &["-u", "+%F"])?,
-            commit: output("git", &["-C", root, "describe", "--always", "--dirty"])?,
+            commit: commit(root)?,
             kernel: usage::read("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             processor,
             processors,
@@ -65,6 +65,14 @@ pub(crate) fn version(program: &str) -> Result<Option<String>> {
     let log = tempfile::NamedTempFile::new().map_err(Error::system("make", "a log"))?;
     let (status, said) = Program::new(program).arguments(["-v"]).log_to(log.path()).run(PATIENCE)?;
     Ok(status.success().then(|| said.lines().next().unwrap_or_default().to_owned()))
+}
+
+/// The commit, and whether the tree differs from it in more than results.
+fn commit(root: &str) -> Result<String> {
+    let commit = output("git", &["-C", root, "describe", "--always"])?;
+    let results = [":/", ":!bench/results", ":!README.md"];
+    let changed = output("git", &[&["-C", root, "status", "--porcelain", "--"][..], &results].concat())?;
+    Ok(if changed.is_empty() { commit } else { commit + "-dirty" })
 }
 
 /// What a tool prints; "unknown" where it fails.
