@@ -132,9 +132,9 @@ fn loses_master(
 /// The network is whole and the master leaves: at no time is the address nobody's, and it is its successor's in the end.
 fn leaves(world: &mut World) -> Result<(), String> {
     let leaver = world.masters()[0];
-    let held = |world: &World| match world.nodes.iter().any(|node| node.holds) {
-        true => Ok(()),
-        false => Err(format!("the address is nobody's while {leaver} leaves")),
+    let held = |world: &World| {
+        let somebody = world.nodes.iter().any(|node| node.holds);
+        somebody.then_some(()).ok_or_else(|| format!("the address is nobody's while {leaver} leaves"))
     };
     world.handle(leaver, Event::Leave)?;
     world.pass(world.most_skew() + 2 * DELAY, held)?;
