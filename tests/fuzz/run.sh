@@ -10,6 +10,6 @@ export RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-co
 cargo build --quiet --release --target "$triple"
 for target in targets/*.rs; do
   name=$(basename "$target" .rs)
-  mkdir -p "corpus/$name"
-  "target/$triple/release/$name" -max_total_time="${1:-20}" -max_len=2048 -print_final_stats=1 "corpus/$name" 2>&1 | tail -n 8
+  mkdir -p "corpus/$name" "seeds/$name"
+  "target/$triple/release/$name" -max_total_time="${1:-20}" -max_len=2048 -print_final_stats=1 "corpus/$name" "seeds/$name" 2>&1 | tail -n 8
 done
