@@ -16,7 +16,7 @@ pub struct Arguments {
     /// What to measure; everything where it is left out.
     #[arg(value_enum)]
     subject: Option<Subject>,
-    /// Fewer and shorter rounds: all of it in about three minutes.
+    /// Fewer and shorter rounds: all of it in about five minutes.
     #[arg(long)]
     quick: bool,
 }
