@@ -45,26 +45,25 @@ pub(super) fn start(runtime: &Handle, shared: &Arc<Shared>) -> io::Result<()> {
 
 /// Lets the connections of all threads find out that they are idle, until the runtime ends.
 pub(super) async fn tick(shared: Arc<Shared>) {
+    let mut known = 0;
     for step in 0_u32.. {
         tokio::time::sleep(STEP).await;
-        if step.is_multiple_of(STEPS) || is_crowded(&shared) {
+        let carried = shared.carried.load(Ordering::Relaxed);
+        let is_crowd = carried.saturating_sub(known) > CROWD;
+        known = carried;
+        if step.is_multiple_of(STEPS) || is_crowd {
             shared.tick.notify_waiters();
         }
     }
 }
 
-/// Whether so many connections have a task that their memory counts.
-fn is_crowded(shared: &Shared) -> bool {
-    let resting = usize::try_from(shared.metrics.idle.get()).unwrap_or_default();
-    shared.carried.load(Ordering::Relaxed).saturating_sub(resting) > CROWD
-}
-
 /// A connection rests when nobody has spoken from one tick to the next: not so soon that it would happen between the words
 /// of a conversation. But of a crowd that comes at once, not all are to have their tasks at a time: the memory of these
-/// is not given back to the system where others came in between. So ticks come sooner then.
-const STEP: Duration = Duration::from_millis(50);
-const STEPS: u32 = 4;
-const CROWD: usize = 512;
+/// is not given back to the system where others came in between. So while one comes, every step is a tick.
+const STEP: Duration = Duration::from_millis(10);
+const STEPS: u32 = 20;
+/// So many more connections than one step ago.
+const CROWD: usize = 32;
 
 /// Lets a connection rest; gives it back where that is not possible.
 pub(super) fn keep(connection: Idle, shared: &Shared) -> Result<(), Idle> {
