@@ -9,7 +9,7 @@ use tests::traffic::{self, HoldReport};
 use tests::{Error, Result, wait};
 
 use super::contender::{ADVERT_INTERVAL, Contender, SHORTEST_ADVERT_INTERVAL};
-use super::site::{RATE, Servers, Site};
+use super::site::{Servers, Site};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The fault comes after so many dials: one second.
@@ -211,7 +211,8 @@ impl Fault {
             Self::Hangs => {
                 let failed = dials.iter().filter(|dial| dial.outcome.is_err());
                 let last = failed.map(|dial| dial.start).max().unwrap_or(fault);
-                let share = 100.0 * count(outage::failed(dials)) / f64::from(RATE);
+                let since = dials.iter().filter(|dial| dial.start >= fault).count();
+                let share = 100.0 * count(outage::failed(dials)) / count(since.max(1));
                 vec![
                     (Figure::Until, milliseconds(last.saturating_sub(fault))),
                     (Figure::FailedShare, share),

@@ -20,7 +20,7 @@ pub(super) const NAMES: [&str; 3] = ["m1", "m2", "m3"];
 pub(super) const APISERVER_PORT: u16 = 6443;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// New TLS connections per second.
-pub(super) const RATE: u32 = 100;
+const RATE: u32 = 100;
 /// A dial that takes longer has failed: below one second, after which the kernel sends a lost SYN again.
 const DIAL_LIMIT: &str = "900";
 
