@@ -18,6 +18,7 @@ mod netlink;
 mod nftables;
 mod observe;
 mod order;
+mod refusal;
 mod scheduler;
 mod served;
 mod settings;
@@ -38,6 +39,7 @@ use self::netlink::{Netlink, Request};
 pub use self::nftables::Surroundings;
 use self::nftables::Table;
 use self::order::Order;
+use self::refusal::{lost, no_table, refused, scheduler_of};
 use self::scheduler::kernel_name;
 use self::served::{Difference, Part, Served};
 pub use self::settings::{IpvsSettings, Timeouts};
@@ -145,11 +147,11 @@ impl Ipvs {
         Self::schedulers().find(|(known, _)| *known == name).map(|(_, scheduler)| scheduler)
     }
 
-    /// Removes every virtual service of ours, or of kube-proxy's, and the interface. Success where there is neither.
+    /// Removes every virtual service of ours, or of kube-proxy's, the interface and the table. Success where there is none.
     /// What [`Ipvs::open`] set for the whole network namespace stays as it is.
     pub fn cleanup() -> Result<(), Error> {
         if !Self::is_present() {
-            return Ok(());
+            return remove_table();
         }
         Self::open(IpvsSettings::default(), Surroundings::default())?.remove()
     }
@@ -389,6 +391,15 @@ fn since_start() -> Duration {
     Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default())
 }
 
+/// Removes the table that stays where somebody removed the interface; a kernel without nftables has none.
+fn remove_table() -> Result<(), Error> {
+    let table = Table::open(TABLE, Surroundings::default());
+    match table.and_then(|mut table| table.remove()).map_err(no_table) {
+        Err(Error::Kernel { .. }) => Ok(()),
+        done => done,
+    }
+}
+
 /// A name of the network namespace, which the kernel frees when the process ends, however it ends.
 fn lock() -> Result<UnixDatagram, Error> {
     let bound = SocketAddr::from_abstract_name(LOCK).and_then(|name| UnixDatagram::bind_addr(&name));
@@ -408,62 +419,4 @@ fn find_family(netlink: &mut Netlink) -> Result<u16, Error> {
         Some(Err(refusal)) => return Err(refused("look for", None, refusal)),
     }
     .ok_or(Error::Kernel { feature: "IPVS (module ip_vs)" })
-}
-
-fn lost(action: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Netlink { action, source }
-}
-
-/// Why there is no table: nfnetlink itself may be missing, nftables, or a part of it that a transaction names.
-fn no_table(source: io::Error) -> Error {
-    match source.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPROTONOSUPPORT | Errno::EOPNOTSUPP | Errno::EINVAL) => {
-            Error::Kernel { feature: "nftables (module nf_tables)" }
-        }
-        Some(Errno::ENOENT) => Error::Kernel {
-            feature: "a part of nftables (modules nft_chain_nat, nft_masq, nft_ct, nft_reject_ipv4 and nft_reject_ipv6)",
-        },
-        Some(Errno::EPERM) => Error::Permission { action: "make a table" },
-        _ => Error::Netlink { action: "make the table of", source },
-    }
-}
-
-fn refused(action: &'static str, change: Option<&Change>, refusal: Errno) -> Error {
-    match (refusal, change.and_then(scheduler_of)) {
-        (Errno::EPERM, _) => Error::Permission { action: "change virtual services" },
-        // ip_vs_add_service(): the scheduler's module could not be loaded.
-        (Errno::ENOENT, Some(scheduler)) => scheduler::absent(scheduler),
-        (refusal, _) => Error::Netlink { action, source: refusal.into() },
-    }
-}
-
-/// The scheduler that a step asks for.
-const fn scheduler_of(change: &Change) -> Option<Scheduler> {
-    match change {
-        Change::AddService { service, .. } => Some(service.rules.scheduler),
-        Change::SetRules { rules, .. } => Some(rules.scheduler),
-        Change::AddBackend { .. }
-        | Change::DrainBackend { .. }
-        | Change::RemoveBackend { .. }
-        | Change::RemoveService { .. } => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_a_kernel_lacks_for_the_table_is_named() {
-        for (refusal, expected) in [
-            (Errno::EPROTONOSUPPORT, "the kernel lacks nftables (module nf_tables)"),
-            (Errno::EINVAL, "the kernel lacks nftables (module nf_tables)"),
-            (Errno::ENOENT, "the kernel lacks a part of nftables"),
-            (Errno::EPERM, "not permitted to make a table"),
-            (Errno::ENOBUFS, "make the table of the virtual services"),
-        ] {
-            let said = no_table(refusal.into()).to_string();
-            assert!(said.starts_with(expected), "{refusal}: {said}");
-        }
-    }
 }

@@ -189,3 +189,19 @@ fn cleanup_leaves_nothing_and_may_be_repeated() -> Result<()> {
     assert!(status.success(), "{said}");
     until("nothing is left", || node.is_bare())
 }
+
+/// What mode ipvs left of itself where somebody took its interface away.
+#[test]
+fn cleanup_removes_a_table_without_an_interface() -> Result<()> {
+    let node = Node::new()?;
+    for family in ["ip", "ip6"] {
+        node.namespace.command("nft", &["add", "table", family, "fairway-proxy"])?;
+    }
+    node.namespace.command("nft", &["add", "table", "ip", "others"])?;
+    for _ in 0..2 {
+        let (status, said) = node.clean_up()?;
+        assert!(status.success(), "{said}");
+        assert_eq!(node.namespace.command("nft", &["list", "tables"])?.trim(), "table ip others");
+    }
+    Ok(())
+}
