@@ -52,6 +52,8 @@ impl Node {
     /// A node without pods.
     pub(crate) fn new() -> Result<Self> {
         let (namespace, switch) = (Namespace::new("node")?, Switch::new("lan")?);
+        // A router asks for neighbours from its link-local address, which is not to be waited for.
+        namespace.command("sysctl", &["-qw", "net.ipv6.conf.default.accept_dad=0"])?;
         switch.attach(&namespace, "eth0", &["10.1.0.254/24", "fd00:1::254/64"])?;
         let cgroup = Cgroup::new("node")?;
         let files = tempfile::Builder::new().prefix("fw-").tempdir();
