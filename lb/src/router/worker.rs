@@ -59,6 +59,8 @@ impl Worker {
     /// More packets than the socket's buffer holds: whatever waited is read before a timer is looked at, but somebody
     /// who sends without a pause cannot keep us from the timers.
     const PACKETS_PER_TURN: usize = 512;
+    /// A turn costs more than reading: who is woken for every packet of a flood does little else.
+    const SHORTEST_REST: Duration = Duration::from_millis(1);
     const LONGEST_REST: Duration = Duration::from_millis(50);
 
     /// Does all that can fail for reasons of configuration, and changes nothing.
@@ -185,7 +187,8 @@ impl Worker {
     /// Packets take a quarter of a processor at most, however many come: this thread has real-time priority. Timers are
     /// not put off.
     fn rest_after(woken_at: Instant, read_at: Instant) -> Instant {
-        read_at + (3 * read_at.saturating_duration_since(woken_at)).min(Self::LONGEST_REST)
+        let rest = 3 * read_at.saturating_duration_since(woken_at);
+        read_at + rest.clamp(Self::SHORTEST_REST, Self::LONGEST_REST)
     }
 
     /// Counts a timer that should have been noticed earlier.

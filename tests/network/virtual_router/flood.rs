@@ -62,7 +62,8 @@ fn a_flood_takes_neither_the_address_nor_the_rhythm_nor_the_processor() -> Resul
     let (begun, before) = (wait::now(), used(&front_door)?);
     let disturbed = flood(&forger, &strange, || rhythm(host, &capture))?;
     let share = used(&front_door)?.saturating_sub(before).as_secs_f64() / begun.elapsed().as_secs_f64();
-    assert!(share < 0.5, "{share} of a processor");
+    eprintln!("SHARE {share}");
+    assert!(share < 0.25, "{share} of a processor");
     let ratio = disturbed.as_secs_f64() / undisturbed.as_secs_f64();
     assert!((0.8..1.2).contains(&ratio), "{undisturbed:?} undisturbed, {disturbed:?} in a flood");
     assert!(rejected(&front_door, "version")? > 1000, "the flood did arrive");
@@ -75,6 +76,7 @@ fn a_flood_takes_neither_the_address_nor_the_rhythm_nor_the_processor() -> Resul
     let holds = || throughout(span, "the address stays", || Ok(site.link.holders()? == [0]));
     flood(&forger, &weaker, holds)?;
     let share = used(&front_door)?.saturating_sub(before).as_secs_f64() / span.as_secs_f64();
+    eprintln!("SHARE {share}");
     assert!(share < 0.5, "{share} of a processor");
     let log = front_door.process.log()?;
     assert!(log.lines().count() < 50, "{log}");
