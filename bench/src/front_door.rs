@@ -15,6 +15,7 @@ pub use variant::Variant;
 
 use site::Site;
 
+use crate::ends;
 use crate::machine::{self, Machine};
 use crate::measure::{Figure, Measure, Run};
 use crate::results::Results;
@@ -52,7 +53,7 @@ pub fn measure(plan: Plan, command: &str, mut progress: impl FnMut(&str)) -> Res
     let site = Site::start()?;
     let mut report = Report {
         command: command.to_owned(),
-        machine: Machine::describe(Some(site::CONGESTION_CONTROL), &["haproxy", "nginx"])?,
+        machine: Machine::describe(Some(ends::CONGESTION_CONTROL), &["haproxy", "nginx"])?,
         rounds: plan.rounds,
         milliseconds: plan.milliseconds,
         not_run: site.not_run().into_iter().collect::<BTreeMap<_, _>>(),

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod document;
+pub mod ends;
 pub mod fail_over;
 pub mod front_door;
 pub mod instructions;

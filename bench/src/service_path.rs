@@ -16,6 +16,7 @@ pub use report::Report;
 
 use site::Site;
 
+use crate::ends;
 use crate::machine::{self, Machine};
 use crate::measure::Run;
 use crate::results::Results;
@@ -70,7 +71,7 @@ pub fn measure(plan: Plan, command: &str, mut progress: impl FnMut(&str)) -> Res
     let site = Site::start()?;
     let mut report = Report {
         command: command.to_owned(),
-        machine: Machine::describe(Some(site::CONGESTION_CONTROL), &["nft"])?,
+        machine: Machine::describe(Some(ends::CONGESTION_CONTROL), &["nft"])?,
         rounds: plan.rounds,
         milliseconds: plan.milliseconds,
         not_run: site.not_run().map(str::to_owned),

@@ -18,20 +18,12 @@ use tests::traffic::{self, LoadReport, Work};
 use tests::{Error, Namespace, Process, Program, Result, wait};
 
 use super::variant::Variant;
+use crate::ends::{self, settle};
 use crate::machine::version;
 use crate::measure::Run;
 use crate::usage;
 
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Congestion control of every socket: what the host prefers would favour whoever paces best. This is the only one that
-/// every kernel allows as the default of a namespace.
-pub(super) const CONGESTION_CONTROL: &str = "reno";
-/// The same in all three namespaces: many connections between the same two addresses must find ports.
-const SETTINGS: [(&str, &str); 3] = [
-    ("/proc/sys/net/ipv4/tcp_congestion_control", CONGESTION_CONTROL),
-    ("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535"),
-    ("/proc/sys/net/ipv4/tcp_tw_reuse", "1"),
-];
 
 /// Everything in it ends when it is dropped.
 pub(super) struct Site {
@@ -138,11 +130,7 @@ fn connect() -> Result<[Namespace; 3]> {
     server.route("default", "10.81.0.254")?;
     balancer.forward()?;
     for namespace in [&client, &balancer, &server] {
-        namespace.run(|| {
-            SETTINGS.iter().try_for_each(|(file, value)| {
-                std::fs::write(file, value).map_err(Error::system("write", *file))
-            })
-        })??;
+        settle(namespace)?;
     }
     Ok([client, balancer, server])
 }
@@ -152,15 +140,7 @@ fn start_server(network: &Namespace, folder: &Path) -> Result<Process> {
     let names = Variant::ALL.map(|variant| variant.backend().ip().to_string());
     authority.server("server", &names.each_ref().map(String::as_str))?.write(folder, "server")?;
     write(&folder.join(AUTHORITY), authority.pem())?;
-    let path = |name: &str| folder.join(name).into_os_string();
-    let mut server = Program::ours("traffic")?
-        .arguments(["answer", "0.0.0.0:6443"])
-        .arguments(["--certificate".into(), path("server.crt"), "--key".into(), path("server.key")])
-        .inside(network)
-        .log_to(folder.join("server.log"))
-        .spawn()?;
-    server.wait_for_log("listening", PATIENCE)?;
-    Ok(server)
+    ends::start_server(network, ["0.0.0.0:6443".into()], folder, PATIENCE)
 }
 
 const AUTHORITY: &str = "ca.crt";

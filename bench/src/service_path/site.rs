@@ -21,22 +21,15 @@ use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, objects, 
 
 use super::contender::{BACKEND_PORT, Contender, NODE_PORT, Path, SERVICE_PORT, Way};
 use super::rules::{OTHER_ENDPOINTS, rules};
+use crate::ends::{self, settle};
 use crate::machine::version;
 use crate::measure::Run;
 use crate::node::{API, other_service, other_slice, write_kubeconfig};
 use crate::usage;
 
 const PATIENCE: Duration = Duration::from_mins(1);
-/// As for the front door: the only one that every kernel allows as the default of a namespace.
-pub(super) const CONGESTION_CONTROL: &str = "reno";
 /// Pods, for whom nothing is masqueraded: clients of [`Path::Local`] and backends.
 pub(super) const PODS: &str = "10.80.0.0/15";
-/// Of clients and servers: many connections between the same two addresses must find ports.
-const SETTINGS: [(&str, &str); 3] = [
-    ("/proc/sys/net/ipv4/tcp_congestion_control", CONGESTION_CONTROL),
-    ("/proc/sys/net/ipv4/ip_local_port_range", "10000 65535"),
-    ("/proc/sys/net/ipv4/tcp_tw_reuse", "1"),
-];
 /// The services that are measured: one for each path.
 const MEASURED: u32 = 2;
 
@@ -180,14 +173,6 @@ impl Site {
     }
 }
 
-fn settle(namespace: &Namespace) -> Result<()> {
-    namespace.run(|| {
-        SETTINGS
-            .iter()
-            .try_for_each(|(file, value)| std::fs::write(file, value).map_err(Error::system("write", *file)))
-    })?
-}
-
 /// Makes a node and its cables.
 fn connect(contender: Contender, [pod, outside, backends]: [&Namespace; 3]) -> Result<Namespace> {
     let number = contender.number();
@@ -223,20 +208,11 @@ fn start_server(
     folder: &FilePath,
 ) -> Result<Process> {
     Authority::new("bench")?.server("server", &["10.81.1.1"])?.write(folder, "server")?;
-    let path = |name: &str| folder.join(name).into_os_string();
     let addresses = contenders.flat_map(|contender| {
         let backends = Path::ALL.into_iter().flat_map(move |path| contender.backends(path));
         backends.map(|backend| OsString::from(SocketAddr::from((backend, BACKEND_PORT)).to_string()))
     });
-    let mut server = Program::ours("traffic")?
-        .arguments(["answer"])
-        .arguments(addresses)
-        .arguments(["--certificate".into(), path("server.crt"), "--key".into(), path("server.key")])
-        .inside(network)
-        .log_to(folder.join("server.log"))
-        .spawn()?;
-    server.wait_for_log("listening", PATIENCE)?;
-    Ok(server)
+    ends::start_server(network, addresses, folder, PATIENCE)
 }
 
 fn start_proxy(contender: Contender, network: &Namespace, folder: &FilePath) -> Result<Proxy> {

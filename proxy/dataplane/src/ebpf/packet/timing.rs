@@ -45,12 +45,9 @@ impl PacketTiming {
         interface: u32,
         repeat: u32,
     ) -> Result<PacketRun, Error> {
-        // `__sk_buff` up to `ifindex`, which is its eleventh word.
-        let mut context = [0; 11 * size_of::<u32>()];
-        context[10 * size_of::<u32>()..].copy_from_slice(&interface.to_ne_bytes());
         let options = TestRunOptions {
             data_in: Some(frame),
-            ctx_in: Some(&context),
+            ctx_in: Some(&context(interface)),
             repeat,
             ..TestRunOptions::default()
         };
@@ -66,4 +63,12 @@ fn program<'object>(
     name: &'static str,
 ) -> Result<&'object mut SchedClassifier, Error> {
     attach::program(object, name)
+}
+
+/// What a test run is told of a packet: a `__sk_buff` up to `ifindex`, its eleventh word, of which only that is set.
+pub(super) fn context(interface: u32) -> [u8; 44] {
+    const INTERFACE: usize = 10 * size_of::<u32>();
+    let mut context = [0; 44];
+    context[INTERFACE..].copy_from_slice(&interface.to_ne_bytes());
+    context
 }

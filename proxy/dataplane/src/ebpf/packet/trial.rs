@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions, loaded_programs};
 
+use super::timing::context;
 use crate::Error;
 use crate::ebpf::{Ebpf, load};
 
@@ -43,11 +44,3 @@ impl Ebpf {
 
 /// A frame may grow by so much: an error about it has headers before it.
 const ROOM: usize = 128;
-
-/// A `__sk_buff` of which only `ifindex` is set.
-fn context(interface: u32) -> [u8; 44] {
-    const INTERFACE: usize = 40;
-    let mut context = [0; 44];
-    context[INTERFACE..].copy_from_slice(&interface.to_ne_bytes());
-    context
-}
