@@ -5,23 +5,22 @@
 //! once and whole. Nothing good is lost to a mistake: of a file that is no YAML, and of an object that is malformed, the
 //! last good version stays in force, and the log names file and document.
 
+mod notifier;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use serde_json::Value;
-use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use crate::cluster::{Delta, Kind, Name, Node, Refusal, Service, Slice, Update, kind};
 use crate::metrics::SourceMetrics;
+use notifier::{Changed, Notifier};
 
 /// The directory is read at least this often: inotify sees nothing on some network file systems.
 const REREAD_AFTER: Duration = Duration::from_secs(30);
@@ -317,68 +316,6 @@ fn merge(files: &BTreeMap<String, File>) -> Objects {
         }
     }
     merged
-}
-
-/// What happened to the directory.
-enum Changed {
-    Content,
-    Gone,
-}
-
-struct Notifier(AsyncFd<Descriptor>);
-
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-impl Notifier {
-    fn watch(directory: &Path) -> io::Result<Self> {
-        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        // Not on creation: a file that was just created is not written yet.
-        let changes = AddWatchFlags::IN_CLOSE_WRITE
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_MOVED_FROM
-            | AddWatchFlags::IN_DELETE
-            | AddWatchFlags::IN_DELETE_SELF
-            | AddWatchFlags::IN_MOVE_SELF
-            | AddWatchFlags::IN_ONLYDIR;
-        inotify.add_watch(directory, changes)?;
-        #[expect(
-            deprecated,
-            reason = "its successor is unsafe; this descriptor cannot outlive or leave its wrapper"
-        )]
-        let notifier = AsyncFd::new(Descriptor(inotify))?;
-        Ok(Self(notifier))
-    }
-
-    /// Waits until something happened, and takes in all that has.
-    async fn changed(&self) -> io::Result<Changed> {
-        let mut changed = None;
-        loop {
-            let mut ready = self.0.readable().await?;
-            loop {
-                match self.0.get_ref().0.read_events() {
-                    Ok(events) => {
-                        let gone = AddWatchFlags::IN_IGNORED | AddWatchFlags::IN_MOVE_SELF;
-                        if events.iter().any(|event| event.mask.intersects(gone)) {
-                            return Ok(Changed::Gone);
-                        }
-                        changed = Some(Changed::Content);
-                    }
-                    Err(Errno::EAGAIN) => break,
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            ready.clear_ready();
-            if let Some(changed) = changed {
-                return Ok(changed);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
