@@ -71,7 +71,8 @@ impl SharedView {
         Answer::json(StatusCode::OK, &all.into_iter().map(state).collect())
     }
 
-    fn try_lock(&self) -> Option<MutexGuard<'_, View>> {
+    /// `None` in the middle of a sync.
+    pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, View>> {
         match self.0.try_lock() {
             Ok(view) => Some(view),
             Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),

@@ -31,6 +31,7 @@ mod notice;
 mod pacing;
 mod packet;
 pub mod planner;
+mod service_metrics;
 mod successor;
 mod sync;
 pub mod translate;
@@ -61,6 +62,7 @@ use self::metrics::Metrics;
 use self::notice::{Notice, Notices};
 use self::packet::PacketMetrics;
 use self::planner::HealthChecks;
+use self::service_metrics::ServiceMetrics;
 use self::successor::Successor;
 use self::watch::{AccessError, Listeners, OwnNode, Watch};
 
@@ -95,14 +97,14 @@ fn start_logging(logging: Logging) -> Result<(), Failure> {
 fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
     let (init_only, arguments) = (run.init_only, run.clone());
     let in_force = config.clone();
-    let open = move |registry: &Registry| -> Result<Box<dyn Dataplane>, Failure> {
+    let open = move |shown: &Shown| -> Result<Box<dyn Dataplane>, Failure> {
         match in_force.mode {
-            Mode::Ebpf => open_ebpf(run, &in_force, registry),
+            Mode::Ebpf => open_ebpf(run, &in_force, shown),
             Mode::Ipvs(settings) => open_ipvs(run, &in_force, settings),
         }
     };
     if init_only {
-        drop(open(&Registry::new())?);
+        drop(open(&Shown::default())?);
         tracing::info!("the dataplane is in place");
         return Ok(());
     }
@@ -128,7 +130,14 @@ fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
     })
 }
 
-fn open_ebpf(run: Run, config: &Config, registry: &Registry) -> Result<Box<dyn Dataplane>, Failure> {
+/// What a dataplane may add its figures to, and what tells whose they are.
+#[derive(Default)]
+struct Shown {
+    registry: Registry,
+    view: SharedView,
+}
+
+fn open_ebpf(run: Run, config: &Config, shown: &Shown) -> Result<Box<dyn Dataplane>, Failure> {
     let packets =
         packet::settings(config, run.packet_interfaces, run.packet_forwarding, run.packet_flow_entries);
     let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok).map_err(kernel)?;
@@ -138,7 +147,9 @@ fn open_ebpf(run: Run, config: &Config, registry: &Registry) -> Result<Box<dyn D
     }
     let mut ebpf = Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs }).map_err(kernel)?;
     let counters = ebpf.serve_packets(packets).map_err(kernel)?;
-    PacketMetrics::register(registry, counters).map_err(Failure::failed)?;
+    PacketMetrics::register(&shown.registry, counters).map_err(Failure::failed)?;
+    let counters = ebpf.service_counters().map_err(kernel)?;
+    ServiceMetrics::register(&shown.registry, counters, shown.view.clone()).map_err(Failure::failed)?;
     Ok(Box::new(ebpf))
 }
 
@@ -197,14 +208,14 @@ async fn ring(release: &Notify) -> io::Error {
 /// The configuration is proved, as far as it can be, before the kernel is touched.
 async fn serve(
     config: Config,
-    open: impl FnOnce(&Registry) -> Result<Box<dyn Dataplane>, Failure>,
+    open: impl FnOnce(&Shown) -> Result<Box<dyn Dataplane>, Failure>,
     release: Arc<Notify>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    let registry = Registry::new();
-    let metrics = Metrics::register(&registry).map_err(Failure::failed)?;
+    let shown = Shown::default();
+    let Shown { registry, view } = &shown;
+    let metrics = Metrics::register(registry).map_err(Failure::failed)?;
     let health = SharedHealth::new(Health::new(config.sync_period));
-    let view = SharedView::default();
     let (health_checks, to_be_told) = tokio::sync::watch::channel(HealthChecks::default());
     let (updates, received) = mpsc::channel(QUEUED_UPDATES);
     let (notices, to_be_published) = Notices::new(metrics.sources.events.dropped.clone());
@@ -225,7 +236,7 @@ async fn serve(
         guard: Guard::new(config.guard_emptiness && matches!(config.source, Source::Cluster(_))),
         release,
     };
-    let writer = sync::start(settings, open(&registry)?, received).map_err(Failure::failed)?;
+    let writer = sync::start(settings, open(&shown)?, received).map_err(Failure::failed)?;
     tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");
     notices.leave(Notice::starting());
     let hard_fail = config.bind_address_hard_fail;

@@ -24,8 +24,8 @@ fn pins_that_are_removed_come_back_and_forwarding_does_not_pause() {
             ("v2/maps/SERVICES", 1),
             ("v2/maps/ORIGINS", 1),
             ("v2/links", 8),
-            ("v2/maps", 10),
-            ("", 18),
+            ("v2/maps", 11),
+            ("", 19),
         ] {
             let victim = node.state().join(victim);
             if victim.is_dir() { fs::remove_dir_all(&victim) } else { fs::remove_file(&victim) }.unwrap();

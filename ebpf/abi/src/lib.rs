@@ -9,6 +9,7 @@
 //! | [`MAGLEV`] | hash | [`ServiceId`] | [`MaglevTable`] | dataplane |
 //! | [`SOURCE_RANGES`] | longest-prefix match | [`SourceRange`] | [`u32`], always 1 | dataplane |
 //! | [`TURNS`] | hash | [`ServiceId`] | [`Turn`] | dataplane creates, programs count |
+//! | [`TALLIES`] | LRU hash per CPU | [`ServiceId`] | [`Tally`] | programs |
 //! | [`AFFINITY`] | LRU hash | [`AffinityKey`] | [`Affinity`] | programs |
 //! | [`FLOWS`] | LRU hash | [`FlowKey`] | [`Flow`] | programs |
 //! | [`ORIGINS`] | LRU hash | [`OriginKey`] | [`Origin`] | programs |
@@ -35,6 +36,7 @@ mod backend;
 mod connection;
 mod flow;
 mod service;
+mod tally;
 
 pub use address::{Address, Port};
 pub use affinity::{Affinity, AffinityKey, Client, MemberKey};
@@ -47,6 +49,7 @@ pub use flow::{Flow, FlowKey, Origin, OriginKey};
 pub use service::{
     Audience, Masquerade, NO_SERVICE, Rules, Scheduler, Service, ServiceId, ServiceKey, SourceRange, Turn,
 };
+pub use tally::{Tallied, Tally};
 
 /// Version of everything in this crate. State pinned by another version is not read.
 pub const VERSION: u32 = 2;
@@ -77,6 +80,8 @@ pub const SOURCE_RANGES: Table = Table { name: "SOURCE_RANGES", capacity: 131_07
 /// yet, so that a dataplane that starts over what it finds gives out none again. There is room for one more, so that it is
 /// [`SERVICES`] that is found full.
 pub const TURNS: Table = Table { name: "TURNS", capacity: SERVICES.capacity + 2 };
+/// What was counted of the services that were asked for of late. A service that was not for long may be counted anew.
+pub const TALLIES: Table = Table { name: "TALLIES", capacity: 16_384 };
 /// Which backend a client had, for services with [`Rules::AFFINITY`].
 pub const AFFINITY: Table = Table { name: "AFFINITY", capacity: 65_536 };
 /// Which backend an unconnected UDP socket talks to.
@@ -100,5 +105,5 @@ pub const COUNTERS: Table = Table { name: "COUNTERS", capacity: Counter::COUNT }
 pub const PACKET_TABLES: [Table; 6] = [CONNECTIONS, FRAGMENTS, INTERFACES, PODS, NODE, COUNTERS];
 
 /// Every map of the programs at the socket.
-pub const TABLES: [Table; 10] =
-    [SERVICES, SLOTS, BACKENDS, MEMBERS, MAGLEV, SOURCE_RANGES, TURNS, AFFINITY, FLOWS, ORIGINS];
+pub const TABLES: [Table; 11] =
+    [SERVICES, SLOTS, BACKENDS, MEMBERS, MAGLEV, SOURCE_RANGES, TURNS, TALLIES, AFFINITY, FLOWS, ORIGINS];

@@ -2,7 +2,7 @@
 
 use ebpf_abi::{
     Affinity, AffinityKey, Backend, BackendId, Client, Flow, FlowKey, MemberKey, Origin, OriginKey, Rules,
-    Scheduler, Service, ServiceId, ServiceKey, SlotKey,
+    Scheduler, Service, ServiceId, ServiceKey, SlotKey, Tallied,
 };
 
 /// What the decisions look up and remember: the kernel's maps, or a test's values.
@@ -22,6 +22,8 @@ pub trait Tables {
     fn maglev(&self, service: ServiceId, hash: u32) -> Option<BackendId>;
     /// Counts one connection to `service` and says how many came before it.
     fn take_turn(&self, service: ServiceId) -> Option<u64>;
+    /// Notes one more for `service`.
+    fn tally(&self, service: ServiceId, what: Tallied);
     /// The backend that a client had.
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     /// Remembers `affinity`. Forgetting it under memory pressure costs a client its backend, not its forwarding.
@@ -77,8 +79,11 @@ const ATTEMPTS: u32 = 4;
 pub fn connect(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey) -> Verdict {
     let Some(service) = tables.service(frontend) else { return Verdict::Pass };
     match choose(tables, socket, frontend, service) {
-        Choice::Backend(_, backend) => forward(tables, socket.cookie(), frontend, backend),
-        Choice::Empty(rules) => unanswered(rules),
+        Choice::Backend(_, backend) => {
+            tables.tally(service.id, Tallied::SocketConnection);
+            forward(tables, socket.cookie(), frontend, backend)
+        }
+        Choice::Empty(rules) => unanswered(tables, service.id, rules),
         Choice::Gone => Verdict::Pass,
     }
 }
@@ -98,9 +103,10 @@ pub fn send(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey) -
     match choose(tables, socket, frontend, service) {
         Choice::Backend(id, backend) => {
             tables.remember_flow(&key, Flow { backend: id });
+            tables.tally(service.id, Tallied::SocketConnection);
             forward(tables, cookie, frontend, backend)
         }
-        Choice::Empty(rules) => unanswered(rules),
+        Choice::Empty(rules) => unanswered(tables, service.id, rules),
         Choice::Gone => Verdict::Pass,
     }
 }
@@ -212,7 +218,8 @@ fn schedule(tables: &impl Tables, asker: &impl Asker, frontend: &ServiceKey, fou
 
 /// What the client of a service without backends is told.
 #[inline(always)]
-const fn unanswered(rules: Rules) -> Verdict {
+fn unanswered(tables: &impl Tables, service: ServiceId, rules: Rules) -> Verdict {
+    tables.tally(service, Tallied::Refused);
     if rules.has(Rules::DROP_WHEN_EMPTY) { Verdict::Drop } else { Verdict::Refuse }
 }
 

@@ -1,13 +1,13 @@
 //! The kernel's tables. Names, kinds and capacities are those of `ebpf_abi`.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
-use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap};
+use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap};
 use ebpf_abi::{
     Affinity, AffinityKey, Backend, BackendId, Flow, FlowKey, MaglevTable, MemberKey, NO_BACKEND, Origin,
-    OriginKey, Service, ServiceId, ServiceKey, SlotKey, SourceRange, Turn,
+    OriginKey, Service, ServiceId, ServiceKey, SlotKey, SourceRange, Tallied, Tally, Turn,
 };
 
 use crate::Tables;
@@ -34,6 +34,9 @@ static SOURCE_RANGES: LpmTrie<SourceRange, u32> =
 #[map]
 static TURNS: HashMap<ServiceId, Turn> =
     HashMap::with_max_entries(ebpf_abi::TURNS.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static TALLIES: LruPerCpuHashMap<ServiceId, Tally> =
+    LruPerCpuHashMap::with_max_entries(ebpf_abi::TALLIES.capacity, 0);
 #[map]
 static AFFINITY: LruHashMap<AffinityKey, Affinity> =
     LruHashMap::with_max_entries(ebpf_abi::AFFINITY.capacity, 0);
@@ -78,7 +81,16 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn take_turn(&self, service: ServiceId) -> Option<u64> {
-        TURNS.get_ptr_mut(service).map(increment)
+        TURNS.get_ptr_mut(service).map(|turn| increment(turn.cast()))
+    }
+
+    #[inline(always)]
+    fn tally(&self, service: ServiceId, what: Tallied) {
+        let tally = tally_of(service);
+        if !tally.is_null() {
+            // A process may be preempted by another that connects.
+            increment(number(tally, what));
+        }
     }
 
     #[inline(always)]
@@ -134,6 +146,18 @@ impl Maps {
     pub fn admits(&self, source: SourceRange) -> bool {
         SOURCE_RANGES.get(Key::new(SourceRange::BITS, source)).is_some()
     }
+
+    /// Counts the bytes of a packet.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+    pub fn tally_bytes(&self, service: ServiceId, bytes: u64) {
+        let tally = tally_of(service);
+        if !tally.is_null() {
+            let count = number(tally, Tallied::Bytes);
+            // SAFETY: as in `copy`; it is this processor's own, and no program of packets interrupts another.
+            unsafe { count.write_volatile(count.read_volatile().wrapping_add(bytes)) };
+        }
+    }
 }
 
 /// A value that two look-ups agree on: both are `same`.
@@ -187,18 +211,33 @@ fn entry(table: *const MaglevTable, position: u32) -> BackendId {
     unsafe { table.cast::<BackendId>().add(position).read_volatile() }
 }
 
+/// What this processor has counted of a service; null where there is no room.
+#[inline(never)]
+fn tally_of(service: ServiceId) -> *mut Tally {
+    if let Some(tally) = TALLIES.get_ptr_mut(service) {
+        return tally;
+    }
+    remembered(TALLIES.insert(service, Tally::default(), u64::from(BPF_NOEXIST)));
+    TALLIES.get_ptr_mut(service).unwrap_or(core::ptr::null_mut())
+}
+
+#[inline(always)]
+const fn number(tally: *mut Tally, what: Tallied) -> *mut u64 {
+    tally.cast::<u64>().wrapping_add(what as usize)
+}
+
 /// Counts one and returns the count before, as one step for all processors.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
 #[expect(unsafe_code, reason = "Rust's atomics for this target lack the kernel's fetch-and-add")]
-fn increment(turn: *mut Turn) -> u64 {
+fn increment(number: *mut u64) -> u64 {
     let mut count = 1_u64;
-    // SAFETY: as in `copy`; map values are aligned to 8 bytes and a `Turn` is 8 bytes wide.
+    // SAFETY: as in `copy`; map values are aligned to 8 bytes, and so are the numbers in them, which are 8 bytes wide.
     unsafe {
         core::arch::asm!(
-            "{count} = atomic_fetch_add((u64 *)({turn} + 0), {count})",
+            "{count} = atomic_fetch_add((u64 *)({number} + 0), {count})",
             count = inout(reg) count,
-            turn = in(reg) turn,
+            number = in(reg) number,
         );
     }
     count
@@ -206,7 +245,7 @@ fn increment(turn: *mut Turn) -> u64 {
 
 /// There are no maps on the host.
 #[cfg(not(target_arch = "bpf"))]
-const fn increment(_: *mut Turn) -> u64 {
+const fn increment(_: *mut u64) -> u64 {
     0
 }
 

@@ -39,6 +39,7 @@ use self::answer::Error;
 use self::maps::Kernel;
 use self::parse::{Frame, Packet, TCP};
 use self::translate::{Conversations, Route, RouteKind, Verdict, Work};
+use crate::maps::Maps;
 
 /// How long the header before the IP header is, on an interface with Ethernet.
 pub const ETHERNET: u32 = 14;
@@ -116,6 +117,7 @@ fn carry_out(tables: &Kernel<'_>, work: &Work, verdict: Verdict, incoming: bool)
             if !by_stack() || incoming == (work.connection.flags & REPLY == 0) {
                 tables.count(Counter::Packets, 1);
                 tables.count(Counter::Bytes, u64::from(length));
+                Maps.tally_bytes(work.connection.service, u64::from(length));
             }
             if forward { tables.skb.send(&work.route) } else { NEXT }
         }

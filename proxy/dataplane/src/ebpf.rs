@@ -20,6 +20,7 @@ mod repair;
 mod simulation;
 mod sock_diag;
 mod stale_sockets;
+mod tallies;
 mod write;
 
 use std::path::{Path, PathBuf};
@@ -36,6 +37,7 @@ pub use self::packet::Trial;
 pub use self::packet::{PacketCounters, PacketForwarding, PacketRun, PacketSettings, PacketTiming};
 use self::pins::Pins;
 use self::stale_sockets::StaleSockets;
+pub use self::tallies::{ServiceCount, ServiceCounters};
 use self::write::Write;
 use crate::{Dataplane, Error, Failure, Inspection, Unsupported};
 
@@ -136,6 +138,11 @@ impl Ebpf {
         self.attached.programs.extend_from_slice(packets.programs());
         self.packets = Some(packets);
         Ok(counters)
+    }
+
+    /// What the programs count of services, for whoever shows it.
+    pub fn service_counters(&self) -> Result<ServiceCounters, Error> {
+        ServiceCounters::open(&self.pins)
     }
 
     /// The packet programs, to be timed on the maps of this dataplane.

@@ -16,9 +16,9 @@ mod memory;
 pub use ebpf::Trial;
 pub use ebpf::{
     Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketForwarding, PacketRun, PacketSettings,
-    PacketTiming, Program, Settings, encoded,
+    PacketTiming, Program, ServiceCount, ServiceCounters, Settings, encoded,
 };
-pub use ebpf_abi::Counter as PacketCounter;
+pub use ebpf_abi::{Counter as PacketCounter, Tally as ServiceTally};
 pub use error::{Error, Unsupported};
 pub use ipvs::{Ipvs, IpvsSettings, Surroundings, Timeouts};
 pub use kernel::default_cgroup;

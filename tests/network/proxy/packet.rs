@@ -1,5 +1,6 @@
 //! Packets that reach the node for a service: from the world, and from pods that no control group shows.
 
+mod counted;
 mod full;
 mod health_checks;
 mod nodes;

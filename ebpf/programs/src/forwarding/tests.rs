@@ -13,6 +13,7 @@ struct Values {
     backends: RefCell<BTreeMap<BackendId, Backend>>,
     maglev: RefCell<Option<BackendId>>,
     turn: RefCell<u64>,
+    tallied: RefCell<Vec<Tallied>>,
     random: Cell<u32>,
     now: Cell<u64>,
     affinities: RefCell<BTreeMap<AffinityKey, Affinity>>,
@@ -128,6 +129,10 @@ impl Tables for Values {
         let mut turn = self.turn.borrow_mut();
         *turn += 1;
         Some(*turn - 1)
+    }
+
+    fn tally(&self, _: ServiceId, what: Tallied) {
+        self.tallied.borrow_mut().push(what);
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
@@ -264,6 +269,18 @@ fn an_exchange_stays_with_its_backend_until_that_is_gone() {
     let moved = values.send();
     assert_ne!(moved, stays);
     assert_eq!([values.send(), values.send()], [moved; 2], "and stays with the next");
+}
+
+#[test]
+fn a_connection_and_an_exchange_count_once_and_so_does_whoever_meets_nobody() {
+    let values = Values::with_backends(1);
+    values.connect();
+    values.send();
+    values.send();
+    values.shrink();
+    values.connect();
+    let tallied = [Tallied::SocketConnection, Tallied::SocketConnection, Tallied::Refused];
+    assert_eq!(*values.tallied.borrow(), tallied);
 }
 
 #[test]

@@ -7,7 +7,8 @@ mod stack;
 
 use ebpf_abi::{
     ANSWERED, Address, Audience, BACKEND_DONE, CLIENT_DONE, Client, Connection, Counter, FragmentKey,
-    Interface, Masquerade, Node, Port, Ports, REPLY, RESET, Rules, SECOND, ServiceKey, SourceRange, Tuple,
+    Interface, Masquerade, Node, Port, Ports, REPLY, RESET, Rules, SECOND, ServiceKey, SourceRange, Tallied,
+    Tuple,
 };
 
 use super::parse::{FIN, Internet, Packet, Part, RST, TCP};
@@ -130,6 +131,12 @@ pub fn arrive(tables: &impl Conversations, work: &mut Work, interface: u32, ours
         return Verdict::Pass;
     }
     let verdict = open(tables, work, interface, now);
+    // Not in there, where the kernel's stack has no room for one more call.
+    if verdict == Verdict::Translate {
+        tables.services().tally(work.connection.service, Tallied::PacketConnection);
+    } else if verdict == Verdict::Refuse || verdict == Verdict::NoLocalBackend {
+        tables.services().tally(work.connection.service, Tallied::Refused);
+    }
     if verdict != Verdict::Translate {
         return verdict;
     }
@@ -292,10 +299,10 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
     let (id, backend) = match choose(tables.services(), &Sender(tuple), &frontend, service) {
         Choice::Backend(id, backend) => (id, backend),
         Choice::Gone => return Verdict::Pass,
-        Choice::Empty(rules) if rules.has(Rules::DROP_WHEN_EMPTY) => {
-            return Verdict::NoLocalBackend;
+        Choice::Empty(rules) => {
+            work.connection.service = service.id;
+            return if rules.has(Rules::DROP_WHEN_EMPTY) { Verdict::NoLocalBackend } else { Verdict::Refuse };
         }
-        Choice::Empty(_) => return Verdict::Refuse,
     };
     work.becomes =
         Tuple { destination: backend.address, destination_port: backend.port, ..work.packet.tuple };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ebpf_abi::{
     Affinity, AffinityKey, Backend, BackendId, Client, Flow, FlowKey, MaglevTable, MemberKey, Origin,
-    OriginKey, Service, ServiceId, ServiceKey, SlotKey,
+    OriginKey, Service, ServiceId, ServiceKey, SlotKey, Tallied,
 };
 use ebpf_programs::Tables;
 use ebpf_programs::forwarding::{Asker, Socket, Verdict, connect};
@@ -144,6 +144,8 @@ impl Tables for Kernel {
         turn.0 += 1;
         Some(turn.0 - 1)
     }
+
+    fn tally(&self, _: ServiceId, _: Tallied) {}
 
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
         self.affinities.borrow().get(key).copied()

@@ -18,6 +18,7 @@ struct Values {
     random: Cell<u32>,
     by_stack: bool,
     counted: RefCell<Vec<Counter>>,
+    tallied: RefCell<Vec<Tallied>>,
 }
 
 const SERVICE: Service = Service {
@@ -59,6 +60,9 @@ impl Tables for Values {
     }
     fn take_turn(&self, _: ServiceId) -> Option<u64> {
         Some(0)
+    }
+    fn tally(&self, _: ServiceId, what: Tallied) {
+        self.tallied.borrow_mut().push(what);
     }
     fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
         None

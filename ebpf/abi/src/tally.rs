@@ -1,0 +1,33 @@
+//! What clients made of a service.
+
+use bytemuck::{AnyBitPattern, NoUninit};
+
+/// What the programs count of one service, on each processor by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, NoUninit, AnyBitPattern)]
+#[repr(C)]
+pub struct Tally {
+    /// Connections, and exchanges of datagrams, that were translated at a socket.
+    pub socket_connections: u64,
+    /// Those that are translated packet by packet.
+    pub packet_connections: u64,
+    /// Connections and packets that met no backend.
+    pub refused: u64,
+    /// Bytes of translated packets.
+    pub bytes: u64,
+}
+
+/// One of the numbers of a [`Tally`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Tallied {
+    /// [`Tally::socket_connections`].
+    SocketConnection,
+    /// [`Tally::packet_connections`].
+    PacketConnection,
+    /// [`Tally::refused`].
+    Refused,
+    /// [`Tally::bytes`].
+    Bytes,
+}
+
+const _: () = assert!(size_of::<Tally>() == 32);

@@ -1,0 +1,104 @@
+//! What the programs counted of each service, for who asks now and then.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap};
+use ebpf_abi::{Service, ServiceId, ServiceKey, Table, Tally};
+use plan::Frontend;
+
+use super::encode;
+use super::pins::Pins;
+use super::pod::Plain;
+use crate::Error;
+
+/// What the programs count of services, read from the kernel's maps.
+#[derive(Clone)]
+pub struct ServiceCounters(Arc<Counters>);
+
+struct Counters {
+    tallies: PerCpuHashMap<MapData, Plain<ServiceId>, Plain<Tally>>,
+    services: HashMap<MapData, Plain<ServiceKey>, Plain<Service>>,
+    /// Whose the tallies are; `None` for a service that is gone. An identifier is given out once.
+    frontends: Mutex<BTreeMap<ServiceId, Option<Frontend>>>,
+}
+
+/// What was counted of one frontend since the kernel first met it, or last forgot it among many others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServiceCount {
+    /// Names it for as long as the maps live.
+    pub id: u32,
+    /// The frontend; `None` for one that is gone.
+    pub frontend: Option<Frontend>,
+    /// The sums over all processors.
+    pub tally: Tally,
+}
+
+impl fmt::Debug for ServiceCounters {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("ServiceCounters")
+    }
+}
+
+impl ServiceCounters {
+    pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
+        let tallies = PerCpuHashMap::try_from(pinned(pins, ebpf_abi::TALLIES)?);
+        let services = HashMap::try_from(pinned(pins, ebpf_abi::SERVICES)?);
+        Ok(Self(Arc::new(Counters {
+            tallies: tallies.map_err(failed("open", ebpf_abi::TALLIES))?,
+            services: services.map_err(failed("open", ebpf_abi::SERVICES))?,
+            frontends: Mutex::default(),
+        })))
+    }
+
+    /// Of every service that was asked for of late. Its cost grows with these, and with all services where one was asked
+    /// for the first time.
+    pub fn read(&self) -> Result<Vec<ServiceCount>, Error> {
+        let mut tallies = BTreeMap::new();
+        for key in self.0.tallies.keys() {
+            let key = key.map_err(failed("read", ebpf_abi::TALLIES))?;
+            match self.0.tallies.get(&key, 0) {
+                Ok(values) => drop(tallies.insert(key.0, sum(values.iter().map(|value| value.0)))),
+                // Others were asked for meanwhile.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed("read", ebpf_abi::TALLIES)(error)),
+            }
+        }
+        // No one panics while holding it, and if so: it is plain data.
+        let mut frontends = self.0.frontends.lock().unwrap_or_else(PoisonError::into_inner);
+        frontends.retain(|id, _| tallies.contains_key(id));
+        if tallies.keys().any(|id| !frontends.contains_key(id)) {
+            frontends.extend(tallies.keys().map(|id| (*id, None)));
+            for entry in &self.0.services {
+                let (key, service) = entry.map_err(failed("read", ebpf_abi::SERVICES))?;
+                if let Some(frontend) = frontends.get_mut(&service.0.id) {
+                    *frontend = encode::frontend(&key.0);
+                }
+            }
+        }
+        let count = |(id, tally): (ServiceId, Tally)| {
+            let frontend = frontends.get(&id).copied().flatten();
+            ServiceCount { id: id.0, frontend, tally }
+        };
+        Ok(tallies.into_iter().map(count).collect())
+    }
+}
+
+fn sum(tallies: impl Iterator<Item = Tally>) -> Tally {
+    tallies.fold(Tally::default(), |total, tally| Tally {
+        socket_connections: total.socket_connections.wrapping_add(tally.socket_connections),
+        packet_connections: total.packet_connections.wrapping_add(tally.packet_connections),
+        refused: total.refused.wrapping_add(tally.refused),
+        bytes: total.bytes.wrapping_add(tally.bytes),
+    })
+}
+
+fn pinned(pins: &Pins, table: Table) -> Result<Map, Error> {
+    let data = MapData::from_pin(pins.maps().join(table.name)).map_err(failed("open", table))?;
+    Map::from_map_data(data).map_err(failed("open", table))
+}
+
+fn failed(action: &'static str, table: Table) -> impl Fn(MapError) -> Error {
+    move |source| Error::Map { action, map: table.name, source }
+}
