@@ -1,7 +1,6 @@
-//! A node with two interfaces, an open dataplane, and services that are translated to themselves.
+//! A node with two interfaces, an open dataplane, and two services each of which is the other's only backend.
 //!
-//! A run does not make its packet anew, so what is translated must be what it was: a service whose only backend has the
-//! service's own address is looked up, chosen, routed and rewritten as any other.
+//! A run does not make its packet anew, so what is translated must be for a service again: it is the other's turn then.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use super::{Case, Frame};
 
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
 const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 254, 0, 80), 80);
+const OTHER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 254, 0, 81), 8080);
 const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 9, 9), 80);
 /// What a program says of a packet that it sends on itself, and of one that it lets pass.
 const REDIRECT: i32 = 7;
@@ -93,7 +93,7 @@ impl Site {
             Case::Leaving => self.run_often("fairway_out", Frame::tcp(SERVICE, client, ACK), 0, NEXT),
             Case::Fragment => {
                 // Without ports, in whose place is payload.
-                let later = Frame { fragment: LATER_FRAGMENT, ..fragment(client) };
+                let later = Frame { fragment: LATER_FRAGMENT, ..fragment(client, SERVICE) };
                 self.run_often("fairway_in", later, 0, REDIRECT)
             }
             Case::PassOnce => self.run_each(PacketTiming::PASS, NEXT),
@@ -123,12 +123,12 @@ impl Site {
     /// Conversations under way.
     fn prepare(&mut self) -> Result<()> {
         let client = SocketAddrV4::new(CLIENT, 1000);
-        for (frame, interface) in [
-            (Frame::tcp(client, SERVICE, SYN), 0),
-            (Frame::tcp(SERVICE, client, SYN | ACK), 1),
-            (Frame { fragment: 0, ..fragment(client) }, 0),
-            (Frame { fragment: FIRST_FRAGMENT, ..fragment(client) }, 0),
-        ] {
+        let both = [SERVICE, OTHER];
+        let opened = both.map(|service| (Frame::tcp(client, service, SYN), 0));
+        let answered = both.map(|service| (Frame::tcp(service, client, SYN | ACK), 1));
+        let whole = both.map(|service| (fragment(client, service), 0));
+        let first = both.map(|service| (Frame { fragment: FIRST_FRAGMENT, ..fragment(client, service) }, 0));
+        for (frame, interface) in [opened, answered, whole, first].concat() {
             self.run("fairway_in", frame, interface, (1, REDIRECT))?;
         }
         Ok(())
@@ -179,8 +179,8 @@ impl Site {
     }
 }
 
-const fn fragment(client: SocketAddrV4) -> Frame {
-    Frame { source: client, destination: SERVICE, protocol: UDP, flags: 0, fragment: 0 }
+const fn fragment(client: SocketAddrV4, service: SocketAddrV4) -> Frame {
+    Frame { source: client, destination: service, protocol: UDP, flags: 0, fragment: 0 }
 }
 
 fn socket() -> Result<UdpSocket> {
@@ -205,10 +205,17 @@ fn open(settings: &Settings) -> Result<(Ebpf, PacketTiming)> {
 }
 
 fn services() -> Forwarding {
-    let Some(port) = Port::new(SERVICE.port()) else { return Forwarding::default() };
-    let address = IpAddr::from(*SERVICE.ip());
-    let itself = || [Backend::new(address, port)].into_iter().collect();
-    [Protocol::Tcp, Protocol::Udp].map(|protocol| (Frontend::new(address, port, protocol), itself())).into()
+    let port = |service: SocketAddrV4| Port::new(service.port());
+    let (Some(port), Some(other_port)) = (port(SERVICE), port(OTHER)) else { return Forwarding::default() };
+    let [address, other_address] = [SERVICE, OTHER].map(|service| IpAddr::from(*service.ip()));
+    let backend = |address, port| [Backend::new(address, port)].into_iter().collect();
+    let both = |protocol| {
+        [
+            (Frontend::new(address, port, protocol), backend(other_address, other_port)),
+            (Frontend::new(other_address, other_port, protocol), backend(address, port)),
+        ]
+    };
+    [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(both).collect()
 }
 
 fn interface(network: &Namespace, name: &str) -> Result<(u32, [u8; 6])> {
