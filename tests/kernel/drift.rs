@@ -20,11 +20,11 @@ fn pins_that_are_removed_come_back_and_forwarding_does_not_pause() {
         serve(&mut ebpf, frontend(SERVICE), &[server.address()]);
         assert_eq!(ebpf.inspect().unwrap(), Inspection::default(), "nothing is missing");
         for (victim, count) in [
-            ("v2/links/connect4", 1),
-            ("v2/maps/SERVICES", 1),
-            ("v2/maps/ORIGINS", 1),
-            ("v2/links", 8),
-            ("v2/maps", 11),
+            ("v3/links/connect4", 1),
+            ("v3/maps/SERVICES", 1),
+            ("v3/maps/ORIGINS", 1),
+            ("v3/links", 8),
+            ("v3/maps", 11),
             ("", 19),
         ] {
             let victim = node.state().join(victim);
@@ -81,10 +81,10 @@ struct Somebody(Ebpf);
 impl Somebody {
     fn new(node: &Node) -> Self {
         let elsewhere = node.state().with_file_name("elsewhere");
-        fs::create_dir_all(elsewhere.join("v2/maps")).unwrap();
-        for pin in fs::read_dir(node.state().join("v2/maps")).unwrap() {
+        fs::create_dir_all(elsewhere.join("v3/maps")).unwrap();
+        for pin in fs::read_dir(node.state().join("v3/maps")).unwrap() {
             let pin = pin.unwrap();
-            fs::hard_link(pin.path(), elsewhere.join("v2/maps").join(pin.file_name())).unwrap();
+            fs::hard_link(pin.path(), elsewhere.join("v3/maps").join(pin.file_name())).unwrap();
         }
         Self(Ebpf::open(&Settings { bpf_fs: elsewhere, ..node.settings() }).unwrap())
     }

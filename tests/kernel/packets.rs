@@ -12,7 +12,7 @@ use dataplane::{Ebpf, PacketSettings, Trial};
 use plan::{Rules, WhenEmpty};
 use tests::Namespace;
 
-use self::frame::NODE;
+use self::frame::{ACK, Frame, NODE, SYN};
 use crate::node::{Node, frontend, serve, serve_by};
 
 /// What the kernel is told: nothing; to drop the packet; to send it where the program said.
@@ -61,6 +61,16 @@ impl Router {
         let link = NODE.map(|octet| format!("{octet:02x}")).join(":");
         namespace.ip(&["link", "set", "eth0", "address", &link]).unwrap();
         namespace.ip(&["link", "set", "eth2", "mtu", "1280"]).unwrap();
+        for (interface, neighbours) in [
+            ("eth0", ["172.16.60.10", "fd60::10"]),
+            ("eth1", ["10.1.0.1", "fd00:1::1"]),
+            ("eth2", ["10.2.0.1", "fd00:2::1"]),
+        ] {
+            for neighbour in neighbours {
+                let there = ["lladdr", "02:00:00:00:00:03", "dev", interface];
+                namespace.ip(&[&["neigh", "replace", neighbour][..], &there].concat()).unwrap();
+            }
+        }
         namespace.forward().unwrap();
         let mut ebpf = node.open();
         let interface = node.run(|| {
@@ -127,6 +137,19 @@ fn check(router: &Router, rows: Vec<Row>) {
             found.1
         );
     }
+}
+
+/// The conversation is under way: both sides have spoken, and the node remembers where the packets of either leave.
+fn get_under_way(router: &Router, protocol: u8, (client, service, pod): (&str, &str, &str)) {
+    let asks = Frame::new(protocol, client, service);
+    let answers = Frame::new(protocol, pod, client);
+    let row = |frame: &Frame, flags, from: &str, to: &str| {
+        let frame = frame.clone().with(|frame| frame.flags = flags);
+        ("under way", frame.bytes(), SEND, frame.forwarded(from, to).bytes())
+    };
+    let (ask, answer) =
+        (|flags| row(&asks, flags, client, pod), |flags| row(&answers, flags, service, client));
+    check(router, vec![ask(SYN), answer(SYN | ACK), ask(ACK), answer(ACK)]);
 }
 
 /// A client of each family, at a port of its own.

@@ -6,7 +6,7 @@ use crate::{Address, BackendId, Port, ServiceId};
 
 /// Both ends of a conversation, as the headers of a packet name them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, NoUninit, AnyBitPattern)]
-#[repr(C)]
+#[repr(C, align(8))]
 pub struct Tuple {
     /// Who sends.
     pub source: Address,
@@ -23,6 +23,21 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// From what headers hold; the ports as they are beside each other on the wire.
+    #[inline]
+    pub fn from_headers(source: Address, destination: Address, ports: u32, protocol: u8) -> Self {
+        let ([first, second, third, fourth], destination) = (source.v6_words(), destination.v6_words());
+        let [fifth, sixth, seventh, eighth] = destination;
+        let protocol = u32::from_ne_bytes([protocol, 0, 0, 0]);
+        bytemuck::cast([first, second, third, fourth, fifth, sixth, seventh, eighth, ports, protocol])
+    }
+
+    /// The ports as they are beside each other on the wire.
+    #[inline]
+    pub fn ports(&self) -> u32 {
+        bytemuck::cast([self.source_port.wire(), self.destination_port.wire()])
+    }
+
     /// The tuple of an answer.
     #[inline]
     #[must_use]
@@ -54,6 +69,45 @@ pub struct Connection {
     pub flags: u32,
     /// The client's port while the node's stack has the packet, where it is not the client's own; else 0.
     pub stack_port: u32,
+    /// Where they leave.
+    pub path: Path,
+}
+
+/// Where the packets of one direction leave, so that the kernel's routes are asked now and then and not for each. All
+/// zero: unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, NoUninit, AnyBitPattern)]
+#[repr(C, align(8))]
+pub struct Path {
+    /// To which neighbour.
+    pub next: Address,
+    /// By which interface.
+    pub interface: u32,
+    /// How long a packet may be there.
+    pub mtu: u32,
+    /// When the kernel said so, in [`Path::TICK`]s.
+    pub found: u32,
+    /// [`Connection::seal`], or the entry is half another's.
+    pub seal: u32,
+}
+
+impl Path {
+    /// A unit of the kernel's monotonic clock, in nanoseconds: about a millisecond.
+    pub const TICK: u64 = 1 << 20;
+    /// After so many of them routes are asked again: a tenth of a second.
+    const LIFETIME: u32 = 96;
+
+    /// The clock of [`Path::found`].
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "it goes round, and only differences are looked at")]
+    pub const fn clock(now: u64) -> u32 {
+        (now / Self::TICK) as u32
+    }
+
+    /// Whether it is to be believed yet.
+    #[inline]
+    pub const fn is_fresh(&self, now: u64) -> bool {
+        self.interface != 0 && Self::clock(now).wrapping_sub(self.found) < Self::LIFETIME
+    }
 }
 
 /// So many nanoseconds.
@@ -73,6 +127,22 @@ impl Connection {
         self.flags & RESET != 0 || self.flags & BOTH == BOTH
     }
 
+    /// What a packet that came in by `interface` with the tuple `key` would have to find in [`Path::seal`] to be translated
+    /// by one look at this entry. The kernel may give the entry's memory to another conversation, or somebody may be writing
+    /// the path, while it is read: then it does not fit.
+    #[inline]
+    pub fn seal(&self, key: &Tuple, interface: u32) -> u32 {
+        let path = Path { seal: interface, ..self.path };
+        let words: [u64; 14] = bytemuck::cast(Sealed { key: *key, becomes: self.becomes, path });
+        let mut total = 0_u64;
+        let mut position = 0;
+        while position < words.len() {
+            total = total.wrapping_add(words[position].wrapping_mul(FACTORS[position]));
+            position += 1;
+        }
+        (total >> 32) as u32
+    }
+
     /// How long it may be silent, in nanoseconds: what kube-proxy sets for conntrack, and conntrack's own where it sets none.
     #[inline]
     const fn lifetime(&self, protocol: u8) -> u64 {
@@ -90,6 +160,31 @@ impl Connection {
         seconds * SECOND
     }
 }
+
+/// What a seal is over.
+#[derive(Clone, Copy, NoUninit)]
+#[repr(C)]
+struct Sealed {
+    key: Tuple,
+    becomes: Tuple,
+    path: Path,
+}
+
+/// Odd numbers without a pattern, by which the words of a seal are multiplied: the output of `SplitMix64` (Steele, Lea and
+/// Flood, 2014).
+const FACTORS: [u64; 14] = {
+    let mut factors = [0; 14];
+    let mut state = 0_u64;
+    let mut position = 0;
+    while position < factors.len() {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        factors[position] = (mixed ^ (mixed >> 31)) | 1;
+        position += 1;
+    }
+    factors
+};
 
 /// These packets come from the backend.
 pub const REPLY: u32 = 1;
@@ -205,8 +300,56 @@ impl Counter {
 }
 
 const _: () = assert!(size_of::<Tuple>() == 40);
-const _: () = assert!(size_of::<Connection>() == 64);
+const _: () = assert!(size_of::<Path>() == 32);
+const _: () = assert!(size_of::<Connection>() == 96);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<Ports>() == 4);
 const _: () = assert!(size_of::<Interface>() == 36);
 const _: () = assert!(size_of::<Node>() == 8);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_seal_is_broken_by_whatever_is_another_conversations() {
+        let address = |last| Address::from_octets([10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        let key = Tuple { source: address(1), destination: address(2), protocol: 6, ..Tuple::default() };
+        let becomes = Tuple { destination: address(3), ..key };
+        let path = Path { next: address(4), interface: 2, mtu: 1500, found: 77, seal: 0 };
+        let (service, backend) = (ServiceId(1), BackendId(1));
+        let connection = Connection { becomes, seen: 0, service, backend, flags: 0, stack_port: 0, path };
+        let seal = connection.seal(&key, 9);
+        assert_ne!(connection.seal(&key, 8), seal, "by another interface");
+        let bits = |size: usize| (0..size * 8).map(|bit| (bit / 8, 1_u8 << (bit % 8)));
+        for (byte, bit) in bits(size_of::<Tuple>()) {
+            let other = |tuple: Tuple| {
+                let mut bytes: [u8; size_of::<Tuple>()] = bytemuck::cast(tuple);
+                bytes[byte] ^= bit;
+                bytemuck::cast(bytes)
+            };
+            assert_ne!(connection.seal(&other(key), 9), seal, "key, byte {byte}");
+            let connection = Connection { becomes: other(becomes), ..connection };
+            assert_ne!(connection.seal(&key, 9), seal, "becomes, byte {byte}");
+        }
+        // All but the seal itself.
+        for (byte, bit) in bits(size_of::<Path>() - size_of::<u32>()) {
+            let mut bytes: [u8; size_of::<Path>()] = bytemuck::cast(path);
+            bytes[byte] ^= bit;
+            let connection = Connection { path: bytemuck::cast(bytes), ..connection };
+            assert_ne!(connection.seal(&key, 9), seal, "path, byte {byte}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_believed_for_a_tenth_of_a_second() {
+        let found = Path::clock(40 * SECOND);
+        let path = Path { interface: 2, found, ..Path::default() };
+        assert!(path.is_fresh(40 * SECOND) && path.is_fresh(40 * SECOND + SECOND / 20));
+        assert!(!path.is_fresh(40 * SECOND + SECOND / 9));
+        assert!(!Path { interface: 0, ..path }.is_fresh(40 * SECOND));
+        // The clock goes round after 52 days.
+        let last = Path { found: u32::MAX, ..path };
+        assert!(last.is_fresh((1_u64 << 52) + Path::TICK) && !last.is_fresh(1 << 50));
+    }
+}

@@ -42,8 +42,8 @@ pub use address::{Address, Port};
 pub use affinity::{Affinity, AffinityKey, Client, MemberKey};
 pub use backend::{Backend, BackendId, MaglevTable, NO_BACKEND, SlotKey};
 pub use connection::{
-    ANSWERED, BACKEND_DONE, CLIENT_DONE, Connection, Counter, FragmentKey, Interface, Node, Ports, REPLY,
-    RESET, SECOND, Tuple,
+    ANSWERED, BACKEND_DONE, CLIENT_DONE, Connection, Counter, FragmentKey, Interface, Node, Path, Ports,
+    REPLY, RESET, SECOND, Tuple,
 };
 pub use flow::{Flow, FlowKey, Origin, OriginKey};
 pub use service::{
@@ -52,7 +52,7 @@ pub use service::{
 pub use tally::{Tallied, Tally};
 
 /// Version of everything in this crate. State pinned by another version is not read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// A map: what the kernel calls it and how many entries it holds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ mod maps;
 pub mod parse;
 mod rewrite;
 pub mod translate;
+mod under_way;
 
 use core::ffi::c_void;
 use core::mem::{self, offset_of};
@@ -37,8 +38,9 @@ use ebpf_abi::{Address, Counter, REPLY, Tuple};
 
 use self::answer::Error;
 use self::maps::Kernel;
-use self::parse::{Frame, Packet, TCP};
-use self::translate::{Conversations, Route, RouteKind, Verdict, Work};
+use self::parse::{Frame, Ipv4Header, Ipv6Header, Packet, TCP};
+use self::translate::{Arrival, Conversations, Route, RouteKind, Verdict, Work};
+use self::under_way::{OTHERWISE, STRANGER, go_on};
 use crate::maps::Maps;
 
 /// How long the header before the IP header is, on an interface with Ethernet.
@@ -51,9 +53,9 @@ pub const NEXT: i32 = -1;
 /// The packet is no more.
 const SHOT: i32 = 2;
 
-/// A packet comes in.
+/// A packet comes in, with its IP header `NETWORK` bytes after its beginning.
 #[inline(always)]
-pub fn arrive(context: &TcContext, network: u32) -> i32 {
+pub fn arrive<const NETWORK: u32>(context: &TcContext) -> i32 {
     const HOST: u32 = 0;
     const OTHER_HOST: u32 = 3;
     let skb = Skb(context);
@@ -61,21 +63,32 @@ pub fn arrive(context: &TcContext, network: u32) -> i32 {
     if kind != HOST && kind != OTHER_HOST {
         return NEXT;
     }
-    let Some(work) = read(skb, network) else { return NEXT };
+    let now = now();
+    let outcome = match skb.word(offset_of!(__sk_buff, protocol)) {
+        _ if by_stack() => OTHERWISE,
+        IPV4 => go_on::<Ipv4Header, NETWORK>(skb, now),
+        IPV6 => go_on::<Ipv6Header, NETWORK>(skb, now),
+        _ => return NEXT,
+    };
+    if outcome != OTHERWISE && outcome != STRANGER {
+        return outcome;
+    }
+    let Some(work) = read(skb, NETWORK) else { return NEXT };
     let tables = Kernel { skb };
-    let verdict = translate::arrive(&tables, work, skb.interface(), kind == HOST, now());
+    let (interface, ours, stranger) = (skb.interface(), kind == HOST, outcome == STRANGER);
+    let verdict = translate::arrive(&tables, work, Arrival { interface, ours, stranger, now });
     carry_out(&tables, work, verdict, true)
 }
 
 /// A packet goes out that the node's stack had. What came in by another interface and did not go through the stack was
 /// translated as a whole there.
 #[inline(always)]
-pub fn leave(context: &TcContext, network: u32) -> i32 {
+pub fn leave<const NETWORK: u32>(context: &TcContext) -> i32 {
     let skb = Skb(context);
     if !by_stack() && skb.word(offset_of!(__sk_buff, ingress_ifindex)) != 0 {
         return NEXT;
     }
-    let Some(work) = read(skb, network) else { return NEXT };
+    let Some(work) = read(skb, NETWORK) else { return NEXT };
     let tables = Kernel { skb };
     let verdict = translate::leave(&tables, work, now());
     carry_out(&tables, work, verdict, false)
@@ -84,8 +97,6 @@ pub fn leave(context: &TcContext, network: u32) -> i32 {
 /// Reads the packet into this processor's place for it.
 #[inline(always)]
 fn read(skb: Skb<'_>, network: u32) -> Option<&'static mut Work> {
-    const IPV4: u32 = 0x0800_u16.to_be() as u32;
-    const IPV6: u32 = 0x86dd_u16.to_be() as u32;
     let version = match skb.word(offset_of!(__sk_buff, protocol)) {
         IPV4 => 4,
         IPV6 => 6,
@@ -101,6 +112,9 @@ fn read(skb: Skb<'_>, network: u32) -> Option<&'static mut Work> {
     parse::parse(&skb, network, version, &mut work.headers, &mut work.packet).then_some(work)
 }
 
+/// As the kernel shows the protocol of a frame.
+const IPV4: u32 = 0x0800_u16.to_be() as u32;
+const IPV6: u32 = 0x86dd_u16.to_be() as u32;
 const VLAN_IDENTIFIER: u32 = 0xfff;
 
 #[inline(always)]
@@ -169,6 +183,30 @@ impl Skb<'_> {
         self.word(offset_of!(__sk_buff, ifindex))
     }
 
+    /// Reads a header in place; `None` where the kernel has less of the packet in one piece.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the kernel shows a packet as a pointer")]
+    fn peek<H: AnyBitPattern>(self, offset: u32) -> Option<H> {
+        // SAFETY: the place is within the packet, and any bytes are a value of `H`.
+        self.place::<H>(offset).map(|place| unsafe { place.read() })
+    }
+
+    /// Writes a header in place.
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the kernel shows a packet as a pointer")]
+    fn poke<H: AnyBitPattern>(self, offset: u32, header: H) -> Option<()> {
+        // SAFETY: the place is within the packet, which is this program's alone while it runs.
+        self.place::<H>(offset).map(|place| unsafe { place.write(header) })
+    }
+
+    /// Where a header is. It may be at an odd number of words: the machine does not mind, nor does the verifier.
+    #[inline(always)]
+    fn place<H>(self, offset: u32) -> Option<*mut H> {
+        let start = self.word(offset_of!(__sk_buff, data)) as usize + offset as usize;
+        let end = self.word(offset_of!(__sk_buff, data_end)) as usize;
+        (start + size_of::<H>() <= end).then_some(start as *mut H)
+    }
+
     /// How long the packet is on a wire, IP header included: of what the kernel has merged or will cut, one piece.
     #[inline(always)]
     fn wire_length(self, packet: &Packet) -> u16 {
@@ -224,8 +262,11 @@ impl Skb<'_> {
                 Address::from_v6_words(lookup.__bindgen_anon_4.ipv6_dst)
             }
         };
-        // SAFETY: the kernel has put the one integer in the place of the other.
-        let mtu = u32::from(unsafe { lookup.__bindgen_anon_1.mtu_result });
+        let mtu = match answer {
+            // SAFETY: the kernel has put the one integer in the place of the other.
+            0 | FRAGMENTATION_NEEDED => u32::from(unsafe { lookup.__bindgen_anon_1.mtu_result }),
+            _ => 0,
+        };
         Route { kind, interface: lookup.ifindex, next, mtu }
     }
 

@@ -1,7 +1,10 @@
 //! What its sender is told of, and what nobody is.
 
-use super::frame::{ACK, FIN, Frame, NODE, Problem, RST, SENDER};
-use super::{ELSEWHERE, EMPTY, EMPTY6, LOST, NARROW, NARROW6, Router, SEND, WEB, WEB6, check, dropped};
+use super::frame::{ACK, FIN, Frame, NODE, Problem, RST, SENDER, UDP};
+use super::{
+    ELSEWHERE, EMPTY, EMPTY6, LOST, NARROW, NARROW6, POD, POD6, Router, SEND, WEB, WEB6, check, dropped,
+    get_under_way,
+};
 
 pub(super) fn a_sender_is_told_of_what_goes_nowhere(router: &Router) {
     for (client, empty) in [("172.16.60.10:4005", EMPTY), ("[fd60::10]:4005", EMPTY6)] {
@@ -66,8 +69,10 @@ pub(super) fn a_sender_is_told_of_what_goes_nowhere(router: &Router) {
 }
 
 pub(super) fn a_sender_is_told_of_what_goes_no_further(router: &Router) {
-    for (client, service, narrow) in [("172.16.60.10:4007", WEB, NARROW), ("[fd60::10]:4007", WEB6, NARROW6)]
-    {
+    for (client, (service, pod), (narrow, beyond)) in [
+        ("172.16.60.10:4007", (WEB, POD), (NARROW, "10.2.0.1:8080")),
+        ("[fd60::10]:4007", (WEB6, POD6), (NARROW6, "[fd00:2::1]:8080")),
+    ] {
         let last = Frame::udp(client, service).with(|frame| frame.hops = 1);
         let big = Frame::udp(client, narrow).with(|frame| frame.payload = vec![7; 1400]);
         let problem = |kinds: [(u8, u8); 2], rest, frame: &Frame| {
@@ -77,12 +82,15 @@ pub(super) fn a_sender_is_told_of_what_goes_no_further(router: &Router) {
                 |problem: &mut Problem| (problem.kind, problem.code, problem.rest) = (kind, code, rest);
             Problem::unreachable(&from, &to, frame.quoted(8)).with(change).answer()
         };
-        check(
-            router,
+        let rows = || {
             vec![
                 ("past its last router", last.bytes(), SEND, problem([(11, 0), (3, 0)], 0, &last)),
                 ("too big for the next link", big.bytes(), SEND, problem([(3, 4), (2, 0)], 1280, &big)),
-            ],
-        );
+            ]
+        };
+        check(router, rows());
+        get_under_way(router, UDP, (client, service, pod));
+        get_under_way(router, UDP, (client, narrow, beyond));
+        check(router, rows());
     }
 }

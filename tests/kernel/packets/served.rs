@@ -37,14 +37,23 @@ pub(super) fn what_is_for_a_service_becomes_what_its_pod_understands(router: &Ro
                 ("one of no length", asked.clone().with(|frame| frame.payload.clear())),
                 ("the last router's", asked.clone().with(|frame| frame.hops = 2)),
             ];
-            let mut rows: Vec<Row> = rows
-                .into_iter()
-                .map(|(name, frame)| (name, frame.bytes(), SEND, frame.forwarded(&client, pod).bytes()))
-                .collect();
-            rows.push(("an answer", answer.bytes(), SEND, answer.forwarded(service, &client).bytes()));
+            let (rows, client) = (&rows, &client);
+            let translated = |flags| {
+                rows.iter().map(move |(name, frame)| {
+                    let frame = frame.clone().with(|frame| frame.flags = flags);
+                    (*name, frame.bytes(), SEND, frame.forwarded(client, pod).bytes())
+                })
+            };
+            let answered = |flags| {
+                let frame = answer.clone().with(|frame| frame.flags = flags);
+                ("an answer", frame.bytes(), SEND, frame.forwarded(service, client).bytes())
+            };
+            let mut rows: Vec<Row> = translated(SYN).chain([answered(SYN | ACK)]).collect();
+            // Where packets leave is remembered from the first of these on.
+            rows.extend(translated(ACK).chain(translated(ACK)).chain([answered(ACK), answered(ACK)]));
             if protocol == UDP && asked.from.is_ipv4() {
                 let frame = asked.clone().with(|frame| frame.checksum = Checksum::Absent);
-                let left = frame.forwarded(&client, pod).bytes();
+                let left = frame.forwarded(client, pod).bytes();
                 rows.push(("one without a checksum has none", frame.bytes(), SEND, left));
             }
             check(router, rows);

@@ -1,11 +1,21 @@
 //! What is none of ours.
 
-use super::frame::{Frame, Problem, tagged};
-use super::{POD, Router, WEB, WEB6, check, clients, passes};
+use super::frame::{ACK, Frame, Problem, TCP, UDP, tagged};
+use super::{POD, Router, WEB, WEB6, check, clients, get_under_way, passes};
 
 pub(super) fn what_is_cut_off_or_cannot_be_passes_untouched(router: &Router) {
+    pass_untouched(router);
+    for (client, service, pod) in clients(4001) {
+        for protocol in [TCP, UDP] {
+            get_under_way(router, protocol, (&client, service, pod));
+        }
+    }
+    pass_untouched(router);
+}
+
+fn pass_untouched(router: &Router) {
     for (client, service, _) in clients(4001) {
-        for asked in [Frame::tcp(&client, service), Frame::udp(&client, service)] {
+        for asked in [segment(&client, service), Frame::udp(&client, service)] {
             let whole = asked.bytes();
             // The kernel itself takes no frame without an IP header for a test.
             let least = if asked.from.is_ipv4() { 34 } else { 54 };
@@ -16,8 +26,8 @@ pub(super) fn what_is_cut_off_or_cannot_be_passes_untouched(router: &Router) {
     }
     // Where in the frame, and what is there: version and header length, length, offset of TCP's data, UDP's length.
     let (tcp, udp) =
-        (Frame::tcp("172.16.60.10:4001", WEB).bytes(), Frame::udp("172.16.60.10:4001", WEB).bytes());
-    let tcp6 = Frame::tcp("[fd60::10]:4001", WEB6).bytes();
+        (segment("172.16.60.10:4001", WEB).bytes(), Frame::udp("172.16.60.10:4001", WEB).bytes());
+    let tcp6 = segment("[fd60::10]:4001", WEB6).bytes();
     for (name, frame, at, value) in [
         ("of version 5", &tcp, 14, &[0x55][..]),
         ("of version 4 that says it is 6", &tcp, 14, &[0x65]),
@@ -39,6 +49,11 @@ pub(super) fn what_is_cut_off_or_cannot_be_passes_untouched(router: &Router) {
         frame[at..at + value.len()].copy_from_slice(value);
         check(router, vec![passes(name, frame)]);
     }
+}
+
+/// One that neither opens nor closes a connection.
+fn segment(from: &str, to: &str) -> Frame {
+    Frame::tcp(from, to).with(|frame| frame.flags = ACK)
 }
 
 pub(super) fn what_is_not_served_passes_untouched(router: &Router) {

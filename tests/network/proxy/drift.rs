@@ -19,7 +19,7 @@ fn pins_that_are_removed_are_back_within_two_seconds() -> Result<()> {
     let node = Node::with_pods()?;
     manifests(&node, &PODS)?;
     let _proxy = node.proxy_of_files()?;
-    let pinned = node.settings().bpf_fs.join("v2");
+    let pinned = node.settings().bpf_fs.join("v3");
     fs::remove_dir_all(&pinned).map_err(Error::system("remove", pinned.display()))?;
     node.await_backends(TARGET, &ALL)?;
     wait::until("the pins are back", SOON, || {
@@ -37,10 +37,10 @@ fn a_service_that_somebody_deletes_from_the_maps_is_served_again_within_two_seco
     let _proxy = node.proxy_of_files()?;
     let pinned = node.settings().bpf_fs;
     let elsewhere = pinned.with_file_name("elsewhere");
-    let maps = elsewhere.join("v2/maps");
+    let maps = elsewhere.join("v3/maps");
     fs::create_dir_all(&maps).map_err(Error::system("make", maps.display()))?;
-    for pin in ebpf_pins(&pinned.join("v2/maps"))? {
-        let (own, theirs) = (pinned.join("v2/maps").join(&pin), maps.join(&pin));
+    for pin in ebpf_pins(&pinned.join("v3/maps"))? {
+        let (own, theirs) = (pinned.join("v3/maps").join(&pin), maps.join(&pin));
         fs::hard_link(own, &theirs).map_err(Error::system("link", theirs.display()))?;
     }
     let Ok(mut somebody) = Ebpf::open(&Settings { bpf_fs: elsewhere, ..node.settings() }) else {

@@ -18,25 +18,25 @@ use ebpf_programs::packet::{BARE, ETHERNET, NEXT, arrive, leave};
 /// By an interface with Ethernet headers.
 #[classifier]
 fn fairway_in(context: TcContext) -> i32 {
-    arrive(&context, ETHERNET)
+    arrive::<ETHERNET>(&context)
 }
 
 /// By an interface without.
 #[classifier]
 fn fairway_in_l3(context: TcContext) -> i32 {
-    arrive(&context, BARE)
+    arrive::<BARE>(&context)
 }
 
 /// By an interface with Ethernet headers.
 #[classifier]
 fn fairway_out(context: TcContext) -> i32 {
-    leave(&context, ETHERNET)
+    leave::<ETHERNET>(&context)
 }
 
 /// By an interface without.
 #[classifier]
 fn fairway_out_l3(context: TcContext) -> i32 {
-    leave(&context, BARE)
+    leave::<BARE>(&context)
 }
 
 /// Whatever comes, the next program has its turn.

@@ -9,7 +9,7 @@ use bytemuck::NoUninit;
 
 use super::Skb;
 use super::parse::{ACK, FIN, Frame, ICMP, ICMPV6, Packet, Part, RST, SYN, TCP};
-use super::rewrite::{Checksum, Failed, TCP_CHECKSUM, WHOLE, correct, correct_ipv4, store, sum};
+use super::rewrite::{Checksum, Failed, TCP_CHECKSUM, WHOLE, correct, correct_ipv4, fold, store, sum};
 
 /// Why a packet went nowhere.
 #[derive(Clone, Copy, Debug)]
@@ -148,7 +148,7 @@ fn ipv4_answer(
         Error::HopLimit => (TIME_EXCEEDED, 0, 0),
     };
     let mut icmp = Icmp { kind, code, checksum: 0, rest };
-    icmp.checksum = checksum(sum(bytemuck::cast::<Icmp, [u32; 2]>(icmp)[0], sum(rest, words(quotation))));
+    icmp.checksum = fold(sum(bytemuck::cast::<Icmp, [u32; 2]>(icmp)[0], sum(rest, words(quotation))));
     let mut answer = Ipv4Answer {
         version_and_length: 0x45,
         service: 0,
@@ -163,7 +163,7 @@ fn ipv4_answer(
         icmp,
     };
     let header: [u32; 7] = bytemuck::cast(answer);
-    answer.checksum = checksum(words(&[header[0], header[1], header[2], header[3], header[4]]));
+    answer.checksum = fold(words(&[header[0], header[1], header[2], header[3], header[4]]));
     answer
 }
 
@@ -189,7 +189,7 @@ fn ipv6_answer(
     );
     let mut icmp = Icmp { kind, code, checksum: 0, rest };
     let header = bytemuck::cast::<Icmp, [u32; 2]>(icmp)[0];
-    icmp.checksum = checksum(sum(pseudo, sum(header, sum(rest, words(quotation)))));
+    icmp.checksum = fold(sum(pseudo, sum(header, sum(rest, words(quotation)))));
     Ipv6Answer {
         version_and_flow: (6_u32 << 28).to_be(),
         length: (length as u16).to_be(),
@@ -241,11 +241,4 @@ fn words<const N: usize>(words: &[u32; N]) -> u32 {
         position += 1;
     }
     total
-}
-
-/// The checksum of that sum (RFC 1071).
-#[inline(always)]
-fn checksum(total: u32) -> u16 {
-    let half = (total >> 16) + (total & 0xffff);
-    !((half + (half >> 16)) as u16)
 }

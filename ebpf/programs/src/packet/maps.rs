@@ -4,7 +4,7 @@ use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
-use ebpf_abi::{Address, Connection, Counter, FragmentKey, Interface, Node, Ports, SourceRange, Tuple};
+use ebpf_abi::{Address, Connection, Counter, FragmentKey, Interface, Node, Path, Ports, SourceRange, Tuple};
 
 use super::Skb;
 use super::parse::Packet;
@@ -46,6 +46,27 @@ pub(super) fn work() -> Option<&'static mut Work> {
     WORK.get_ptr_mut(0).map(|work| unsafe { &mut *work })
 }
 
+/// Reads a value of a map word by word.
+#[inline(always)]
+#[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+fn words<const N: usize>(value: *const u64) -> [u64; N] {
+    let mut words = [0; N];
+    let mut position = 0;
+    while position < N {
+        // SAFETY: as in `copy`; the value has so many words, and the kernel aligns it to them.
+        words[position] = unsafe { value.add(position).read_volatile() };
+        position += 1;
+    }
+    words
+}
+
+/// What is found under a tuple by one look, and with luck is of one piece: see [`Connection::seal`].
+#[inline(always)]
+pub(super) fn glimpse(key: &Tuple) -> Option<Connection> {
+    const WORDS: usize = size_of::<Connection>() / size_of::<u64>();
+    CONNECTIONS.get_ptr(key).map(|entry| bytemuck::cast(words::<WORDS>(entry.cast())))
+}
+
 impl Conversations for Kernel<'_> {
     #[inline(always)]
     fn services(&self) -> &impl Tables {
@@ -83,6 +104,15 @@ impl Conversations for Kernel<'_> {
             (&raw mut (*connection).flags).write_volatile(flags);
         }
         true
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+    fn lead(&self, key: &Tuple, path: &Path) {
+        if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
+            // SAFETY: as above; of another conversation, or half written, the path is not believed, for its seal is broken.
+            unsafe { (&raw mut (*connection).path).write_volatile(*path) };
+        }
     }
 
     #[inline(always)]

@@ -101,28 +101,28 @@ pub struct Internet {
 
 #[derive(Clone, Copy, AnyBitPattern)]
 #[repr(C)]
-struct Ipv4Header {
-    version_and_length: u8,
-    service: u8,
-    length: u16,
-    identification: u16,
-    fragment: u16,
-    hops: u8,
-    protocol: u8,
-    checksum: u16,
-    source: u32,
-    destination: u32,
+pub(super) struct Ipv4Header {
+    pub(super) version_and_length: u8,
+    pub(super) service: u8,
+    pub(super) length: u16,
+    pub(super) identification: u16,
+    pub(super) fragment: u16,
+    pub(super) hops: u8,
+    pub(super) protocol: u8,
+    pub(super) checksum: u16,
+    pub(super) source: u32,
+    pub(super) destination: u32,
 }
 
 #[derive(Clone, Copy, AnyBitPattern)]
 #[repr(C)]
-struct Ipv6Header {
-    version_and_flow: u32,
-    length: u16,
-    next: u8,
-    hops: u8,
-    source: [u32; 4],
-    destination: [u32; 4],
+pub(super) struct Ipv6Header {
+    pub(super) version_and_flow: u32,
+    pub(super) length: u16,
+    pub(super) next: u8,
+    pub(super) hops: u8,
+    pub(super) source: [u32; 4],
+    pub(super) destination: [u32; 4],
 }
 
 /// What all extension headers of IPv6 begin with, and all that the fragment header has (RFC 8200 section 4).
@@ -137,24 +137,24 @@ struct Extension {
 
 #[derive(Clone, Copy, AnyBitPattern)]
 #[repr(C)]
-struct TcpHeader {
-    source: u16,
-    destination: u16,
-    sequence: u32,
-    acknowledgement: u32,
-    length_and_flags: [u8; 2],
-    window: u16,
-    checksum: u16,
-    urgent: u16,
+pub(super) struct TcpHeader {
+    pub(super) source: u16,
+    pub(super) destination: u16,
+    pub(super) sequence: u32,
+    pub(super) acknowledgement: u32,
+    pub(super) length_and_flags: [u8; 2],
+    pub(super) window: u16,
+    pub(super) checksum: u16,
+    pub(super) urgent: u16,
 }
 
 #[derive(Clone, Copy, AnyBitPattern)]
 #[repr(C)]
-struct UdpHeader {
-    source: u16,
-    destination: u16,
-    length: u16,
-    checksum: u16,
+pub(super) struct UdpHeader {
+    pub(super) source: u16,
+    pub(super) destination: u16,
+    pub(super) length: u16,
+    pub(super) checksum: u16,
 }
 
 #[derive(Clone, Copy, AnyBitPattern)]

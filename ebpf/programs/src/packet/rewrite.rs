@@ -4,9 +4,9 @@
 //! helpers, which know what is left to the hardware.
 
 use aya_ebpf::bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM};
-use aya_ebpf::helpers::{bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
+use aya_ebpf::helpers::{bpf_csum_update, bpf_l3_csum_replace, bpf_l4_csum_replace, bpf_skb_store_bytes};
 use bytemuck::NoUninit;
-use ebpf_abi::{Address, Port, Tuple};
+use ebpf_abi::{Address, Tuple};
 
 use super::Skb;
 use super::parse::{Frame, Part, TCP};
@@ -26,7 +26,7 @@ pub(super) struct Checksum {
 impl Checksum {
     /// To be corrected for addresses, which it covers too.
     #[inline(always)]
-    fn with_pseudo_header(self) -> Self {
+    pub(super) fn with_pseudo_header(self) -> Self {
         Self { flags: self.flags | u64::from(BPF_F_PSEUDO_HDR), ..self }
     }
 }
@@ -39,26 +39,35 @@ pub(super) const TCP_CHECKSUM: u32 = 16;
 const IPV4_CHECKSUM: u32 = 10;
 
 /// Makes the packet what its work says; one hop further if it is forwarded.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn rewrite(skb: Skb<'_>, work: &Work, forward: bool) -> Result<(), Failed> {
     let packet = &work.packet;
     let hops = if forward { packet.hops.wrapping_sub(1) } else { packet.hops };
-    if packet.part == Part::Error {
-        return rewrite_error(skb, work, hops);
-    }
+    if packet.part == Part::Error { rewrite_error(skb, work, hops) } else { rewrite_packet(skb, work, hops) }
+}
+
+#[inline(never)]
+fn rewrite_packet(skb: Skb<'_>, work: &Work, hops: u8) -> Result<(), Failed> {
+    let packet = &work.packet;
     let difference = internet(skb, packet.network, &packet.tuple, &work.becomes, PSEUDO_HEADER)?;
     self::hops(skb, work, hops)?;
     if packet.part == Part::Later {
         return Ok(());
     }
-    let checksum = if packet.tuple.protocol == TCP {
-        Checksum { offset: packet.transport + TCP_CHECKSUM, flags: 0 }
-    } else {
-        // Without a checksum it stays so (RFC 768).
-        Checksum { offset: packet.transport + UDP_CHECKSUM, flags: u64::from(BPF_F_MARK_MANGLED_0) }
-    };
+    let checksum = checksum(packet.tuple.protocol, packet.transport);
     correct(skb, checksum.with_pseudo_header(), difference)?;
     ports(skb, packet.transport, checksum, &packet.tuple, &work.becomes)
+}
+
+/// The checksum of a transport header.
+#[inline(always)]
+pub(super) fn checksum(protocol: u8, transport: u32) -> Checksum {
+    if protocol == TCP {
+        Checksum { offset: transport + TCP_CHECKSUM, flags: 0 }
+    } else {
+        // Without a checksum it stays so (RFC 768).
+        Checksum { offset: transport + UDP_CHECKSUM, flags: u64::from(BPF_F_MARK_MANGLED_0) }
+    }
 }
 
 /// An error is translated twice over: for whom it is, and which packet of theirs it is about.
@@ -99,8 +108,7 @@ const PSEUDO_HEADER: u64 = WHOLE;
 /// Writes the addresses of an IP header, with its checksum if it has one; returns by how much their sum differs.
 #[inline(always)]
 fn internet(skb: Skb<'_>, network: u32, from: &Tuple, to: &Tuple, ipv6_flags: u64) -> Result<u32, Failed> {
-    let difference =
-        sum(sum(minus(from.source), minus(from.destination)), sum(plus(to.source), plus(to.destination)));
+    let difference = between_addresses(from, to);
     if from.source.is_v4() {
         correct_ipv4(skb, network, difference)?;
         store(skb, network + 12, &[to.source.v4_word(), to.destination.v4_word()], 0)?;
@@ -130,32 +138,74 @@ fn hops(skb: Skb<'_>, work: &Work, hops: u8) -> Result<(), Failed> {
 /// Writes the ports of a transport header, with the checksum that covers them.
 #[inline(always)]
 fn ports(skb: Skb<'_>, transport: u32, checksum: Checksum, from: &Tuple, to: &Tuple) -> Result<(), Failed> {
-    let word = |port: Port| u32::from(port.wire());
-    let difference = sum(
-        sum(!word(from.source_port), !word(from.destination_port)),
-        sum(word(to.source_port), word(to.destination_port)),
-    );
-    correct(skb, checksum, difference)?;
+    correct(skb, checksum, between_ports(from, to))?;
     store(skb, transport, &[to.source_port.wire(), to.destination_port.wire()], 0)
 }
 
-/// The sum of an address in one's complement (RFC 1071), 32 bits at a time.
+/// By how much the sum of addresses differs.
 #[inline(always)]
-fn plus(address: Address) -> u32 {
-    let [first, second, third, fourth] = address.v6_words();
-    sum(sum(first, second), sum(third, fourth))
+fn between_addresses(from: &Tuple, to: &Tuple) -> u32 {
+    if from.source.is_v4() { between_ipv4(from, to) } else { between_ipv6(from, to) }
 }
 
-/// The sum of an address taken away.
+/// By how much that of IPv4 addresses does.
 #[inline(always)]
-fn minus(address: Address) -> u32 {
-    !plus(address)
+pub(super) fn between_ipv4(from: &Tuple, to: &Tuple) -> u32 {
+    let words = |tuple: &Tuple| [tuple.source.v4_word(), tuple.destination.v4_word()];
+    between(words(from), words(to))
+}
+
+/// By how much that of IPv6 addresses does.
+#[inline(always)]
+pub(super) fn between_ipv6(from: &Tuple, to: &Tuple) -> u32 {
+    let words = |tuple: &Tuple| -> [u32; 8] {
+        bytemuck::cast([tuple.source.v6_words(), tuple.destination.v6_words()])
+    };
+    between(words(from), words(to))
+}
+
+/// By how much that of ports does.
+#[inline(always)]
+pub(super) fn between_ports(from: &Tuple, to: &Tuple) -> u32 {
+    let words =
+        |tuple: &Tuple| [u32::from(tuple.source_port.wire()), u32::from(tuple.destination_port.wire())];
+    between(words(from), words(to))
+}
+
+/// By how much the sum of words differs, in one's complement (RFC 1071).
+#[inline(always)]
+fn between<const N: usize>(from: [u32; N], to: [u32; N]) -> u32 {
+    let mut total = 0_u64;
+    let mut position = 0;
+    while position < N {
+        total += u64::from(!from[position]) + u64::from(to[position]);
+        position += 1;
+    }
+    let total = (total & 0xffff_ffff) + (total >> 32);
+    (total + (total >> 32)) as u32
 }
 
 #[inline(always)]
 pub(super) fn sum(left: u32, right: u32) -> u32 {
     let sum = u64::from(left) + u64::from(right);
     (sum as u32).wrapping_add((sum >> 32) as u32)
+}
+
+/// The checksum of that sum (RFC 1071).
+#[inline(always)]
+pub(super) fn fold(total: u32) -> u16 {
+    let half = (total >> 16) + (total & 0xffff);
+    !((half + (half >> 16)) as u16)
+}
+
+/// Where a card has made a sum of the whole packet, has it differ by so much.
+#[inline(always)]
+#[expect(unsafe_code, reason = "helpers are calls into the kernel")]
+pub(super) fn correct_sum(skb: Skb<'_>, difference: u32) {
+    if difference != 0 {
+        // SAFETY: the helper takes the context the kernel passed, and does nothing to a packet without such a sum.
+        unsafe { bpf_csum_update(skb.0.skb.skb, difference) };
+    }
 }
 
 #[inline(always)]

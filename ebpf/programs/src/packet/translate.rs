@@ -7,8 +7,8 @@ mod stack;
 
 use ebpf_abi::{
     ANSWERED, Address, Audience, BACKEND_DONE, CLIENT_DONE, Client, Connection, Counter, FragmentKey,
-    Interface, Masquerade, Node, Port, Ports, REPLY, RESET, Rules, SECOND, ServiceKey, SourceRange, Tallied,
-    Tuple,
+    Interface, Masquerade, Node, Path, Port, Ports, REPLY, RESET, Rules, SECOND, ServiceKey, SourceRange,
+    Tallied, Tuple,
 };
 
 use super::parse::{FIN, Internet, Packet, Part, RST, TCP};
@@ -29,6 +29,8 @@ pub trait Conversations {
     fn remember(&self, key: &Tuple, connection: &Connection);
     /// Notes when an entry was last of use, and what was seen; false where there is none.
     fn touch(&self, key: &Tuple, seen: u64, flags: u32) -> bool;
+    /// Notes where the packets of an entry leave.
+    fn lead(&self, key: &Tuple, path: &Path);
     /// The ports of a datagram in fragments.
     fn fragment(&self, key: &FragmentKey) -> Option<Ports>;
     /// Remembers them.
@@ -58,7 +60,7 @@ pub struct Route {
     pub interface: u32,
     /// To which neighbour.
     pub next: Address,
-    /// How long a packet may be there.
+    /// How long a packet may be there; 0 where the kernel does not say.
     pub mtu: u32,
 }
 
@@ -114,17 +116,32 @@ pub enum Verdict {
     HopLimit,
 }
 
-/// A packet arrives by `interface`. It is `ours` to take unless its frame was for somebody else, as a switch shows it.
+/// How a packet arrives.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// By which interface.
+    pub interface: u32,
+    /// Whether it is the node's to take: not where its frame was for somebody else, as a switch shows it.
+    pub ours: bool,
+    /// Whether it was looked up already, and is of no conversation.
+    pub stranger: bool,
+    /// When.
+    pub now: u64,
+}
+
+/// A packet arrives.
 #[inline(always)]
-pub fn arrive(tables: &impl Conversations, work: &mut Work, interface: u32, ours: bool, now: u64) -> Verdict {
+pub fn arrive(tables: &impl Conversations, work: &mut Work, arrival: Arrival) -> Verdict {
+    let Arrival { interface, ours, stranger, now } = arrival;
     if !is_complete(tables, &mut work.packet) {
         return Verdict::Pass;
     }
-    if known(tables, work, now) {
+    if !stranger && known(tables, work, now) {
         if tables.by_stack() {
             return stack::arrive(tables, work);
         }
         work.route = tables.route(&work.becomes, &work.packet);
+        note_path(tables, work, interface, now);
         return leave_by(work);
     }
     if !ours || work.packet.part == Part::Error {
@@ -170,6 +187,37 @@ fn leave_by(work: &Work) -> Verdict {
         RouteKind::TooBig => Verdict::TooBig,
         RouteKind::Unreachable => Verdict::NoRoute,
     }
+}
+
+/// Notes where the conversation's packets leave, for those that follow.
+#[inline(never)]
+fn note_path(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) {
+    let Work { packet, route, connection, .. } = work;
+    let known = route.kind == RouteKind::Forward && route.mtu != 0;
+    if !known || packet.part != Part::Whole || connection.path.is_fresh(now) {
+        return;
+    }
+    connection.path = Path {
+        next: route.next,
+        interface: route.interface,
+        mtu: route.mtu,
+        found: Path::clock(now),
+        seal: 0,
+    };
+    connection.path.seal = connection.seal(&packet.tuple, interface);
+    tables.lead(&packet.tuple, &connection.path);
+}
+
+/// Whether a packet that neither opens nor closes a connection becomes and leaves as the entry of its tuple says, and there is
+/// nothing to be noted. Of a datagram of a client's the backend is to be looked at yet.
+#[inline(always)]
+pub fn goes_on(connection: &Connection, key: &Tuple, interface: u32, now: u64) -> bool {
+    const ANSWER: u32 = REPLY | ANSWERED;
+    let noted = connection.flags & RESET == 0 && connection.flags & ANSWER != REPLY;
+    noted
+        && now.wrapping_sub(connection.seen) <= SECOND
+        && connection.path.is_fresh(now)
+        && connection.path.seal == connection.seal(key, interface)
 }
 
 /// Gives a fragment its ports; false where the one that had them has not come by.
@@ -265,7 +313,7 @@ fn keep(tables: &impl Conversations, work: &mut Work) {
     work.becomes = connection.becomes.reversed();
     let flags = connection.flags ^ REPLY;
     if !tables.touch(&work.becomes, connection.seen, flags) {
-        let restored = Connection { becomes: key.reversed(), flags, ..*connection };
+        let restored = Connection { becomes: key.reversed(), flags, path: Path::default(), ..*connection };
         if tables.reserve(&work.becomes, &restored) {
             tables.count(Counter::Restored, 1);
         }
@@ -324,6 +372,7 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
         backend: id,
         flags: REPLY,
         stack_port: 0,
+        path: Path::default(),
     };
     tables.count(Counter::Opened, 1);
     if work.packet.tuple.protocol == TCP && !work.packet.is_syn() {

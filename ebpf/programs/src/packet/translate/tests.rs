@@ -109,6 +109,11 @@ impl Conversations for Values {
         let found = connections.get_mut(key);
         found.map(|connection| *connection = Connection { seen, flags, ..*connection }).is_some()
     }
+    fn lead(&self, key: &Tuple, path: &Path) {
+        if let Some(connection) = self.connections.borrow_mut().get_mut(key) {
+            connection.path = *path;
+        }
+    }
     fn fragment(&self, _: &FragmentKey) -> Option<Ports> {
         None
     }
@@ -178,7 +183,8 @@ impl Values {
         let connection = bytemuck::Zeroable::zeroed();
         let headers = [Internet::default(); 2];
         let mut work = Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection };
-        let verdict = arrive(self, &mut work, INTERFACE, true, second * SECOND);
+        let arrival = Arrival { interface: INTERFACE, ours: true, stranger: false, now: second * SECOND };
+        let verdict = arrive(self, &mut work, arrival);
         (verdict, work.becomes)
     }
 
@@ -220,7 +226,8 @@ fn a_frame_for_somebody_else_opens_nothing() {
     let connection = bytemuck::Zeroable::zeroed();
     let headers = [Internet::default(); 2];
     let mut work = Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection };
-    assert_eq!(arrive(&values, &mut work, INTERFACE, false, 0), Verdict::Pass);
+    let arrival = Arrival { interface: INTERFACE, ours: false, stranger: false, now: 0 };
+    assert_eq!(arrive(&values, &mut work, arrival), Verdict::Pass);
     assert!(values.connections.borrow().is_empty());
 }
 
@@ -310,6 +317,32 @@ fn who_goes_on_after_a_reset_was_not_reset() {
     values.translated(asked, RST, 4000);
     assert_eq!(values.translated(asked, ACK, 4061).destination, backend(2).address);
     assert_eq!(values.counted.borrow().last(), Some(&Counter::Resumed));
+}
+
+#[test]
+fn what_goes_on_is_known_by_its_entry_alone() {
+    let values = Values::with(Masquerade::ALWAYS);
+    let asked = from_client(4000, TCP);
+    let sent = values.translated(asked, SYN, 10);
+    let noted = |key: &Tuple, interface, now| goes_on(&values.connections.borrow()[key], key, interface, now);
+    assert!(!noted(&asked, INTERFACE, 10 * SECOND), "nobody has asked where it leaves");
+    values.translated(sent.reversed(), SYN | ACK, 10);
+    values.translated(asked, ACK, 10);
+    for (entry, other) in [(asked, sent.reversed()), (sent.reversed(), asked)] {
+        assert!(noted(&entry, INTERFACE, 10 * SECOND));
+        assert!(!noted(&entry, INTERFACE + 1, 10 * SECOND), "routes may depend on where it came in");
+        assert!(!noted(&entry, INTERFACE, 10 * SECOND + SECOND / 5), "routes change");
+        let misplaced = values.connections.borrow()[&entry];
+        assert!(!goes_on(&misplaced, &other, INTERFACE, 10 * SECOND), "another conversation's");
+    }
+    // Once reset, it is not any more when one of them goes on, and that is to be noted.
+    values.translated(asked, RST, 10);
+    assert!(!noted(&asked, INTERFACE, 10 * SECOND) && !noted(&sent.reversed(), INTERFACE, 10 * SECOND));
+    values.translated(asked, ACK, 10);
+    assert!(noted(&asked, INTERFACE, 10 * SECOND));
+    // Somebody has to note once a second that it lives.
+    let connection = Connection { seen: 8 * SECOND, ..values.connections.borrow()[&asked] };
+    assert!(!goes_on(&connection, &asked, INTERFACE, 10 * SECOND));
 }
 
 #[test]
