@@ -19,6 +19,7 @@ mod nftables;
 mod observe;
 mod order;
 mod refusal;
+mod retire;
 mod scheduler;
 mod served;
 mod settings;
@@ -35,9 +36,11 @@ use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Rules, Schedule
 
 use self::addresses::{Addresses, INTERFACE, Interface};
 use self::message::{Command, Target};
+pub use self::netlink::Traffic;
 use self::netlink::{Netlink, Request};
 pub use self::nftables::Surroundings;
 use self::nftables::Table;
+pub use self::observe::Load;
 use self::order::Order;
 use self::refusal::{lost, no_table, refused, scheduler_of};
 use self::scheduler::kernel_name;
@@ -75,7 +78,21 @@ pub struct Ipvs {
     _lock: Option<UnixDatagram>,
 }
 
+/// What was said to each part of the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IpvsTraffic {
+    /// About virtual services and real servers.
+    pub services: Traffic,
+    /// About the interface and its addresses.
+    pub addresses: Traffic,
+    /// About the nftables table.
+    pub table: Traffic,
+}
+
 impl Ipvs {
+    /// The interface that has the addresses of Services, which kube-proxy has them on, too.
+    pub const INTERFACE: &str = INTERFACE;
+
     /// Adopts what is there, also what kube-proxy made. The modules `ip_vs`, `dummy` and that of the scheduler are loaded
     /// by the kernel where they are wanted; where it has none, the error says so.
     pub fn open(settings: IpvsSettings, surroundings: Surroundings) -> Result<Self, Error> {
@@ -167,6 +184,15 @@ impl Ipvs {
         match self.addresses {
             Addresses::Ours(_) => Interface::cleanup().map_err(lost("remove the interface of")),
             Addresses::Elsewhere(_) => Ok(()),
+        }
+    }
+
+    /// What was said to the kernel and heard of it since this was opened.
+    pub fn traffic(&self) -> IpvsTraffic {
+        IpvsTraffic {
+            services: self.netlink.traffic(),
+            addresses: self.addresses.traffic(),
+            table: self.table.traffic(),
         }
     }
 

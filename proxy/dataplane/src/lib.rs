@@ -20,7 +20,7 @@ pub use ebpf::{
 };
 pub use ebpf_abi::{Counter as PacketCounter, Tally as ServiceTally};
 pub use error::{Error, Unsupported};
-pub use ipvs::{Ipvs, IpvsSettings, Surroundings, Timeouts};
+pub use ipvs::{Ipvs, IpvsSettings, IpvsTraffic, Load, Surroundings, Timeouts, Traffic};
 pub use kernel::default_cgroup;
 pub use memory::Memory;
 

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
+use dataplane::Ipvs;
 use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 
@@ -35,6 +36,8 @@ pub(super) struct Running {
     pub(super) frontends: Vec<FrontendState>,
     /// In the Prometheus text format.
     pub(super) metrics: String,
+    /// As `/proxyMode` has it.
+    pub(super) mode: String,
 }
 
 /// One frontend, as `/frontends` tells of it.
@@ -106,8 +109,9 @@ pub(crate) fn gather(at: SocketAddr) -> io::Result<Facts> {
             facts.sysctls.insert(path, value.trim().to_owned());
         }
     }
-    if names.contains("kube-ipvs0") {
-        facts.leftovers.push("the interface kube-ipvs0".into());
+    let is_in_use = facts.running.as_ref().is_some_and(|running| running.mode == "ipvs");
+    if names.contains(Ipvs::INTERFACE) && !is_in_use {
+        facts.leftovers.push(format!("the interface {}", Ipvs::INTERFACE));
     }
     facts.look_for_tables();
     Ok(facts)
@@ -116,7 +120,7 @@ pub(crate) fn gather(at: SocketAddr) -> io::Result<Facts> {
 fn running(at: SocketAddr) -> Result<Running, AskError> {
     let frontends = ask(at, "/frontends")?;
     let frontends = serde_json::from_str(&frontends).map_err(AskError::Read)?;
-    Ok(Running { frontends, metrics: ask(at, "/metrics")? })
+    Ok(Running { frontends, metrics: ask(at, "/metrics")?, mode: ask(at, "/proxyMode")? })
 }
 
 impl Facts {

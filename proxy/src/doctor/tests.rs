@@ -10,7 +10,8 @@ fn frontend(address: &str, in_force: bool) -> FrontendState {
 fn well() -> Facts {
     let metrics = "fairway_proxy_apiserver_connected{kind=\"Node\"} 1\n\
                    fairway_proxy_held_back{kind=\"Service\"} 0\nfairway_proxy_frontends_left_out 0\n";
-    let running = Running { frontends: vec![frontend("10.254.0.1", true)], metrics: metrics.into() };
+    let frontends = vec![frontend("10.254.0.1", true)];
+    let running = Running { frontends, metrics: metrics.into(), mode: "ebpf".into() };
     let sysctls = [("net/ipv4/ip_forward", "1"), ("net/ipv4/conf/all/rp_filter", "2")];
     Facts {
         running: Some(running),

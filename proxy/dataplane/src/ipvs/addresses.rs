@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use nix::libc;
 use plan::Frontend;
 
-use super::netlink::{Answer, Netlink, Request};
+use super::netlink::{Answer, Netlink, Request, Traffic};
 
 /// The interface that kube-proxy keeps them on, too: one takes over from the other.
 pub(super) const INTERFACE: &str = "kube-ipvs0";
@@ -33,6 +33,14 @@ impl Addresses {
         match self {
             Self::Ours(_) => is_bound || is_known,
             Self::Elsewhere(frontends) => frontends.contains(&frontend),
+        }
+    }
+
+    /// The only services that can be ours; `None` where any can.
+    pub(super) const fn only(&self) -> Option<&BTreeSet<Frontend>> {
+        match self {
+            Self::Ours(_) => None,
+            Self::Elsewhere(frontends) => Some(frontends),
         }
     }
 
@@ -71,6 +79,14 @@ impl Addresses {
     /// See [`Interface::remove`].
     pub(super) fn remove(&mut self, addresses: &[IpAddr]) -> io::Result<Vec<Result<(), Errno>>> {
         self.interface().map_or_else(|| Ok(Vec::new()), |interface| interface.remove(addresses))
+    }
+
+    /// What was said and heard about them.
+    pub(super) fn traffic(&self) -> Traffic {
+        match self {
+            Self::Ours(interface) => interface.netlink.traffic(),
+            Self::Elsewhere(_) => Traffic::default(),
+        }
     }
 
     const fn interface(&mut self) -> Option<&mut Interface> {

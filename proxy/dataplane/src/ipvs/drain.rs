@@ -23,7 +23,7 @@ pub(super) fn observed(found: FoundServer, now: Duration, deadline: Duration) ->
     let draining = found.weight == 0;
     let since = Duration::from_secs(found.upper_threshold.into());
     let overdue = draining && !is_unmarked(found) && now.saturating_sub(since) >= deadline;
-    ObservedBackend { draining, connections: found.connections, overdue }
+    ObservedBackend { draining, connections: found.connections(), overdue }
 }
 
 /// Whether it drains and nobody noted since when: kube-proxy does not.
@@ -48,7 +48,9 @@ mod tests {
             backend: Backend::new([10, 0, 0, 1].into(), Port::new(443).unwrap()),
             weight: share.weight,
             upper_threshold: share.upper_threshold,
-            connections: 3,
+            active: 1,
+            inactive: 2,
+            total: 9,
         };
         let left = found(draining(second(100)));
         let cases = [

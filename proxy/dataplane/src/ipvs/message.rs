@@ -66,7 +66,11 @@ mod server {
     pub(super) const ACTIVE: u16 = 7;
     pub(super) const INACTIVE: u16 = 8;
     pub(super) const FAMILY: u16 = 11;
+    pub(super) const STATISTICS: u16 = 12;
 }
+
+/// `IPVS_STATS_ATTR_CONNS`.
+const CONNECTIONS: u16 = 1;
 
 /// `IP_VS_CONN_F_MASQ`: addresses are translated.
 const MASQUERADE: u32 = 0;
@@ -106,8 +110,19 @@ pub(super) struct FoundServer {
     pub(super) weight: u32,
     /// So many connections and it gets no more; 0: any number.
     pub(super) upper_threshold: u32,
-    /// Connections through it, those that are being closed included.
-    pub(super) connections: u64,
+    /// Connections through it that are established.
+    pub(super) active: u64,
+    /// The others: they are being opened, are being closed, or were closed and are remembered for a while.
+    pub(super) inactive: u64,
+    /// Connections that it has had since it was added.
+    pub(super) total: u64,
+}
+
+impl FoundServer {
+    /// All that the kernel has of it.
+    pub(super) const fn connections(&self) -> u64 {
+        self.active + self.inactive
+    }
 }
 
 /// Asks which number the family has.
@@ -229,9 +244,15 @@ pub(super) fn found_server(target: Target, payload: &[u8]) -> Option<FoundServer
     let family = find(nest, server::FAMILY).and_then(u16_of).unwrap_or_else(|| target.family());
     let address = ip_address(family, find(nest, server::ADDRESS)?)?;
     let backend = Backend::new(address, port_of(find(nest, server::PORT)?)?);
-    let connections = u64::from(number(server::ACTIVE)?) + u64::from(number(server::INACTIVE)?);
-    let upper_threshold = number(server::UPPER_THRESHOLD).unwrap_or_default();
-    Some(FoundServer { backend, weight: number(server::WEIGHT)?, upper_threshold, connections })
+    let total = find(nest, server::STATISTICS).and_then(|counts| u64_of(find(counts, CONNECTIONS)?));
+    Some(FoundServer {
+        backend,
+        weight: number(server::WEIGHT)?,
+        upper_threshold: number(server::UPPER_THRESHOLD).unwrap_or_default(),
+        active: number(server::ACTIVE)?.into(),
+        inactive: number(server::INACTIVE)?.into(),
+        total: total.unwrap_or_default(),
+    })
 }
 
 // Protocol numbers of IANA.
@@ -345,6 +366,10 @@ fn u16_of(bytes: &[u8]) -> Option<u16> {
 
 fn u32_of(bytes: &[u8]) -> Option<u32> {
     bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
+}
+
+fn u64_of(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk().map(|bytes| u64::from_ne_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use netlink_packet_core::{
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
+use nix::libc::MSG_TRUNC;
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// A socket of one netlink family. It stays in the network namespace it was opened in.
@@ -15,6 +16,20 @@ use nix::sys::socket::{setsockopt, sockopt};
 pub(super) struct Netlink {
     socket: Socket,
     sequence: u32,
+    /// What came last.
+    received: Vec<u8>,
+    traffic: Traffic,
+}
+
+/// What was said and heard so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Messages to the kernel.
+    pub requests: u64,
+    /// Those of them that asked for everything of a kind.
+    pub dumps: u64,
+    /// System calls by which messages went to and fro.
+    pub calls: u64,
 }
 
 /// One request, without its header.
@@ -31,14 +46,14 @@ pub(super) struct Request {
 /// What the kernel said to one request: the payloads of its answers, or its refusal.
 pub(super) type Answer = Result<Vec<Vec<u8>>, Errno>;
 
-/// So many requests go to the kernel at once: their acknowledgements fit into the smallest receive buffer.
-const BATCH: usize = 64;
+/// So many requests go to the kernel at once: their answers fit into the smallest receive buffer.
+const BATCH: usize = 128;
 /// `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END`.
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 /// `struct nfgenmsg` of both: for the subsystem nftables.
 const BATCH_OF_TABLES: [u8; 4] = [0, 0, 0, 10];
-/// Every socket takes as much as this at once.
+/// Every socket takes as much as this at once, and the kernel says no more at once.
 const LARGE: usize = 64 * 1024;
 /// A dump during which the table changed is asked for again, so often at most.
 const DUMPS: u32 = 8;
@@ -59,8 +74,7 @@ impl Netlink {
 
     /// For what is said to everybody in these groups; see [`Netlink::heard`].
     pub(super) fn route_monitor(groups: &[u32]) -> io::Result<Self> {
-        let mut monitor = Netlink { socket: Socket::new(NETLINK_ROUTE)?, sequence: 0 };
-        monitor.socket.bind_auto()?;
+        let monitor = Self::new(NETLINK_ROUTE)?;
         monitor.socket.set_non_blocking(true)?;
         for group in groups {
             monitor.socket.add_membership(*group)?;
@@ -72,8 +86,8 @@ impl Netlink {
     pub(super) fn heard(&mut self, kind: u16) -> io::Result<Option<Vec<Vec<u8>>>> {
         let (mut heard, mut complete) = (Vec::new(), true);
         loop {
-            match self.socket.recv_from_full() {
-                Ok((bytes, _)) => each(&bytes, |message| {
+            match self.receive() {
+                Ok(bytes) => each(bytes, |message| {
                     if message.message_type() == kind {
                         heard.push(message.payload().to_vec());
                     }
@@ -82,7 +96,6 @@ impl Netlink {
                     return Ok(complete.then_some(heard));
                 }
                 Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => complete = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
@@ -94,10 +107,23 @@ impl Netlink {
     }
 
     fn open(family: isize) -> io::Result<Self> {
+        let netlink = Self::new(family)?;
+        netlink.socket.connect(&SocketAddr::new(0, 0))?;
+        // A refusal does not repeat what was refused.
+        netlink.socket.set_cap_ack(true)?;
+        Ok(netlink)
+    }
+
+    fn new(family: isize) -> io::Result<Self> {
         let mut socket = Socket::new(family)?;
         socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        Ok(Self { socket, sequence: 0 })
+        let received = Vec::with_capacity(LARGE);
+        Ok(Self { socket, sequence: 0, received, traffic: Traffic::default() })
+    }
+
+    /// What was said and heard since it was opened.
+    pub(super) const fn traffic(&self) -> Traffic {
+        self.traffic
     }
 
     /// Carries out all requests, in order, and returns the answer to each. A refusal stops none of the others.
@@ -107,16 +133,17 @@ impl Netlink {
         let mut answers = Vec::with_capacity(requests.len());
         for batch in requests.chunks(BATCH) {
             let first = self.sequence.wrapping_add(1);
+            let last = batch.len() - 1;
             let mut bytes = Vec::new();
-            for request in batch {
-                self.sequence = self.sequence.wrapping_add(1);
-                append(&mut bytes, request, NLM_F_REQUEST | NLM_F_ACK | request.flags, self.sequence);
+            for (position, request) in batch.iter().enumerate() {
+                // The kernel takes them one after the other. A refusal it tells of any of them, success of the last one.
+                let acknowledge = if position == last { NLM_F_ACK } else { 0 };
+                self.append(&mut bytes, request, acknowledge);
             }
-            self.socket.send(&bytes, 0)?;
+            self.send(&bytes)?;
             let mut exchange = Exchange::new(first, batch.len());
-            while !exchange.is_complete() {
-                let (bytes, _) = self.socket.recv_from_full()?;
-                exchange.take_in(&bytes)?;
+            while !exchange.has_ended(last) {
+                exchange.take_in(self.receive()?)?;
             }
             answers.extend(exchange.answers());
         }
@@ -132,20 +159,18 @@ impl Netlink {
         let (begin, end) = (edge(BATCH_BEGIN), edge(BATCH_END));
         let all = std::iter::once(&begin).chain(requests).chain([&end]);
         for (position, request) in all.enumerate() {
-            self.sequence = self.sequence.wrapping_add(1);
-            // A refusal is told of any of them, success of the last one; `begin` stands before the first.
+            // `begin` stands before the first.
             let acknowledge = if position == last + 1 { NLM_F_ACK } else { 0 };
-            append(&mut bytes, request, NLM_F_REQUEST | acknowledge | request.flags, self.sequence);
+            self.append(&mut bytes, request, acknowledge);
         }
         // The whole transaction is one message to the socket.
         if bytes.len() > LARGE {
             setsockopt(&self.socket, sockopt::SndBufForce, &(2 * bytes.len()))?;
         }
-        self.socket.send(&bytes, 0)?;
+        self.send(&bytes)?;
         let mut exchange = Exchange::new(first, requests.len() + 1);
         while !exchange.has_ended(0) && !exchange.has_ended(last + 1) {
-            let (bytes, _) = self.socket.recv_from_full()?;
-            exchange.take_in(&bytes)?;
+            exchange.take_in(self.receive()?)?;
         }
         Ok(exchange.answers().find_map(Result::err).map_or(Ok(()), Err))
     }
@@ -153,20 +178,47 @@ impl Netlink {
     /// Asks for everything of a kind; what it returns is one state of the table.
     pub(super) fn dump(&mut self, request: &Request) -> io::Result<Answer> {
         for _ in 0..DUMPS {
-            self.sequence = self.sequence.wrapping_add(1);
             let mut bytes = Vec::new();
-            append(&mut bytes, request, NLM_F_REQUEST | NLM_F_DUMP | request.flags, self.sequence);
-            self.socket.send(&bytes, 0)?;
+            self.append(&mut bytes, request, NLM_F_DUMP);
+            self.traffic.dumps += 1;
+            self.send(&bytes)?;
             let mut exchange = Exchange::new(self.sequence, 1);
-            while !exchange.is_complete() {
-                let (bytes, _) = self.socket.recv_from_full()?;
-                exchange.take_in(&bytes)?;
+            while !exchange.has_ended(0) {
+                exchange.take_in(self.receive()?)?;
             }
             if !exchange.interrupted {
                 return Ok(exchange.answers().next().unwrap_or_else(|| Ok(Vec::new())));
             }
         }
         Err(io::Error::other("the table changed during every reading of it"))
+    }
+
+    /// Adds a request that is told apart by the next sequence number.
+    fn append(&mut self, bytes: &mut Vec<u8>, request: &Request, flags: u16) {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.traffic.requests += 1;
+        append(bytes, request, NLM_F_REQUEST | flags | request.flags, self.sequence);
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.traffic.calls += 1;
+        self.socket.send(bytes, 0).map(drop)
+    }
+
+    /// One datagram, whole.
+    fn receive(&mut self) -> io::Result<&[u8]> {
+        loop {
+            self.traffic.calls += 1;
+            self.received.clear();
+            match self.socket.recv(&mut self.received, MSG_TRUNC) {
+                Ok(length) if length > self.received.len() => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer is too long"));
+                }
+                Ok(_) => return Ok(&self.received),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }
 
@@ -196,10 +248,6 @@ struct Exchange {
 impl Exchange {
     fn new(first: u32, count: usize) -> Self {
         Self { first, answers: vec![(Ok(Vec::new()), false); count], interrupted: false }
-    }
-
-    fn is_complete(&self) -> bool {
-        self.answers.iter().all(|(_, ended)| *ended)
     }
 
     fn has_ended(&self, position: usize) -> bool {
@@ -284,11 +332,11 @@ mod tests {
         let refused = message(NLMSG_ERROR, 0, 8, &(-17_i32).to_ne_bytes());
         let granted = message(NLMSG_ERROR, 0, 7, &[0; 4]);
         exchange.take_in(&[granted, refused].concat()).unwrap();
-        assert!(!exchange.is_complete());
         exchange.take_in(&message(NLMSG_ERROR, 0, 99, &[0; 4])).unwrap();
         exchange.take_in(&message(0x1c, 2, 9, b"one!")).unwrap();
+        assert!(!exchange.has_ended(2));
         exchange.take_in(&message(NLMSG_DONE, 2, 9, &[0; 4])).unwrap();
-        assert!(exchange.is_complete());
+        assert!(exchange.has_ended(2));
         let answers: Vec<Answer> = exchange.answers().collect();
         assert_eq!(answers, [Ok(vec![]), Err(Errno::EEXIST), Ok(vec![b"one!".to_vec()])]);
     }

@@ -19,7 +19,7 @@ use plan::{Frontend, Rules};
 pub(super) use self::element::{Element, Shared};
 pub use self::ruleset::Surroundings;
 pub(super) use self::ruleset::{FIRST_MARK, MARKS};
-use super::netlink::{Netlink, Request};
+use super::netlink::{Netlink, Request, Traffic};
 
 /// The table in both families.
 #[derive(Debug)]
@@ -64,6 +64,11 @@ impl Table {
         Ok(table)
     }
 
+    /// What was said and heard about it.
+    pub(super) const fn traffic(&self) -> Traffic {
+        self.netlink.traffic()
+    }
+
     /// All that is there.
     pub(super) fn read(&mut self) -> io::Result<Found> {
         let mut elements = BTreeSet::new();
@@ -75,6 +80,16 @@ impl Table {
             }
         }
         Ok(Found { is_sound: self.is_sound()?, elements })
+    }
+
+    /// Whether there is one, in either family.
+    pub(super) fn is_there(&mut self) -> io::Result<bool> {
+        for family in Family::ALL {
+            if self.ask(message::get_table(self.name, family))?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Whether the chains are as they were made. Its cost does not grow with what is served, and is next to nothing

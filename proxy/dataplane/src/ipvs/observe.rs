@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use plan::{
@@ -11,7 +10,7 @@ use plan::{
 
 use super::addresses::Found as FoundAddresses;
 use super::message::{self, Command, FoundServer, FoundService, Target};
-use super::netlink::{Answer, Request};
+use super::netlink::Request;
 use super::nftables::{self, Element, Found as FoundTable};
 use super::served::Served;
 use super::{Ipvs, STICKY, drain, lost, no_table, refused, schedule, since_start};
@@ -26,6 +25,15 @@ struct Known {
     marks: BTreeMap<Frontend, u32>,
     /// Addresses that are to be on our interface.
     bound: BTreeSet<IpAddr>,
+}
+
+/// What the kernel counts of a backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    /// Established connections.
+    pub connections: u64,
+    /// Connections that it has had since it was added.
+    pub total: u64,
 }
 
 /// The virtual services of this network namespace.
@@ -81,8 +89,7 @@ impl Ipvs {
         let by_mark: BTreeMap<(u32, bool), Frontend> =
             by_mark.map(|(frontend, mark)| ((*mark, frontend.address().is_ipv4()), *frontend)).collect();
         let mut all = Virtual::default();
-        let found = self.dump(message::get_services())?;
-        for found in found.iter().filter_map(|payload| message::found_service(payload)) {
+        for found in self.found_services()? {
             let frontend = match found.target {
                 Target::Address(frontend) => frontend,
                 Target::Mark { mark, is_v4 } => {
@@ -110,12 +117,46 @@ impl Ipvs {
         Ok(all)
     }
 
+    /// Every service that may be ours.
+    fn found_services(&mut self) -> Result<Vec<FoundService>, Error> {
+        let found = match self.addresses.only() {
+            None => self.dump(message::get_services())?,
+            Some(frontends) => {
+                let about = |frontend: &Frontend| {
+                    self.request(message::about(Command::GetService, Target::Address(*frontend)))
+                };
+                let requests: Vec<Request> = frontends.iter().map(about).collect();
+                let answers = self.netlink.exchange(&requests).map_err(lost("read"))?;
+                let mut found = Vec::new();
+                for answer in answers {
+                    match answer {
+                        Ok(parts) => found.extend(parts),
+                        Err(Errno::ESRCH) => {}
+                        Err(refusal) => return Err(refused("read", None, refusal)),
+                    }
+                }
+                found
+            }
+        };
+        Ok(found.iter().filter_map(|payload| message::found_service(payload)).collect())
+    }
+
+    /// How busy each backend of a frontend is.
+    pub fn loads(&mut self, frontend: Frontend) -> Result<BTreeMap<Backend, Load>, Error> {
+        let Some(target) = self.served.target(frontend) else { return Ok(BTreeMap::new()) };
+        let load = |found: FoundServer| Load { connections: found.active, total: found.total };
+        Ok(self.servers(target)?.into_iter().map(|found| (found.backend, load(found))).collect())
+    }
+
+    fn servers(&mut self, target: Target) -> Result<Vec<FoundServer>, Error> {
+        let payloads = self.dump(message::about(Command::GetServer, target))?;
+        Ok(payloads.iter().filter_map(|payload| message::found_server(target, payload)).collect())
+    }
+
     /// The servers of one service. A drain that somebody else began is counted from now on.
     pub(super) fn backends(&mut self, target: Target) -> Result<BTreeMap<Backend, ObservedBackend>, Error> {
         let now = since_start();
-        let payloads = self.dump(message::about(Command::GetServer, target))?;
-        let found: Vec<_> =
-            payloads.iter().filter_map(|payload| message::found_server(target, payload)).collect();
+        let found = self.servers(target)?;
         let unmarked = found.iter().filter(|server| drain::is_unmarked(**server));
         let mark = |server: &FoundServer| {
             self.request(message::server(Command::SetServer, target, server.backend, drain::draining(now)))
@@ -132,7 +173,8 @@ impl Ipvs {
         Ok(found.into_iter().map(|server| (server.backend, observed(server))).collect())
     }
 
-    /// Whether a few services, others each time, are as they were left. Somebody who clears the table meets them all.
+    /// Whether a few services, others each time, and their servers are as they were left. Somebody who clears the table
+    /// meets them all.
     pub(super) fn sample_differs(&mut self) -> Result<bool, Error> {
         let sample: Vec<_> = self.served.after(self.inspected).take(SAMPLE).collect();
         // After the last one it begins anew.
@@ -141,20 +183,34 @@ impl Ipvs {
             .iter()
             .filter_map(|(frontend, rules)| {
                 let target = self.served.target(*frontend)?;
-                Some((target, schedule(target, rules)))
+                Some((*frontend, target, schedule(target, rules)))
             })
             .collect();
         self.inspected = last;
         let requests: Vec<Request> = left
             .iter()
-            .map(|(target, _)| self.request(message::about(Command::GetService, *target)))
+            .map(|(_, target, _)| self.request(message::about(Command::GetService, *target)))
             .collect();
         let answers = self.netlink.exchange(&requests).map_err(lost("read"))?;
-        let as_left = |((_, left), answer): (&(Target, (Scheduler, Option<Duration>)), &Answer)| {
-            let found = answer.as_ref().ok()?.iter().find_map(|payload| message::found_service(payload))?;
-            (Self::scheduler(&found.scheduler) == Some(left.0) && found.persistence == left.1).then_some(())
-        };
-        Ok(left.iter().zip(&answers).any(|pair| as_left(pair).is_none()))
+        for ((frontend, target, left), answer) in left.into_iter().zip(answers) {
+            let found =
+                answer.ok().and_then(|parts| parts.iter().find_map(|part| message::found_service(part)));
+            let is_as_left = |found: FoundService| {
+                Self::scheduler(&found.scheduler) == Some(left.0) && found.persistence == left.1
+            };
+            if !found.is_some_and(is_as_left) || self.servers_differ(frontend, target)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether somebody added or removed a server of this service, or began or ended its drain.
+    fn servers_differ(&mut self, frontend: Frontend, target: Target) -> Result<bool, Error> {
+        let found = self.backends(target)?;
+        let takes = |(backend, found): (&Backend, &ObservedBackend)| (*backend, found.draining);
+        let left = self.served.service(frontend).map(|service| &service.backends);
+        Ok(!left.is_some_and(|left| left.iter().map(takes).eq(found.iter().map(takes))))
     }
 
     /// The rules of a service, of which the table knows some and IPVS others. Ranges that were written and that say the

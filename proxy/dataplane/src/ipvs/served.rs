@@ -15,8 +15,8 @@ pub(super) struct Served {
     services: Observed,
     /// By what IPVS knows the frontends for packets from outside.
     marks: BTreeMap<Frontend, u32>,
-    /// Marks that may not be given: somebody else's.
-    foreign_marks: BTreeSet<u32>,
+    /// Marks that may not be given: these, and somebody else's.
+    taken_marks: BTreeSet<u32>,
     last_mark: u32,
     /// Addresses of frontends that are on another interface, and so never on ours.
     unbound: BTreeSet<IpAddr>,
@@ -61,7 +61,8 @@ impl Served {
         unbound: BTreeSet<IpAddr>,
     ) -> Self {
         let last_mark = marks.values().copied().max().unwrap_or(FIRST_MARK);
-        let mut served = Self { services, marks, foreign_marks, last_mark, unbound, shares: BTreeMap::new() };
+        let taken_marks = marks.values().copied().chain(foreign_marks).collect();
+        let mut served = Self { services, marks, taken_marks, last_mark, unbound, shares: BTreeMap::new() };
         let frontends: Vec<Frontend> = served.services.services.keys().copied().collect();
         for frontend in frontends {
             for shared in served.part(frontend).shared {
@@ -117,15 +118,13 @@ impl Served {
         if frontend.audience() == Audience::Everyone || self.marks.contains_key(&frontend) {
             return;
         }
-        let taken: BTreeSet<u32> = self.marks.values().copied().collect();
         let next = |mark: u32| FIRST_MARK | (mark.wrapping_add(1) & !MARKS);
         let first = next(self.last_mark);
         let mut candidates =
             std::iter::successors(Some(first), |mark| Some(next(*mark)).filter(|mark| *mark != first));
-        if let Some(mark) =
-            candidates.find(|mark| !taken.contains(mark) && !self.foreign_marks.contains(mark))
-        {
+        if let Some(mark) = candidates.find(|mark| !self.taken_marks.contains(mark)) {
             self.last_mark = mark;
+            self.taken_marks.insert(mark);
             self.marks.insert(frontend, mark);
         }
     }
@@ -139,8 +138,10 @@ impl Served {
     pub(super) fn advance(&mut self, change: &Change) {
         self.services.advance(change);
         let frontend = change.frontend();
-        if !self.services.services.contains_key(&frontend) {
-            self.marks.remove(&frontend);
+        if !self.services.services.contains_key(&frontend)
+            && let Some(mark) = self.marks.remove(&frontend)
+        {
+            self.taken_marks.remove(&mark);
         }
     }
 

@@ -65,11 +65,14 @@ fn what_is_said_of_a_server_is_understood_again() {
         let mut counts = Vec::new();
         attribute(&mut counts, server::ACTIVE, &3_u32.to_ne_bytes());
         attribute(&mut counts, server::INACTIVE, &4_u32.to_ne_bytes());
+        let mut statistics = Vec::new();
+        attribute(&mut statistics, CONNECTIONS, &9_u64.to_ne_bytes());
+        nested(&mut counts, server::STATISTICS, &statistics);
         let nest = find(&payload[HEADER..], SERVER).unwrap().to_vec();
         payload = header(Command::NewServer as u8);
         nested(&mut payload, SERVER, &[nest, counts].concat());
         let backend = backend(server_address);
-        let found = FoundServer { backend, weight, upper_threshold: 5, connections: 7 };
+        let found = FoundServer { backend, weight, upper_threshold: 5, active: 3, inactive: 4, total: 9 };
         assert_eq!(found_server(target, &payload), Some(found));
     }
 }
