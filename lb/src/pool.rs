@@ -8,6 +8,7 @@
 //! its place.
 
 mod balance;
+mod carried;
 mod lease;
 mod notice;
 mod state;
@@ -27,6 +28,7 @@ use crate::metrics::{BackendMetrics, EndReason, Metrics};
 use crate::rebalance::{Load, Register};
 use balance::HashTable;
 
+pub use carried::Carried;
 pub use lease::Lease;
 pub use notice::Told;
 
@@ -81,7 +83,7 @@ pub struct Standing {
     pub reason: String,
     /// Its last check, once the first has ended.
     pub checked: Option<LastCheck>,
-    /// Connections that it has now, those being established included.
+    /// Connections that it has now, those being established and those that the kernel carries included.
     pub connections: usize,
     /// Whether an operator keeps new connections from it.
     pub drained: bool,
@@ -210,7 +212,7 @@ impl Pool {
             since: entry.since,
             reason: entry.reason.clone(),
             checked: entry.checked.clone(),
-            connections: entry.active,
+            connections: entry.active + entry.carried.connections,
             drained: state.drained.contains(&entry.member.backend.name),
             removed: entry.leaving,
         };
@@ -385,7 +387,7 @@ impl Pool {
     }
 
     fn forget_the_gone(&self, state: &mut State) {
-        let gone = |entry: &mut Entry| entry.leaving && entry.active == 0;
+        let gone = |entry: &mut Entry| entry.leaving && entry.active + entry.carried.connections == 0;
         let gone: Vec<Entry> = state.entries.extract_if(.., gone).collect();
         for Entry { member, .. } in gone {
             let name = &member.backend.name;

@@ -10,7 +10,7 @@
 //!
 //! When this process is killed, the kernel goes on with the backends it knows, and the next process adopts them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ use plan::{
 
 use crate::config::{self, Config, Policy};
 use crate::health::Status;
-use crate::pool::{Pool, Standing};
+use crate::pool::{Carried, Pool, Standing};
 
 /// The name of the nftables table that goes with them; fairway-proxy has one of its own.
 const TABLE: &str = "fairway-lb";
@@ -71,13 +71,8 @@ impl VirtualServices {
         let mut changes = pool.changes();
         loop {
             changes.mark_unchanged();
-            match self.sync(&pool.standings()) {
-                Ok(steps) => {
-                    for step in steps {
-                        tracing::info!(%step, "virtual service changed");
-                    }
-                    self.well = true;
-                }
+            match self.sync(&pool) {
+                Ok(()) => self.well = true,
                 Err(error) if self.well => {
                     tracing::error!(error = chain(&error), "virtual services not changed, trying again");
                     self.well = false;
@@ -97,14 +92,33 @@ impl VirtualServices {
         self.ipvs.remove()
     }
 
-    fn sync(&mut self, standings: &[Standing]) -> Result<Vec<Change>, Error> {
+    fn sync(&mut self, pool: &Pool) -> Result<(), Error> {
+        let standings = pool.standings();
         let mut observed = self.ipvs.observe()?;
-        give_up(&mut observed, &dead(standings));
-        let service = Service { rules: self.rules.clone(), backends: takers(standings) };
+        give_up(&mut observed, &dead(&standings));
+        let service = Service { rules: self.rules.clone(), backends: takers(&standings) };
         let desired = self.frontends.iter().map(|frontend| (*frontend, service.clone())).collect();
         let steps = diff(&observed, &desired, &Scope::everything());
         self.apply(&steps)?;
-        Ok(steps)
+        for step in steps {
+            tracing::info!(%step, "virtual service changed");
+        }
+        pool.note_carried(self.carried()?);
+        Ok(())
+    }
+
+    /// What the kernel carries, at all frontends together.
+    fn carried(&mut self) -> Result<BTreeMap<SocketAddr, Carried>, Error> {
+        let mut all: BTreeMap<SocketAddr, Carried> = BTreeMap::new();
+        for frontend in &self.frontends {
+            for (backend, load) in self.ipvs.loads(*frontend)? {
+                let address = SocketAddr::new(backend.address(), backend.port().number());
+                let carried = all.entry(address).or_default();
+                carried.connections += usize::try_from(load.connections).unwrap_or(usize::MAX);
+                carried.total += load.total;
+            }
+        }
+        Ok(all)
     }
 
     fn apply(&mut self, steps: &[Change]) -> Result<(), Error> {

@@ -103,6 +103,11 @@ impl Site {
         Self::hold_from(&self.servers[0], to)
     }
 
+    /// The same of a process of the director itself.
+    pub(crate) fn hold_on_director(&self, to: Frontend) -> Held {
+        Self::hold_from(&self.director, to)
+    }
+
     fn hold_from(place: &Namespace, to: Frontend) -> Held {
         let address = SocketAddr::new(to.address(), to.port().number());
         place.run(|| Held::open(address)).unwrap().unwrap()

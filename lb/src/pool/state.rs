@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::balance::{Candidate, HashTable, fewest_connections, in_turn, share};
-use super::{LastCheck, Member, Refusal};
+use super::{Carried, LastCheck, Member, Refusal};
 use crate::config::{Backend, BackendName, Balance, Policy};
 use crate::health::{Event, Health, Status, Thresholds};
 use crate::metrics::EndReason;
@@ -34,6 +34,7 @@ pub(super) struct Entry {
     pub(super) member: Arc<Member>,
     pub(super) health: Health,
     pub(super) active: usize,
+    pub(super) carried: Carried,
     /// Taken out of the configuration.
     pub(super) leaving: bool,
     /// See [`Candidate::credit`].
@@ -154,6 +155,7 @@ impl Entry {
             member,
             health: Health::default(),
             active: 0,
+            carried: Carried::default(),
             leaving: false,
             credit: 0,
             risen: None,

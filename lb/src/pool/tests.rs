@@ -115,6 +115,40 @@ fn who_is_taken_out_is_forgotten_with_its_last_connection() {
 }
 
 #[test]
+fn what_the_kernel_carries_is_counted_with_what_the_relay_carries() {
+    let pool =
+        all_up(&backends(&["m1=172.16.60.1:6443", "m2=172.16.60.2:6443"]), balance(Policy::RoundRobin));
+    let _own = lease(&pool, &[]).unwrap();
+    let carry = |list: &[(usize, usize, u64)]| {
+        let members = pool.members();
+        let of = |&(id, connections, total): &(usize, usize, u64)| {
+            (members[id].backend.address, Carried { connections, total })
+        };
+        pool.note_carried(list.iter().map(of).collect());
+    };
+    let seen = |id: usize| {
+        let standings = pool.standings();
+        let Standing { member, connections, .. } = &standings[id];
+        (*connections, member.metrics.active.get(), member.metrics.connections.get())
+    };
+    for (carried, first, second, all) in [
+        (&[(0, 3, 7), (1, 2, 2)][..], (4, 4, 7), (2, 2, 2), 5),
+        (&[(0, 1, 9)], (2, 2, 9), (0, 0, 2), 1),
+        // The second one is back, and the kernel counts it anew.
+        (&[(0, 1, 9), (1, 1, 1)], (2, 2, 9), (1, 1, 3), 2),
+    ] {
+        carry(carried);
+        assert_eq!((seen(0), seen(1), pool.carried()), (first, second, all), "{carried:?}");
+    }
+    // One that is taken out is shown as long as the kernel has connections of it.
+    carry(&[(1, 1, 1)]);
+    reconfigure(&pool, &["m1=172.16.60.1:6443"]);
+    assert_eq!(pool.standings().len(), 2);
+    carry(&[]);
+    assert_eq!(pool.standings().len(), 1);
+}
+
+#[test]
 fn who_comes_back_before_it_is_forgotten_is_probed_again_and_keeps_its_connections() {
     let pool = pool(Policy::LeastConnections, &[UP]);
     let held = lease(&pool, &[]);

@@ -33,7 +33,7 @@ impl Server {
             frontend: Frontend {
                 listen: self.config.frontend.listen.clone(),
                 accepting: self.front_door.accepts(),
-                connections: self.front_door.connections(),
+                connections: self.front_door.connections() + self.pool.carried(),
             },
             virtual_routers: routers
                 .into_iter()
