@@ -51,6 +51,8 @@ pub struct Config {
     pub mode: Mode,
     /// Which addresses are served, and not left to others.
     pub scope: Scope,
+    /// The same of virtual services, which mode ipvs may have left to mode ebpf.
+    pub virtual_scope: Scope,
     /// How Services are served, whatever they say themselves.
     pub serving: translate::Settings,
     /// Whether the sudden end of nearly everything is held back. A cluster's only: files are their author's word.
@@ -117,6 +119,7 @@ impl Default for Config {
             bind_address_hard_fail: false,
             mode: Mode::default(),
             scope: Scope::everything(),
+            virtual_scope: Scope::everything(),
             serving: translate::Settings::default(),
             guard_emptiness: true,
             sync_period: Duration::from_secs(30),

@@ -48,7 +48,8 @@ use daemon::admin::{Admin, Routes};
 use daemon::exit::{Code, Failure};
 use daemon::problems::Problem;
 use daemon::{signal, telemetry};
-use dataplane::{Dataplane, Ebpf, Ipvs, IpvsSettings};
+use dataplane::{Dataplane, Ebpf, Ipvs, IpvsSettings, Surroundings};
+use plan::Scope;
 use prometheus::Registry;
 use tokio::sync::{Notify, mpsc};
 
@@ -142,15 +143,42 @@ fn open_ebpf(run: Run, config: &Config, shown: &Shown) -> Result<Box<dyn Datapla
         packet::settings(config, run.packet_interfaces, run.packet_forwarding, run.packet_flow_entries);
     let cgroup = run.cgroup.map_or_else(dataplane::default_cgroup, Ok).map_err(kernel)?;
     tracing::info!(cgroup = %cgroup.display(), bpf_fs = %run.bpf_fs.display(), "opening the dataplane");
-    if Ipvs::is_present() {
-        tracing::warn!("virtual services of mode ipvs are still there, and not followed any more");
-    }
     let mut ebpf = Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs }).map_err(kernel)?;
     let counters = ebpf.serve_packets(packets).map_err(kernel)?;
     PacketMetrics::register(&shown.registry, counters).map_err(Failure::failed)?;
     let counters = ebpf.service_counters().map_err(kernel)?;
     ServiceMetrics::register(&shown.registry, counters, shown.view.clone()).map_err(Failure::failed)?;
-    Ok(Box::new(ebpf))
+    if !Ipvs::is_left().map_err(kernel)? {
+        if Ipvs::is_present() {
+            tracing::warn!("virtual services of kube-proxy are still there, and not followed any more");
+        }
+        return Ok(Box::new(ebpf));
+    }
+    let settings = IpvsSettings { drain_deadline: run.drain_deadline, ..IpvsSettings::default() };
+    Ok(Box::new(Successor::new(
+        ebpf,
+        retirement(settings, packet::surroundings(config), config.virtual_scope.clone()),
+    )))
+}
+
+/// Lets the virtual services of mode ipvs go that this proxy left, each with the last of its connections.
+fn retirement(
+    settings: IpvsSettings,
+    surroundings: Surroundings,
+    scope: Scope,
+) -> impl FnMut() -> Result<bool, dataplane::Error> {
+    let mut left = None;
+    move || {
+        let ipvs = match &mut left {
+            Some(ipvs) => ipvs,
+            none => none.insert(Ipvs::open(settings, surroundings.clone())?),
+        };
+        let gone = ipvs.retire(&scope)?;
+        if gone {
+            tracing::info!("virtual services of mode ipvs are gone");
+        }
+        Ok(gone)
+    }
 }
 
 /// The programs of mode ebpf would go on translating by what they last knew: they go when everything is served here.
@@ -158,7 +186,7 @@ fn open_ipvs(run: Run, config: &Config, settings: IpvsSettings) -> Result<Box<dy
     tracing::info!(scheduler = settings.scheduler.name(), "opening virtual services");
     let settings = IpvsSettings { drain_deadline: run.drain_deadline, ..settings };
     let ipvs = Ipvs::open(settings, packet::surroundings(config)).map_err(kernel)?;
-    Ok(Box::new(Successor::new(ipvs, move || Ebpf::cleanup(&run.bpf_fs))))
+    Ok(Box::new(Successor::new(ipvs, move || Ebpf::cleanup(&run.bpf_fs).map(|()| true))))
 }
 
 /// To lower it takes `CAP_SYS_RESOURCE`. Without that the supervisor's choice stays, which is said.

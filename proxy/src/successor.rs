@@ -5,22 +5,22 @@ use std::collections::BTreeMap;
 use dataplane::{Dataplane, Error, Failure, Inspection, Unsupported};
 use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Service};
 
-/// A dataplane in whose place another one may still forward: that is removed once this one was told everything.
+/// A dataplane in whose place another one may still forward: that retires once this one was told everything.
 pub(crate) struct Successor<D, R> {
     dataplane: D,
-    /// Removes the predecessor; `None` once it is gone.
-    remove: Option<R>,
+    /// Ends what the predecessor does, as far as it can be ended by now; `None` once it is gone.
+    retire: Option<R>,
     whole: bool,
 }
 
 impl<D, R> Successor<D, R> {
-    /// `remove` removes the predecessor, and does nothing where there is none.
-    pub(crate) const fn new(dataplane: D, remove: R) -> Self {
-        Self { dataplane, remove: Some(remove), whole: false }
+    /// `retire` tells whether the predecessor is gone, and is asked about once a second until it is.
+    pub(crate) const fn new(dataplane: D, retire: R) -> Self {
+        Self { dataplane, retire: Some(retire), whole: false }
     }
 }
 
-impl<D: Dataplane, R: FnMut() -> Result<(), Error> + Send> Dataplane for Successor<D, R> {
+impl<D: Dataplane, R: FnMut() -> Result<bool, Error> + Send> Dataplane for Successor<D, R> {
     fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
         self.dataplane.supports(frontend, service)
     }
@@ -40,11 +40,16 @@ impl<D: Dataplane, R: FnMut() -> Result<(), Error> + Send> Dataplane for Success
     }
 
     fn inspect(&mut self) -> Result<Inspection, Error> {
-        if let Some(remove) = self.remove.as_mut().filter(|_| self.whole) {
-            remove()?;
-            self.remove = None;
+        let found = self.dataplane.inspect()?;
+        if let Some(retire) = self.retire.as_mut().filter(|_| self.whole) {
+            match retire() {
+                Ok(gone) => self.retire = self.retire.take().filter(|_| !gone),
+                Err(error) if found == Inspection::default() => return Err(error),
+                // It is said the next time, if it is still so.
+                Err(_) => {}
+            }
         }
-        self.dataplane.inspect()
+        Ok(found)
     }
 }
 
@@ -63,16 +68,20 @@ mod tests {
         let count = Arc::clone(&tried);
         let times = || tried.load(Ordering::Relaxed);
         let mut successor = Successor::new(Memory::default(), move || {
-            // The first time it fails.
-            if count.fetch_add(1, Ordering::Relaxed) > 0 { Ok(()) } else { Err(Error::Identifiers) }
+            match count.fetch_add(1, Ordering::Relaxed) {
+                0 => Err(Error::Identifiers),
+                // It still has something to do.
+                1 => Ok(false),
+                _ => Ok(true),
+            }
         });
         successor.inspect().expect("nothing is tried");
         assert_eq!(times(), 0);
         assert!(successor.apply(&[]).is_empty());
         assert!(successor.inspect().is_err());
-        for _ in 0..2 {
-            successor.inspect().expect("it is gone");
+        for _ in 0..3 {
+            successor.inspect().expect("it goes");
         }
-        assert_eq!(times(), 2);
+        assert_eq!(times(), 3);
     }
 }

@@ -161,6 +161,7 @@ impl Reading {
             mode: mode::mode(self),
             serving: serving::settings(self),
             scope: mode::scope(self),
+            virtual_scope: mode::virtual_scope(self),
             sync_period: period.unwrap_or(default.sync_period),
             least_sync_interval: least_interval.unwrap_or(default.least_sync_interval),
             oom_score_adjustment: oom_score.unwrap_or(OOM_SCORE_ADJUSTMENT),

@@ -48,9 +48,14 @@ pub(super) fn mode(reading: &Reading) -> Mode {
     })
 }
 
-/// What is left to others (`ipvs.excludeCIDRs`).
+/// What is not left to others in this mode.
 pub(super) fn scope(reading: &Reading) -> Scope {
-    let excluded = reading.texts("ipvs.excludeCIDRs").filter(|_| is_ipvs(reading));
+    if is_ipvs(reading) { virtual_scope(reading) } else { Scope::everything() }
+}
+
+/// Which virtual services are not left to others (`ipvs.excludeCIDRs`).
+pub(super) fn virtual_scope(reading: &Reading) -> Scope {
+    let excluded = reading.texts("ipvs.excludeCIDRs");
     Scope::AllBut(excluded.filter_map(|text| text.trim().parse().ok()).collect())
 }
 
