@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
@@ -30,16 +31,16 @@ const LISTED: &str = "TCP  10.254.0.2:443 rr
 ";
 
 /// A director with an apiserver of its own.
-struct Cluster {
+pub(crate) struct Cluster {
     _stub: Stub,
     store: Store,
     files: TempDir,
     bpf_fs: BpfFs,
-    site: Site,
+    pub(crate) site: Site,
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let site = Site::new();
         let files = tempfile::Builder::new().prefix("fw-").tempdir().unwrap();
         let authority = Authority::new("cluster").unwrap();
@@ -71,11 +72,15 @@ impl Cluster {
         self.store.put(object).unwrap();
     }
 
-    fn program(&self, arguments: &[&str]) -> Program {
+    /// Where the programs of mode ebpf are pinned.
+    pub(crate) fn pinned(&self) -> PathBuf {
+        self.bpf_fs.path().join("fairway")
+    }
+
+    pub(crate) fn program(&self, arguments: &[&str]) -> Program {
         let program = Program::ours("fairway-proxy").unwrap();
-        let state = self.bpf_fs.path().join("fairway");
         let kubeconfig = self.files.path().join("kubeconfig");
-        let own = ["--kubeconfig".into(), kubeconfig, "--bpf-fs".into(), state];
+        let own = ["--kubeconfig".into(), kubeconfig, "--bpf-fs".into(), self.pinned()];
         self.site.inside_director(program.arguments(own).arguments(arguments))
     }
 
@@ -84,14 +89,14 @@ impl Cluster {
     }
 
     /// Starts it and waits until it serves.
-    fn start(&self) -> Process {
+    pub(crate) fn start(&self) -> Process {
         let mut process = self.program(&["--proxy-mode=ipvs"]).spawn().unwrap();
         process.wait_for_log("adopting", LIMIT).unwrap();
         self.await_backends(&SERVERS);
         process
     }
 
-    fn await_backends(&self, names: &[&str]) {
+    pub(crate) fn await_backends(&self, names: &[&str]) {
         wait::until("these backends answer, and no others", LIMIT, || {
             let turn = self.site.dial(frontend(), names.len());
             turn.is_ok_and(|answers| answers == names.iter().map(|name| ((*name).to_owned(), 1)).collect())
@@ -99,7 +104,7 @@ impl Cluster {
         .unwrap();
     }
 
-    fn listed(&self) -> String {
+    pub(crate) fn listed(&self) -> String {
         self.site.tool("ipvsadm", &["-Ln"])
     }
 
@@ -158,7 +163,8 @@ fn what_somebody_takes_away_is_back_long_before_the_next_whole_sync() {
     const SOON: Duration = Duration::from_secs(10);
     let cluster = Cluster::new();
     let process = cluster.start();
-    let faults: [&[&str]; 4] = [
+    let faults: [&[&str]; 5] = [
+        &["ipvsadm", "-d", "-t", "10.254.0.2:443", "-r", "172.16.60.242:6443"],
         &["ipvsadm", "-C"],
         &["ip", "link", "delete", "kube-ipvs0"],
         &["ip", "address", "delete", "10.254.0.1/32", "dev", "kube-ipvs0"],
