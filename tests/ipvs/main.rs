@@ -9,14 +9,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod ask;
 mod contract;
 mod drain;
 mod forwarding;
 mod front_door;
 mod modes;
 mod neighbours;
+#[path = "../scenarios/planned.rs"]
+mod planned;
 mod process;
 mod refusal;
 mod rules;
 mod scale;
+mod scenarios;
 mod site;

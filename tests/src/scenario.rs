@@ -1,7 +1,8 @@
 //! What Services mean, as data: given these objects, a packet from there to here goes there.
 //!
-//! The table is checked by `plan::trace` (tier 2) and, as far as clients in a pod of the node go, by packets (tier 4): a
-//! scenario names everything a topology needs. Numbers such as A3 are those of upstream's own cases: `proxier_test.go` of
+//! The table is checked by `plan::trace` (tier 2), by the programs themselves and through virtual services (tier 3) and,
+//! as far as clients in a pod of the node go, by packets of a whole node (tier 4): a scenario names everything a topology
+//! needs. Numbers such as A3 are those of upstream's own cases: `proxier_test.go` of
 //! kube-proxy's nftables mode and the Services suite of its end-to-end tests.
 
 mod table;
