@@ -5,10 +5,10 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use tests::{Result, wait};
+use tests::{Error, Result, wait};
 
 use crate::document::{Document, Place, Section};
-use crate::{fail_over, front_door, programs, scale, service_path};
+use crate::{fail_over, front_door, guest, machine, programs, scale, service_path};
 
 /// Figures of this machine's kernel, in namespaces of its own; writes bench/results/ and the README's part. Needs root.
 #[derive(Clone, Debug, clap::Parser)]
@@ -19,12 +19,17 @@ pub struct Arguments {
     /// Fewer and shorter rounds: all of it in about five minutes.
     #[arg(long)]
     quick: bool,
+    /// Run within a guest: what was measured becomes one line of JSON on standard output and is not recorded.
+    #[arg(long, hide = true)]
+    in_guest: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Subject {
     /// What a Service costs on its way, beside nftables and plain routing.
     ServicePath,
+    /// The same in a guest whose kernel has the IP virtual server, beside that too.
+    Guest,
     /// What the eBPF programs themselves take.
     Programs,
     /// fairway-lb beside HAProxy, nginx and plain routing.
@@ -37,12 +42,13 @@ enum Subject {
 
 impl Subject {
     /// The quickest to fail first.
-    const ALL: [Self; 5] =
-        [Self::Programs, Self::ServicePath, Self::Programming, Self::FrontDoor, Self::FailOver];
+    const ALL: [Self; 6] =
+        [Self::Programs, Self::ServicePath, Self::Programming, Self::FrontDoor, Self::FailOver, Self::Guest];
 
     const fn name(self) -> &'static str {
         match self {
             Self::ServicePath => "service-path",
+            Self::Guest => "guest",
             Self::Programs => "programs",
             Self::FrontDoor => "front-door",
             Self::FailOver => "fail-over",
@@ -56,10 +62,15 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let start = wait::now();
     let mut exit = ExitCode::SUCCESS;
     for subject in Subject::ALL {
-        if arguments.subject.is_some_and(|wanted| wanted != subject) {
+        // A guest takes its time.
+        let is_wanted = arguments
+            .subject
+            .map_or(!arguments.quick || subject != Subject::Guest, |wanted| wanted == subject);
+        if !is_wanted {
             continue;
         }
-        let outcome = measure(subject, arguments.quick, start).and_then(record);
+        let keep = if arguments.in_guest { print } else { record };
+        let outcome = measure(subject, arguments, start).and_then(|section| keep(&section));
         if let Err(error) = outcome {
             eprintln!("{}: {error:?}", subject.name());
             exit = ExitCode::FAILURE;
@@ -69,10 +80,21 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     exit
 }
 
-fn measure(subject: Subject, quick: bool, start: Instant) -> Result<Section> {
+fn measure(subject: Subject, arguments: &Arguments, start: Instant) -> Result<Section> {
+    let quick = arguments.quick;
     let command = format!("make bench BENCH=\"{}{}\"", if quick { "--quick " } else { "" }, subject.name());
     let progress = |line: &str| eprintln!("{:4.0} s  {line}", (wait::now() - start).as_secs_f64());
     Ok(match subject {
+        Subject::Guest if arguments.in_guest => {
+            service_path::measure(service_path::Plan::IN_GUEST, &command, progress)?.section()
+        }
+        Subject::Guest => {
+            // A guest does not see who else wants the machine.
+            let busy = machine::busy_with_others()?;
+            let mut section = guest::measure(&[subject.name(), "--in-guest"], progress)?;
+            section.note_busy(&[busy]);
+            section
+        }
         Subject::ServicePath => {
             let plan = if quick { service_path::Plan::QUICK } else { service_path::Plan::FULL };
             service_path::measure(plan, &command, progress)?.section()
@@ -96,12 +118,18 @@ fn measure(subject: Subject, quick: bool, start: Instant) -> Result<Section> {
     })
 }
 
+/// For whoever started the guest that this is.
+fn print(section: &Section) -> Result<()> {
+    println!("{}", serde_json::to_string(section).map_err(Error::json("a section"))?);
+    Ok(())
+}
+
 /// Puts a section into the document beside what others have measured.
-fn record(section: Section) -> Result<()> {
+fn record(section: &Section) -> Result<()> {
     let place = Place::ours();
     let page = Document { sections: vec![section.clone()] }.page();
     let mut document = Document::read(&place)?;
-    document.put(section)?;
+    document.put(section.clone())?;
     document.write(&place)?;
     println!("{page}");
     Ok(())

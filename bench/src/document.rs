@@ -16,7 +16,7 @@ use crate::machine::Machine;
 use crate::statistics::{Summary, number, summarize};
 
 /// The sections in the order in which they are shown.
-const ORDER: [&str; 5] = ["service-path", "programs", "front-door", "fail-over", "programming"];
+const ORDER: [&str; 6] = ["service-path", "guest", "programs", "front-door", "fail-over", "programming"];
 /// From here on, before any round, a machine counts as busy with other things.
 const BUSY: f64 = 0.05;
 

@@ -5,6 +5,7 @@ pub mod document;
 pub mod ends;
 pub mod fail_over;
 pub mod front_door;
+pub mod guest;
 pub mod instructions;
 pub mod machine;
 pub mod measure;

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use tests::Result;
 use tests::traffic::Work;
 
-pub use contender::{Contender, Path, SIZES, Way};
+pub use contender::{Contender, Kernel, Path, Way};
 pub use report::Report;
 
 use site::Site;
@@ -46,13 +46,18 @@ pub struct Plan {
     pub milliseconds: u32,
     /// Every load at every number of services. Otherwise new connections alone are opened among fewer.
     pub every_size: bool,
+    /// Where, which decides who takes part.
+    pub kernel: Kernel,
 }
 
 impl Plan {
     /// About a minute.
-    pub const QUICK: Self = Self { rounds: 3, milliseconds: 300, every_size: false };
+    pub const QUICK: Self = Self { rounds: 3, milliseconds: 300, every_size: false, kernel: Kernel::Ours };
     /// About ten minutes.
-    pub const FULL: Self = Self { rounds: 5, milliseconds: 1000, every_size: true };
+    pub const FULL: Self = Self { rounds: 5, milliseconds: 1000, every_size: true, kernel: Kernel::Ours };
+    /// About three minutes.
+    pub const IN_GUEST: Self =
+        Self { rounds: 3, milliseconds: 1000, every_size: false, kernel: Kernel::Guest };
 
     fn runs(self) -> Vec<Run> {
         let further = FURTHER_RUNS.into_iter().filter(|_| self.every_size);
@@ -60,20 +65,22 @@ impl Plan {
     }
 
     fn takes(self, run: Run, contender: Contender) -> bool {
-        let largest = contender.services().is_none_or(|services| Some(&services) == SIZES.last());
-        self.every_size || largest || run == NEW_CONNECTIONS
+        let is_largest = [Contender::DIRECT, self.kernel.among_many(contender.way)].contains(&contender);
+        self.every_size || is_largest || run == NEW_CONNECTIONS
     }
 }
 
 /// Measures; `progress` is given a line after each step. `command` goes into the report.
 pub fn measure(plan: Plan, command: &str, mut progress: impl FnMut(&str)) -> Result<Report> {
-    progress("service path: starting nodes with up to 10,000 services");
-    let site = Site::start()?;
+    let most = plan.kernel.contenders().filter_map(Contender::services).max().unwrap_or_default();
+    progress(&format!("service path: starting nodes with up to {most} services"));
+    let site = Site::start(plan.kernel)?;
     let mut report = Report {
         command: command.to_owned(),
         machine: Machine::describe(Some(ends::CONGESTION_CONTROL), &["nft"])?,
         rounds: plan.rounds,
         milliseconds: plan.milliseconds,
+        kernel: plan.kernel,
         not_run: site.not_run().map(str::to_owned),
         failures: Vec::new(),
         busy: Vec::new(),

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 /// How many services there are on a node; the one that is measured is among them.
-pub const SIZES: [u32; 3] = [10, 1_000, 10_000];
+pub(super) const SIZES: [u32; 3] = [10, 1_000, 10_000];
 /// Backends of the service that is measured: ports that stand for clients must suffice for the connections of a run.
 pub(super) const BACKENDS: u8 = 8;
 /// Where backends listen.
@@ -44,6 +44,86 @@ pub enum Way {
     Ebpf,
     /// Rules of the shape that kube-proxy writes.
     Nftables,
+    /// fairway-proxy in its mode `ipvs`.
+    Ipvs,
+}
+
+impl Way {
+    /// Its name in progress and report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Ebpf => "eBPF",
+            Self::Nftables => "nftables",
+            Self::Ipvs => "IPVS",
+        }
+    }
+}
+
+/// On whose kernel the contenders meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kernel {
+    /// This machine's.
+    Ours,
+    /// That of a guest which has the IP virtual server. Its processor may be emulated: only ratios mean something.
+    Guest,
+}
+
+impl Kernel {
+    /// What the command line calls a run there.
+    pub(super) const fn section(self) -> &'static str {
+        match self {
+            Self::Ours => "service-path",
+            Self::Guest => "guest",
+        }
+    }
+
+    /// What a run there is about.
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Ours => "The service path beside nftables and no Service at all",
+            Self::Guest => "The service path in a guest, beside IPVS too",
+        }
+    }
+
+    /// Those who take part, in the order in which they take their turns.
+    pub(super) fn contenders(self) -> impl Iterator<Item = Contender> {
+        let sizes = match self {
+            Self::Ours => 0..SIZES.len(),
+            // It is slow, and has 1 GiB.
+            Self::Guest => 1..2,
+        };
+        let ways = move |size| {
+            let ways = [Way::Ebpf].into_iter().chain(self.rivals().iter().copied());
+            ways.map(move |way| Contender { way, size })
+        };
+        [Contender::DIRECT].into_iter().chain(sizes.flat_map(ways))
+    }
+
+    /// Milliseconds in which something is answered, if at all.
+    pub(super) const fn moment(self) -> u32 {
+        match self {
+            Self::Ours => 20,
+            Self::Guest => 500,
+        }
+    }
+
+    /// Beside whom ours is compared.
+    pub(super) const fn rivals(self) -> &'static [Way] {
+        match self {
+            Self::Ours => &[Way::Nftables],
+            Self::Guest => &[Way::Nftables, Way::Ipvs],
+        }
+    }
+
+    /// On its node with the most services.
+    pub(super) fn among_many(self, way: Way) -> Contender {
+        let size = match self {
+            Self::Ours => SIZES.len() - 1,
+            Self::Guest => 1,
+        };
+        Contender { way, size }
+    }
 }
 
 /// One way on a node of its own.
@@ -56,17 +136,6 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// All of them, in the order in which they take their turns.
-    pub const ALL: [Self; 7] = [
-        Self::DIRECT,
-        Self { way: Way::Ebpf, size: 0 },
-        Self { way: Way::Nftables, size: 0 },
-        Self { way: Way::Ebpf, size: 1 },
-        Self { way: Way::Nftables, size: 1 },
-        Self { way: Way::Ebpf, size: 2 },
-        Self { way: Way::Nftables, size: 2 },
-    ];
-
     /// No service.
     pub const DIRECT: Self = Self { way: Way::Direct, size: 0 };
 
@@ -75,32 +144,31 @@ impl Contender {
         Self { way, size: 0 }
     }
 
-    /// On the node with the most.
-    pub const fn among_many(way: Way) -> Self {
-        Self { way, size: SIZES.len() - 1 }
-    }
-
     /// How many services its node has, where it has any.
     pub const fn services(self) -> Option<u32> {
         match self.way {
             Way::Direct => None,
-            Way::Ebpf | Way::Nftables => Some(SIZES[self.size]),
+            Way::Ebpf | Way::Nftables | Way::Ipvs => Some(SIZES[self.size]),
         }
     }
 
     /// Its name in progress and report.
     pub fn name(self) -> String {
-        match self.way {
-            Way::Direct => "direct".to_owned(),
-            Way::Ebpf => format!("eBPF, {} services", SIZES[self.size]),
-            Way::Nftables => format!("nftables, {} services", SIZES[self.size]),
+        match self.services() {
+            None => self.way.name().to_owned(),
+            Some(services) => format!("{}, {services} services", self.way.name()),
         }
     }
 
     /// Its node's, and part of all addresses there: what one leaves in `TIME_WAIT` cannot get in another's way.
     pub(super) fn number(self) -> u8 {
-        let position = Self::ALL.iter().position(|one| *one == self).unwrap_or_default();
-        u8::try_from(position + 1).unwrap_or(u8::MAX)
+        let first = match self.way {
+            Way::Direct => 1,
+            Way::Ebpf => 11,
+            Way::Nftables => 21,
+            Way::Ipvs => 31,
+        };
+        u8::try_from(first + self.size).unwrap_or(u8::MAX)
     }
 
     /// The address of the service.
@@ -128,10 +196,8 @@ impl Contender {
             (Way::Direct, path) => {
                 self.backends(path).map(|backend| SocketAddrV4::new(backend, BACKEND_PORT)).collect()
             }
-            (Way::Ebpf | Way::Nftables, Path::Local) => {
-                vec![SocketAddrV4::new(self.cluster_ip(), SERVICE_PORT)]
-            }
-            (Way::Ebpf | Way::Nftables, Path::Across) => vec![SocketAddrV4::new(self.node_ip(), NODE_PORT)],
+            (_, Path::Local) => vec![SocketAddrV4::new(self.cluster_ip(), SERVICE_PORT)],
+            (_, Path::Across) => vec![SocketAddrV4::new(self.node_ip(), NODE_PORT)],
         }
     }
 }
@@ -144,7 +210,8 @@ mod tests {
 
     #[test]
     fn nobody_shares_an_address() {
-        let addresses: Vec<Ipv4Addr> = Contender::ALL
+        let all: BTreeSet<Contender> = Kernel::Ours.contenders().chain(Kernel::Guest.contenders()).collect();
+        let addresses: Vec<Ipv4Addr> = all
             .into_iter()
             .flat_map(|contender| {
                 let backends = Path::ALL.into_iter().flat_map(move |path| contender.backends(path));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{ByPath, Contender, Path, Way};
+use super::{ByPath, Contender, Kernel, Path, Way};
 use crate::document::{Bar, Comparison, Section, Table, cell};
 use crate::machine::Machine;
 use crate::measure::{Figure, Measure};
@@ -21,6 +21,8 @@ pub struct Report {
     pub rounds: u32,
     /// For how long each time.
     pub milliseconds: u32,
+    /// Where they met.
+    pub kernel: Kernel,
     /// Why nftables did not take part, if so.
     pub not_run: Option<String>,
     /// Runs that failed, in whole or in part.
@@ -31,9 +33,6 @@ pub struct Report {
     pub results: ByPath,
 }
 
-const OURS: Contender = Contender::among_many(Way::Ebpf);
-const THEIRS: Contender = Contender::among_many(Way::Nftables);
-
 impl Report {
     /// Ratios to no service at all and to nftables, then medians with their spreads.
     pub fn section(&self) -> Section {
@@ -42,8 +41,8 @@ impl Report {
             .iter()
             .flat_map(|(path, results)| results.rows().iter().flat_map(|row| self.comparisons(*path, row)));
         let mut section = Section {
-            name: "service-path".to_owned(),
-            title: "The service path beside nftables and no Service at all".to_owned(),
+            name: self.kernel.section().to_owned(),
+            title: self.kernel.title().to_owned(),
             command: self.command.clone(),
             machine: self.machine.clone(),
             notes: self.notes(),
@@ -51,16 +50,17 @@ impl Report {
             tables: Path::ALL.map(|path| self.medians(path)).into(),
             samples: self.samples(),
         };
-        section.note_busy(&self.busy);
+        if self.kernel == Kernel::Ours {
+            section.note_busy(&self.busy);
+        }
         let not_run = self.not_run.iter().map(|reason| format!("not run: nftables: {reason}"));
         section.notes.extend(not_run);
-        section.notes.push("not run: IPVS beside eBPF in one guest: not written yet".to_owned());
         section.notes.extend(self.failures.iter().map(|failure| format!("failed: {failure}")));
         section
     }
 
     fn notes(&self) -> Vec<String> {
-        vec![
+        let mut notes = vec![
             format!(
                 "{} rounds of {} ms per load and contender, in turn; each contender has a node and addresses of its own",
                 self.rounds, self.milliseconds
@@ -70,34 +70,44 @@ impl Report {
              the node routes"
                 .to_owned(),
             "CPU: client, server and the kernel's packet threads together".to_owned(),
-        ]
+        ];
+        if self.kernel == Kernel::Guest {
+            let guest = "the guest has one processor, emulated where the host lends none: what instructions cost there is \
+                         not what they cost elsewhere, hence no bars";
+            notes.push(guest.to_owned());
+        }
+        notes
     }
 
     /// Beside the limit and the rival, on nodes with most services; then with few.
     fn comparisons(&self, path: Path, row: &Row<Contender>) -> Vec<Comparison> {
-        let compare = |(one, other): (Contender, Contender), beside: &str, bar| Comparison {
-            what: format!("{}: {}", path.name(), row.measure.title()),
+        let measure = &row.measure;
+        let is_ours = self.kernel == Kernel::Ours;
+        let compare = |other: Contender, beside: &str, bar: Option<Bar>| Comparison {
+            what: format!("{}: {}", path.name(), measure.title()),
             beside: beside.to_owned(),
             unit: "ratio".to_owned(),
-            value: row.ratio(one, other),
-            bar,
+            value: row.ratio(self.kernel.among_many(Way::Ebpf), other),
+            bar: bar.filter(|_| is_ours),
         };
-        let beside_direct =
-            compare((OURS, Contender::DIRECT), "direct", bar_beside_direct(path, &row.measure));
-        let rival = self.not_run.as_deref().unwrap_or("nftables");
-        let beside_rival = compare((OURS, THEIRS), rival, bar_beside_nftables(path, &row.measure));
-        let mut comparisons = vec![beside_direct, beside_rival];
-        if row.measure.figure == Figure::Rate && is_of_new_connections(&row.measure) {
+        let mut comparisons = vec![compare(Contender::DIRECT, "direct", bar_beside_direct(path, measure))];
+        for rival in self.kernel.rivals() {
+            let not_run = self.not_run.as_deref().filter(|_| *rival == Way::Nftables);
+            let theirs = self.kernel.among_many(*rival);
+            let name = not_run.unwrap_or(rival.name());
+            comparisons.push(compare(theirs, name, bar_beside_nftables(path, measure)));
+        }
+        if is_ours && measure.figure == Figure::Rate && is_of_new_connections(measure) {
             let few = Contender::among_few(Way::Ebpf);
             let flat = Some(Bar::AtLeast(0.97));
-            comparisons.push(compare((OURS, few), "the same among 10 services", flat));
+            comparisons.push(compare(few, "the same among 10 services", flat));
         }
         comparisons
     }
 
     fn medians(&self, path: Path) -> Table {
         let takes_part = |contender: &Contender| contender.way != Way::Nftables || self.not_run.is_none();
-        let contenders: Vec<Contender> = Contender::ALL.into_iter().filter(takes_part).collect();
+        let contenders: Vec<Contender> = self.kernel.contenders().filter(takes_part).collect();
         let header = ["load".to_owned(), "figure".to_owned()];
         let row = |row: &Row<Contender>| {
             let mut cells = vec![row.measure.run.clone(), row.measure.figure.unit().to_owned()];
@@ -114,9 +124,9 @@ impl Report {
 
     fn samples(&self) -> Value {
         let row = |path: Path, row: &Row<Contender>| {
-            let of: BTreeMap<String, Vec<f64>> = Contender::ALL
+            let contenders = self.kernel.contenders();
+            let of: BTreeMap<String, Vec<f64>> = contenders
                 .map(|contender| (contender.name(), row.samples(contender)))
-                .into_iter()
                 .filter(|(_, samples)| !samples.is_empty())
                 .collect();
             json!({ "path": path.name(), "run": row.measure.run, "figure": row.measure.figure, "of": of })
@@ -156,10 +166,11 @@ mod tests {
 
     fn report(not_run: Option<&str>) -> Report {
         let mut results = Results::default();
+        let many = |way| Kernel::Ours.among_many(way);
         let measure = || Measure { run: "new connections, 16 at a time".to_owned(), figure: Figure::Rate };
         let mut samples =
-            vec![(Contender::DIRECT, 20.0), (OURS, 19.0), (Contender::among_few(Way::Ebpf), 19.0)];
-        samples.extend(not_run.is_none().then_some((THEIRS, 10.0)));
+            vec![(Contender::DIRECT, 20.0), (many(Way::Ebpf), 19.0), (Contender::among_few(Way::Ebpf), 19.0)];
+        samples.extend(not_run.is_none().then_some((many(Way::Nftables), 10.0)));
         for (contender, value) in samples {
             results.add(measure(), contender, 0, value);
         }
@@ -168,6 +179,7 @@ mod tests {
             machine: Machine::default(),
             rounds: 1,
             milliseconds: 300,
+            kernel: Kernel::Ours,
             not_run: not_run.map(str::to_owned),
             failures: Vec::new(),
             busy: vec![0.0],

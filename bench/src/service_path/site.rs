@@ -19,7 +19,7 @@ use tests::certificates::Authority;
 use tests::traffic::{self, LoadReport, Work};
 use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, objects, wait};
 
-use super::contender::{BACKEND_PORT, Contender, NODE_PORT, Path, SERVICE_PORT, Way};
+use super::contender::{BACKEND_PORT, Contender, Kernel, NODE_PORT, Path, SERVICE_PORT, Way};
 use super::rules::{OTHER_ENDPOINTS, rules};
 use crate::ends::{self, settle};
 use crate::machine::version;
@@ -66,8 +66,8 @@ struct Proxy {
 }
 
 impl Site {
-    /// Starts all that can be started, and waits until it answers.
-    pub(super) fn start() -> Result<Self> {
+    /// Starts all contenders that can be started, and waits until they answer.
+    pub(super) fn start(kernel: Kernel) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("fw-bench-").tempdir();
         let folder = folder.map_err(Error::system("make", "a temporary directory"))?;
         let [pod, outside, backends] =
@@ -81,7 +81,7 @@ impl Site {
         };
         let takes_part = |contender: &Contender| contender.way != Way::Nftables || not_run.is_none();
         let mut networks = Vec::new();
-        for contender in Contender::ALL.into_iter().filter(takes_part) {
+        for contender in kernel.contenders().filter(takes_part) {
             networks.push((contender, connect(contender, [&pod, &outside, &backends])?));
         }
         let server =
@@ -90,7 +90,7 @@ impl Site {
         for (contender, network) in networks {
             let proxy = match contender.way {
                 Way::Direct => None,
-                Way::Ebpf => Some(start_proxy(contender, &network, folder.path())?),
+                Way::Ebpf | Way::Ipvs => Some(start_proxy(contender, &network, folder.path())?),
                 Way::Nftables => {
                     write_rules(contender, &network)?;
                     None
@@ -99,7 +99,7 @@ impl Site {
             nodes.push(Node { contender, proxy, _network: network });
         }
         let site = Self { nodes, server, pod, outside, _backends: backends, not_run, folder };
-        site.await_answers()?;
+        site.await_answers(kernel.moment())?;
         Ok(site)
     }
 
@@ -154,7 +154,7 @@ impl Site {
         })
     }
 
-    fn await_answers(&self) -> Result<()> {
+    fn await_answers(&self, moment: u32) -> Result<()> {
         for contender in self.contenders() {
             for (path, work) in [
                 (Path::Local, Work::Requests),
@@ -164,7 +164,7 @@ impl Site {
             ] {
                 let what = format!("{} answers {} by {}", contender.name(), work.name(), path.name());
                 wait::until_some(&what, PATIENCE, || {
-                    let (report, _) = self.load(path, contender, Run { work, connections: 1 }, 20)?;
+                    let (report, _) = self.load(path, contender, Run { work, connections: 1 }, moment)?;
                     Ok((report.answered > 0 && report.failed == 0).then_some(()))
                 })?;
             }
@@ -227,6 +227,7 @@ fn start_proxy(contender: Contender, network: &Namespace, folder: &FilePath) -> 
         .arguments(["--kubeconfig".into(), write_kubeconfig(&folder, &authority)?])
         .arguments(["--cgroup".as_ref(), cgroup.path(), "--bpf-fs".as_ref(), bpf_fs.path()])
         .arguments([&format!("--cluster-cidr={PODS}"), "--hostname-override=node"])
+        .arguments((contender.way == Way::Ipvs).then_some("--proxy-mode=ipvs"))
         .inside(network)
         .log_to(folder.join("fairway-proxy"))
         .spawn()?;
