@@ -12,6 +12,7 @@ mod manifests;
 mod node;
 mod packet;
 mod pod;
+mod privileges;
 mod refusal;
 mod scenarios;
 mod services;

@@ -66,6 +66,19 @@ impl Program {
         self
     }
 
+    /// Has it started by another program, which is given these arguments before it and becomes it in the end.
+    #[must_use]
+    pub fn by<A: Into<OsString>>(
+        mut self,
+        program: impl AsRef<Path>,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let started = std::mem::replace(&mut self.path, program.as_ref().to_owned());
+        let before = arguments.into_iter().map(Into::into).chain([started.into()]);
+        self.arguments = before.chain(self.arguments).collect();
+        self
+    }
+
     /// Sets an environment variable.
     #[must_use]
     pub fn environment(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {

@@ -184,13 +184,18 @@ impl Node {
 
     /// Runs `fairway-proxy cleanup`.
     pub(crate) fn clean_up(&self) -> Result<(ExitStatus, String)> {
+        self.cleaner()?.run(LIMIT)
+    }
+
+    /// That program.
+    pub(crate) fn cleaner(&self) -> Result<Program> {
         let state = self.settings().bpf_fs;
         let program = Program::ours("fairway-proxy")?.arguments([
             "cleanup".as_ref(),
             "--bpf-fs".as_ref(),
             state.as_path(),
         ]);
-        program.inside(&self.namespace).run(LIMIT)
+        Ok(program.inside(&self.namespace))
     }
 
     pub(crate) fn await_step(&self, proxy: &mut Process) -> Result<()> {
@@ -226,7 +231,7 @@ impl Node {
     }
 
     /// A client on the node.
-    fn client(&self, program: Program) -> Program {
+    pub(crate) fn client(&self, program: Program) -> Program {
         program.inside(&self.namespace).in_cgroup(&self.client)
     }
 
