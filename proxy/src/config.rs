@@ -23,7 +23,7 @@ pub use bind::{BindError, HEALTHZ_PORT, METRICS_PORT, bind_address};
 pub(crate) use change::changed;
 pub use check::read;
 pub(crate) use check::{Reading, read_file};
-pub(crate) use effective::yaml;
+pub(crate) use effective::{flags_in_force, yaml};
 pub(crate) use field::boolean;
 pub(crate) use flags::{Flags, beside_a_file};
 pub use mode::Mode;

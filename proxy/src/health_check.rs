@@ -18,8 +18,9 @@ use serde_json::{Value, json};
 use crate::clock;
 use crate::cluster::{Family, Standing};
 use crate::config::Config;
+use crate::debug_pages::{Began, flagz, statusz};
 use crate::explain::SharedView;
-use crate::metrics::AnswerMetrics;
+use crate::metrics::{AnswerMetrics, ServiceLevelIndicators};
 
 /// What Go prints for a time that never was.
 const NEVER: &str = "0001-01-01T00:00:00Z";
@@ -121,12 +122,25 @@ pub(crate) fn health_routes(health: &SharedHealth, answers: &AnswerMetrics) -> R
 }
 
 /// What is served at `metricsBindAddress`, where `config` is in force.
-pub(crate) fn metrics_routes(registry: Registry, config: &Config, view: SharedView) -> Routes {
+pub(crate) fn metrics_routes(
+    registry: Registry,
+    indicators: ServiceLevelIndicators,
+    config: &Config,
+    view: SharedView,
+) -> Routes {
     let mode = config.mode.name();
+    let began = Began { wall: clock::wall(), clock: clock::now() };
+    let flagz = Answer::text(StatusCode::OK, flagz(&config.document));
     let configz = Answer::json(StatusCode::OK, &json!({ "kubeproxy.config.k8s.io": config.document }));
     Routes::default()
         .with_metrics(registry)
-        .with("/healthz", || Answer::text(StatusCode::OK, "ok"))
+        .with_metrics_at("/metrics/slis", indicators.registry.clone())
+        .with("/healthz", move || {
+            indicators.note_answered();
+            Answer::text(StatusCode::OK, "ok")
+        })
+        .with("/statusz", move || Answer::text(StatusCode::OK, statusz(began, clock::now())))
+        .with("/flagz", move || flagz.clone())
         .with("/proxyMode", move || Answer::text(StatusCode::OK, mode))
         .with("/configz", move || configz.clone())
         .with("/frontends", {

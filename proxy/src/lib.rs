@@ -19,6 +19,7 @@ mod clock;
 pub mod cluster;
 mod commands;
 pub mod config;
+mod debug_pages;
 mod doctor;
 mod explain;
 mod guard;
@@ -59,7 +60,7 @@ use self::explain::SharedView;
 use self::guard::Guard;
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
 use self::manifests::Manifests;
-use self::metrics::Metrics;
+use self::metrics::{Metrics, ServiceLevelIndicators};
 use self::notice::{Notice, Notices};
 use self::packet::PacketMetrics;
 use self::planner::HealthChecks;
@@ -242,6 +243,7 @@ async fn serve(
 ) -> Result<(), Failure> {
     let shown = Shown::default();
     let Shown { registry, view } = &shown;
+    let indicators = ServiceLevelIndicators::new().map_err(Failure::failed)?;
     let metrics = Metrics::register(registry).map_err(Failure::failed)?;
     let health = SharedHealth::new(Health::new(config.sync_period));
     let (health_checks, to_be_told) = tokio::sync::watch::channel(HealthChecks::default());
@@ -273,7 +275,7 @@ async fn serve(
     let ended = tokio::select! {
         () = shutdown => Ok(()),
         Err(failure) = answer(healthz, &notices, || health_routes(&health, &metrics.answers)) => Err(failure),
-        Err(failure) = answer(metrics_server, &notices, || metrics_routes(registry.clone(), &config, view.clone())) => Err(failure),
+        Err(failure) = answer(metrics_server, &notices, || metrics_routes(registry.clone(), indicators.clone(), &config, view.clone())) => Err(failure),
         () = health_check_ports::serve(to_be_told, &health, &notices) => Ok(()),
         () = source.run() => Ok(()),
         () = updates.closed() => Ok(()),

@@ -14,6 +14,8 @@ use prometheus::{
 
 use crate::cluster::Family;
 use crate::guard::Held;
+use crate::pacing::Extent;
+use crate::planner::{Planner, PolicyOf};
 
 /// The metrics of one process.
 #[derive(Clone, Debug)]
@@ -26,7 +28,8 @@ pub(crate) struct Metrics {
 /// What the sync thread measures.
 #[derive(Clone, Debug)]
 pub(crate) struct SyncMetrics {
-    duration: HistogramVec,
+    durations: Durations,
+    no_local_endpoints: IntGaugeVec,
     last: GaugeVec,
     last_queued: GaugeVec,
     network_programming: HistogramVec,
@@ -112,6 +115,36 @@ impl Metrics {
     }
 }
 
+/// What `/metrics/slis` shows, as every component of Kubernetes: whether its health checks succeed. kube-proxy has one at
+/// that address, which is that it answers.
+#[derive(Clone, Debug)]
+pub(crate) struct ServiceLevelIndicators {
+    pub(crate) registry: Registry,
+    health: IntGaugeVec,
+    checks: IntCounterVec,
+}
+
+impl ServiceLevelIndicators {
+    pub(crate) fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let publish = Publish(&registry);
+        let health =
+            Opts::new("kubernetes_healthcheck", "Whether a health check succeeded when it was last made");
+        let checks = Opts::new("kubernetes_healthchecks_total", "Health checks made, by their outcome");
+        Ok(Self {
+            health: publish.published(IntGaugeVec::new(health, &["name", "type"])?)?,
+            checks: publish.published(IntCounterVec::new(checks, &["name", "status", "type"])?)?,
+            registry,
+        })
+    }
+
+    /// Notes that `/healthz` was asked for, and so answered.
+    pub(crate) fn note_answered(&self) {
+        self.health.with_label_values(&["ping", "healthz"]).set(1);
+        self.checks.with_label_values(&["ping", "success", "healthz"]).inc();
+    }
+}
+
 /// What the sync thread finds when it looks after the dataplane.
 #[derive(Clone, Debug)]
 pub(crate) struct InspectionMetrics {
@@ -149,14 +182,58 @@ impl InspectionMetrics {
     }
 }
 
+/// How long syncs take: all of them, and each of the two kinds by itself.
+#[derive(Clone, Debug)]
+struct Durations {
+    any: HistogramVec,
+    whole: HistogramVec,
+    changes: HistogramVec,
+}
+
+impl Durations {
+    fn register(publish: &Publish<'_>) -> prometheus::Result<Self> {
+        let buckets = exponential_buckets(0.001, 2.0, 15)?;
+        Ok(Self {
+            any: publish.histograms(
+                "kubeproxy_sync_proxy_rules_duration_seconds",
+                "Time from the start to the end of writing the rules",
+                buckets.clone(),
+            )?,
+            whole: publish.histograms(
+                "kubeproxy_sync_full_proxy_rules_duration_seconds",
+                "The same, of syncs that compared everything",
+                buckets.clone(),
+            )?,
+            changes: publish.histograms(
+                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+                "The same, of syncs that wrote what had changed",
+                buckets,
+            )?,
+        })
+    }
+
+    fn note(&self, extent: Extent, family: Family, took: Duration) {
+        let of_its_kind = match extent {
+            Extent::Whole => &self.whole,
+            Extent::Changes => &self.changes,
+        };
+        for durations in [&self.any, of_its_kind] {
+            durations.with_label_values(&[family.name()]).observe(took.as_secs_f64());
+        }
+    }
+}
+
 impl SyncMetrics {
     fn register(publish: &Publish<'_>) -> prometheus::Result<Self> {
         Ok(Self {
-            duration: publish.histograms(
-                "kubeproxy_sync_proxy_rules_duration_seconds",
-                "Time from the start to the end of writing the rules",
-                exponential_buckets(0.001, 2.0, 15)?,
-            )?,
+            durations: Durations::register(publish)?,
+            no_local_endpoints: publish.published(IntGaugeVec::new(
+                Opts::new(
+                    "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
+                    "Services with endpoints of which the traffic policy Local leaves none on this node",
+                ),
+                &["traffic_policy", "ip_family"],
+            )?)?,
             last: publish.gauges(
                 "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
                 "When the rules were last written with success",
@@ -223,10 +300,26 @@ impl SyncMetrics {
     }
 
     /// Notes a sync that wrote everything it had to.
-    pub(crate) fn note_sync(&self, families: &BTreeSet<Family>, took: Duration, at: SystemTime) {
+    pub(crate) fn note_sync(
+        &self,
+        extent: Extent,
+        families: &BTreeSet<Family>,
+        took: Duration,
+        at: SystemTime,
+    ) {
         for family in families {
-            self.duration.with_label_values(&[family.name()]).observe(took.as_secs_f64());
+            self.durations.note(extent, *family, took);
             self.last.with_label_values(&[family.name()]).set(seconds(at));
+        }
+    }
+
+    /// Notes how many Services the traffic policy leaves without endpoints.
+    pub(crate) fn note_stranded(&self, planner: &Planner) {
+        for (policy, name) in [(PolicyOf::Internal, "internal"), (PolicyOf::External, "external")] {
+            for family in Family::ALL {
+                let count = i64::try_from(planner.stranded(policy, family)).unwrap_or(i64::MAX);
+                self.no_local_endpoints.with_label_values(&[name, family.name()]).set(count);
+            }
         }
     }
 

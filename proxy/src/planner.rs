@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use plan::{Forwarding, Frontend, Port};
+use plan::{Audience, Forwarding, Frontend, Port, WhenEmpty};
 
 use crate::cluster::{Cluster, Disregarded, Family, Here, Name, Readiness, Service, Slice, Touched, Update};
 use crate::translate::{Settings, translate};
@@ -20,6 +20,8 @@ pub struct Planner {
     derived: BTreeMap<Name, Derived>,
     claims: BTreeMap<Frontend, BTreeSet<Claim>>,
     health_checks: HealthChecks,
+    /// How many Services are stranded in each way.
+    stranded: BTreeMap<(PolicyOf, Family), usize>,
     /// Whether it has been said that node ports are served nowhere.
     homeless: bool,
 }
@@ -81,10 +83,21 @@ pub enum Remark {
     },
 }
 
+/// Which of a Service's traffic policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PolicyOf {
+    /// `internalTrafficPolicy`.
+    Internal,
+    /// `externalTrafficPolicy`.
+    External,
+}
+
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Derived {
     created: Option<SystemTime>,
     forwarding: Forwarding,
+    /// In which ways it has endpoints, and the traffic policy `Local` leaves none of them.
+    stranded: BTreeSet<(PolicyOf, Family)>,
     disregarded: BTreeSet<Disregarded>,
 }
 
@@ -142,6 +155,12 @@ impl Planner {
         &self.health_checks
     }
 
+    /// How many Services have endpoints in this family of which a traffic policy `Local` leaves none, so that it drops
+    /// whoever comes.
+    pub fn stranded(&self, policy: PolicyOf, family: Family) -> usize {
+        self.stranded.get(&(policy, family)).copied().unwrap_or_default()
+    }
+
     /// The whole plan as last settled.
     pub fn forwarding(&self) -> Forwarding {
         let desired = |&frontend| Some((frontend, self.desired(frontend)?.clone()));
@@ -190,16 +209,26 @@ impl Planner {
 
     fn settle_service(&mut self, name: &Name, settled: &mut Settled) {
         let here = self.cluster.here();
-        let derived = self.cluster.service(name).map(|service| Derived {
-            created: service.created,
-            forwarding: translate(name, service, &self.cluster.slices(name), here, &self.settings),
-            disregarded: disregarded(service, &self.settings),
+        let derived = self.cluster.service(name).map(|service| {
+            let forwarding = translate(name, service, &self.cluster.slices(name), here, &self.settings);
+            Derived {
+                created: service.created,
+                stranded: stranded(&forwarding),
+                forwarding,
+                disregarded: disregarded(service, &self.settings),
+            }
         });
         let known = self.derived.remove(name).unwrap_or_default();
         let (new, stays) = match derived {
             Some(derived) => (derived, true),
             None => (Derived::default(), false),
         };
+        for way in &known.stranded {
+            *self.stranded.entry(*way).or_default() -= 1;
+        }
+        for way in &new.stranded {
+            *self.stranded.entry(*way).or_default() += 1;
+        }
         if new.disregarded != known.disregarded && !new.disregarded.is_empty() {
             let parts = new.disregarded.clone();
             settled.remarks.push(Remark::Disregarded { service: name.clone(), parts });
@@ -236,6 +265,21 @@ impl Planner {
             self.derived.insert(name.clone(), new);
         }
     }
+}
+
+/// Clients are dropped, and not refused, where all endpoints are elsewhere.
+fn stranded(forwarding: &Forwarding) -> BTreeSet<(PolicyOf, Family)> {
+    let empty = forwarding
+        .iter()
+        .filter(|(_, service)| service.backends.is_empty() && service.rules.when_empty == WhenEmpty::Drop);
+    let way = |frontend: &Frontend| {
+        let policy = match frontend.audience() {
+            Audience::Everyone => PolicyOf::Internal,
+            Audience::Outside => PolicyOf::External,
+        };
+        (policy, Family::of(frontend.address()))
+    };
+    empty.map(|(frontend, _)| way(frontend)).collect()
 }
 
 fn disregarded(service: &Service, settings: &Settings) -> BTreeSet<Disregarded> {

@@ -376,6 +376,7 @@ impl Writer {
         let metrics = &self.settings.metrics;
         let (now, wall) = (clock::now(), clock::wall());
         metrics.drift_repaired.inc_by(counter(written.drifted));
+        metrics.note_stranded(&view.planner);
         metrics.frontends_left_out.set(gauge(self.left_out.len()));
         metrics.frontends.set(gauge(view.applied.as_ref().map_or(0, |applied| applied.services.len())));
         if !written.complete {
@@ -390,7 +391,7 @@ impl Writer {
                 written.changes.iter().map(|change| Family::of(change.frontend().address())).collect()
             }
         };
-        metrics.note_sync(&families, took, wall);
+        metrics.note_sync(extent, &families, took, wall);
         for (family, at) in self.triggers.drain(..) {
             let late = wall.duration_since(at).unwrap_or_default();
             metrics.note_in_force(family, late);

@@ -94,7 +94,13 @@ impl Routes {
     /// Answers GET `/metrics` from `registry` in the Prometheus text format.
     #[must_use]
     pub fn with_metrics(self, registry: Registry) -> Self {
-        self.with("/metrics", move || metrics(&registry))
+        self.with_metrics_at("/metrics", registry)
+    }
+
+    /// The same at a path of its own.
+    #[must_use]
+    pub fn with_metrics_at(self, path: &'static str, registry: Registry) -> Self {
+        self.with(path, move || metrics(&registry))
     }
 
     fn answer(&self, request: &Request<Incoming>) -> Answer {

@@ -36,6 +36,19 @@ pub(super) fn effective(
     document
 }
 
+/// Every flag that stands for a field, by name, with the field's value in such a document.
+pub(crate) fn flags_in_force(document: &Value) -> BTreeMap<&'static str, String> {
+    let fields = FIELDS.iter().filter(|field| !field.flag.is_empty());
+    let told = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+        other => other.to_string(),
+    };
+    let value = |path: &str| path.split('.').fold(document, |section, name| &section[name]);
+    fields.map(|field| (field.flag, told(value(field.path)))).collect()
+}
+
 /// Puts `value` at a path such as `iptables.syncPeriod`.
 pub(super) fn set(document: &mut Value, path: &str, value: Value) {
     let place = path.split('.').fold(document, |section, name| {

@@ -151,6 +151,25 @@ fn a_load_balancer_is_told_of_ready_endpoints_on_this_node() {
     assert!(!planner.settle().health_checks_differ);
 }
 
+#[test]
+fn services_whose_policy_leaves_them_nobody_here_are_counted() {
+    let mut planner = Planner::new("here", Settings::default());
+    planner.update(node(1));
+    applied_service(&mut planner, "web", exposed(1, 1, &[80]));
+    let internal = Service { internal_policy: TrafficPolicy::Local, ..service(1, 2, &[80, 81]) };
+    applied_service(&mut planner, "shop", internal);
+    let mut counted = |endpoints: &[(u8, Readiness)]| {
+        for of in ["web", "shop"] {
+            planner.update(Update::Slices(Delta::Applied(name(of), slice(of, endpoints))));
+        }
+        planner.settle();
+        [PolicyOf::Internal, PolicyOf::External].map(|policy| planner.stranded(policy, Family::Ipv4))
+    };
+    assert_eq!(counted(&[]), [0, 0], "they have no endpoints at all");
+    assert_eq!(counted(&[(1, Readiness::Ready)]), [1, 1], "those with an odd number are elsewhere");
+    assert_eq!(counted(&[(1, Readiness::Ready), (2, Readiness::Ready)]), [0, 0]);
+}
+
 fn any_readiness() -> impl Strategy<Value = Readiness> {
     prop_oneof![Just(Readiness::Ready), Just(Readiness::Leaving), Just(Readiness::Unready)]
 }

@@ -43,11 +43,22 @@ fn it_answers_as_kube_proxy_does() -> Result<()> {
     }
     assert_eq!(node.get(METRICS_PORT, "/proxyMode")?, Some((200, "ebpf".to_owned())));
     assert_eq!(node.get(METRICS_PORT, "/healthz")?, Some((200, "ok".to_owned())));
+    for (path, told) in [
+        ("/statusz", "\nfairway-proxy statusz\nWarning: This endpoint is not meant to be machine parseable"),
+        ("/statusz", "\nUp: 0 hr 0"),
+        ("/flagz", "\nproxy-mode=ebpf\n"),
+        ("/metrics/slis", "\nkubernetes_healthcheck{name=\"ping\",type=\"healthz\"} 1\n"),
+    ] {
+        let (status, body) = node.get(METRICS_PORT, path)?.expect("an answer");
+        assert_eq!((status, body.contains(told)), (200, true), "{path}: {body}");
+    }
     assert_eq!(status(&node, HEALTH_PORT, "/metrics")?, Some(404));
     let (_, metrics) = node.get(METRICS_PORT, "/metrics")?.expect("an answer");
     let names: BTreeSet<&str> = metrics.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
     for name in [
         "kubeproxy_sync_proxy_rules_duration_seconds_count",
+        "kubeproxy_sync_full_proxy_rules_duration_seconds_count",
+        "kubeproxy_sync_proxy_rules_no_local_endpoints_total",
         "kubeproxy_sync_proxy_rules_last_timestamp_seconds",
         "kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds",
         "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
