@@ -7,6 +7,8 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use daemon::admin::Answer;
+use daemon::exit::chain;
+use dataplane::LiveServices;
 use hyper::StatusCode;
 use plan::{Frontend, Observed, ObservedService, Packet, Port, Protocol, Source, Verdict, matching};
 use serde::Serialize;
@@ -16,11 +18,31 @@ use crate::cluster::{Cluster, Here};
 use crate::planner::Planner;
 use crate::translate::{Derivation, Exposure, Judgement, List, Topology, derive};
 
-/// The plan, and what the kernel was last brought to; `None` before the first sync.
+/// The plan, and what the kernel was last brought to; `None` before the first sync. `live` is what the kernel holds now, of
+/// a dataplane that can be asked while it works.
 #[derive(Debug, Default)]
 pub(crate) struct View {
     pub(crate) planner: Planner,
     pub(crate) applied: Option<Observed>,
+    pub(crate) live: Option<LiveServices>,
+}
+
+impl View {
+    /// What the kernel forwards at a frontend.
+    fn kernel(&self, frontend: Frontend) -> Result<Option<ObservedService>, dataplane::Error> {
+        match &self.live {
+            Some(live) => live.read(frontend),
+            None => Ok(self.applied.as_ref().and_then(|applied| applied.services.get(&frontend).cloned())),
+        }
+    }
+
+    /// Where it forwards something.
+    fn in_kernel(&self) -> Result<BTreeSet<Frontend>, dataplane::Error> {
+        match &self.live {
+            Some(live) => live.frontends(),
+            None => Ok(self.applied.iter().flat_map(|applied| applied.services.keys().copied()).collect()),
+        }
+    }
 }
 
 /// The view that the sync thread keeps and the admin server reads. It is held for as long as a sync takes.
@@ -40,7 +62,10 @@ impl SharedView {
             Err(wrong) => return Answer::text(StatusCode::BAD_REQUEST, format!("{wrong}\n")),
         };
         let Some(view) = self.try_lock() else { return busy() };
-        let explanation = explain(&view, &question);
+        let explanation = match explain(&view, &question) {
+            Ok(explanation) => explanation,
+            Err(error) => return unread(&error),
+        };
         match serde_json::to_value(&explanation) {
             Ok(value) if question.json => Answer::json(StatusCode::OK, &value),
             Ok(_) => Answer::text(StatusCode::OK, explanation.to_string()),
@@ -53,22 +78,28 @@ impl SharedView {
     /// Answers `/frontends`: all that are planned, and those that are forwarded and not planned.
     pub(crate) fn frontends(&self) -> Answer {
         let Some(view) = self.try_lock() else { return busy() };
-        let View { planner, applied } = &*view;
-        let Some(applied) = applied else {
+        if view.applied.is_none() {
             return Answer::text(StatusCode::SERVICE_UNAVAILABLE, "nothing was written yet, ask again\n");
-        };
+        }
+        let planner = &view.planner;
         let desired = planner.forwarding();
-        let all: BTreeSet<&Frontend> = desired.keys().chain(applied.services.keys()).collect();
-        let state = |frontend: &Frontend| {
-            let found = applied.services.get(frontend).map(ObservedService::forwarding);
-            json!({
+        let state = |frontend: Frontend| {
+            let found = view.kernel(frontend)?.as_ref().map(ObservedService::forwarding);
+            Ok(json!({
                 "frontend": frontend.to_string(),
                 "address": frontend.address(),
-                "service": planner.holder(*frontend).map(ToString::to_string),
-                "inForce": desired.get(frontend) == found.as_ref(),
-            })
+                "service": planner.holder(frontend).map(ToString::to_string),
+                "inForce": desired.get(&frontend) == found.as_ref(),
+            }))
         };
-        Answer::json(StatusCode::OK, &all.into_iter().map(state).collect())
+        let states = view.in_kernel().and_then(|mut all| {
+            all.extend(desired.keys());
+            all.into_iter().map(state).collect::<Result<_, dataplane::Error>>()
+        });
+        match states {
+            Ok(states) => Answer::json(StatusCode::OK, &states),
+            Err(error) => unread(&error),
+        }
     }
 
     /// `None` in the middle of a sync.
@@ -83,6 +114,10 @@ impl SharedView {
 
 fn busy() -> Answer {
     Answer::text(StatusCode::SERVICE_UNAVAILABLE, "a sync is under way, ask again\n")
+}
+
+fn unread(error: &dataplane::Error) -> Answer {
+    Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", chain(error)))
 }
 
 /// A flow that somebody asks about, as the query of a URL:
@@ -186,7 +221,8 @@ pub(crate) struct Explanation {
     masqueraded: bool,
     /// What it matches; absent where no Service is concerned.
     matched: Option<Matched>,
-    /// What the kernel was last found or told to do at that frontend; absent where that is nothing.
+    /// What the kernel does at that frontend now, or in mode ipvs what it was last found or told to do; absent where that
+    /// is nothing.
     kernel: Option<Kernel>,
 }
 
@@ -227,8 +263,8 @@ struct Kernel {
     as_planned: bool,
 }
 
-fn explain(view: &View, question: &Question) -> Explanation {
-    let View { planner, applied } = view;
+fn explain(view: &View, question: &Question) -> Result<Explanation, dataplane::Error> {
+    let planner = &view.planner;
     let Question { sender, destination, .. } = *question;
     let source = sender.source.unwrap_or_else(|| find_source(sender.address, planner.cluster()));
     let packet = Packet {
@@ -243,7 +279,7 @@ fn explain(view: &View, question: &Question) -> Explanation {
     let everyone = Frontend::new(packet.destination, packet.port, packet.protocol);
     let frontend = met.map_or(everyone, |(frontend, _)| frontend);
     let desired = met.map(|(_, service)| service);
-    Explanation {
+    Ok(Explanation {
         sender: sender.address,
         source: place(source),
         source_was_guessed: sender.source.is_none(),
@@ -256,8 +292,8 @@ fn explain(view: &View, question: &Question) -> Explanation {
         },
         masqueraded: matches!(verdict, Verdict::Forward { masqueraded: true, .. }),
         matched: met.and_then(|(frontend, _)| matched(planner, frontend)),
-        kernel: applied.as_ref().and_then(|applied| kernel(applied, frontend, desired)),
-    }
+        kernel: view.kernel(frontend)?.map(|found| kernel(&found, desired)),
+    })
 }
 
 fn matched(planner: &Planner, frontend: Frontend) -> Option<Matched> {
@@ -298,18 +334,17 @@ fn matched(planner: &Planner, frontend: Frontend) -> Option<Matched> {
     })
 }
 
-fn kernel(applied: &Observed, frontend: Frontend, desired: Option<&plan::Service>) -> Option<Kernel> {
-    let found = applied.services.get(&frontend)?;
+fn kernel(found: &ObservedService, desired: Option<&plan::Service>) -> Kernel {
     let named = |draining: bool| {
         let backends = found.backends.iter().filter(move |(_, backend)| backend.draining == draining);
         backends.map(|(backend, _)| backend.to_string()).collect()
     };
-    Some(Kernel {
+    Kernel {
         backends: named(false),
         draining: named(true),
         rules: found.rules.to_string(),
         as_planned: desired == Some(&found.forwarding()),
-    })
+    }
 }
 
 /// Where an address is, as far as can be told. A pod that is behind no Service is not known.
@@ -419,7 +454,7 @@ mod tests {
         planner.update(Update::Slices(Delta::Applied(name(), slice)));
         planner.settle();
         let view = SharedView::default();
-        *view.lock() = View { planner, applied: Some(Observed::default()) };
+        *view.lock() = View { planner, applied: Some(Observed::default()), live: None };
         view
     }
 

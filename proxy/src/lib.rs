@@ -147,6 +147,7 @@ fn open_ebpf(run: Run, config: &Config, shown: &Shown) -> Result<Box<dyn Datapla
     let mut ebpf = Ebpf::open(&dataplane::Settings { cgroup, bpf_fs: run.bpf_fs }).map_err(kernel)?;
     let counters = ebpf.serve_packets(packets).map_err(kernel)?;
     PacketMetrics::register(&shown.registry, counters).map_err(Failure::failed)?;
+    shown.view.lock().live = Some(ebpf.live_services().map_err(kernel)?);
     let counters = ebpf.service_counters().map_err(kernel)?;
     ServiceMetrics::register(&shown.registry, counters, shown.view.clone()).map_err(Failure::failed)?;
     if !Ipvs::is_left().map_err(kernel)? {

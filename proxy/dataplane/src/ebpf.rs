@@ -8,6 +8,7 @@
 //! Maps and links are pinned: forwarding goes on when the process ends, however it ends, and the next one adopts it.
 
 mod encode;
+mod live;
 mod load;
 mod maps;
 mod mirror;
@@ -27,6 +28,7 @@ use std::path::{Path, PathBuf};
 
 use plan::{Backend, Change, Frontend, Observed, Protocol, Scheduler, Service};
 
+pub use self::live::LiveServices;
 use self::load::Attached;
 pub use self::load::Program;
 use self::maps::Maps;
@@ -138,6 +140,11 @@ impl Ebpf {
         self.attached.programs.extend_from_slice(packets.programs());
         self.packets = Some(packets);
         Ok(counters)
+    }
+
+    /// What the maps hold, for whoever shows it.
+    pub fn live_services(&self) -> Result<LiveServices, Error> {
+        LiveServices::open(&self.pins)
     }
 
     /// What the programs count of services, for whoever shows it.

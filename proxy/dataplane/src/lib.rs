@@ -15,8 +15,8 @@ mod memory;
 #[cfg(feature = "contract")]
 pub use ebpf::Trial;
 pub use ebpf::{
-    Capacity, DEFAULT_BPF_FS, Ebpf, PacketCounters, PacketForwarding, PacketRun, PacketSettings,
-    PacketTiming, Program, ServiceCount, ServiceCounters, Settings, encoded,
+    Capacity, DEFAULT_BPF_FS, Ebpf, LiveServices, PacketCounters, PacketForwarding, PacketRun,
+    PacketSettings, PacketTiming, Program, ServiceCount, ServiceCounters, Settings, encoded,
 };
 pub use ebpf_abi::{Counter as PacketCounter, Tally as ServiceTally};
 pub use error::{Error, Unsupported};

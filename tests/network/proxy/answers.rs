@@ -2,11 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use dataplane::{Capacity, Ebpf};
+use dataplane::{Capacity, Dataplane, Ebpf};
+use plan::{Change, Rules, Scheduler};
 use serde_json::Value;
 use tests::traffic::DialReport;
 use tests::{Error, Program, Result, objects};
 
+use super::drift::{frontend, somebody_else};
 use super::node::{LIMIT, Node, POD_PORT, until};
 
 const HEALTH_PORT: u16 = 10256;
@@ -115,6 +117,29 @@ fn a_full_map_is_said_loudly_and_holds_up_nothing_else() -> Result<()> {
     services(&node, &[(2, "10.1.0.2"), (3, "10.1.0.3")])?;
     reaches("10.254.0.3:80", "pod-3")?;
     assert_eq!(node.dial("tcp", "10.254.0.1:80", 3)?.failed, 3);
+    Ok(())
+}
+
+/// What somebody else wrote over is seen before anything has compared it: the maps themselves are looked at.
+#[test]
+fn the_running_proxy_tells_what_the_maps_hold_now() -> Result<()> {
+    let node = Node::new()?;
+    services(&node, &[(1, "10.1.0.1"), (2, "10.1.0.2")])?;
+    let directory = node.directory().display().to_string();
+    let _proxy = node.proxy(&["--manifests", &directory, "--iptables-sync-period=1h"])?;
+    let ask = |arguments: &[&str]| {
+        Program::ours("fairway-proxy")?.arguments(arguments).inside(&node.namespace).run(LIMIT)
+    };
+    let (_, told) = ask(&["explain", "10.1.0.9", "10.254.0.2:80"])?;
+    assert!(told.contains("kernel    as planned: 10.1.0.2:8080 (round-robin)"), "{told}");
+    let rules = Rules { scheduler: Scheduler::Random, ..Rules::default() };
+    let change = Change::SetRules { frontend: frontend("10.254.0.2:80"), rules };
+    assert!(somebody_else(&node)?.apply(&[change]).is_empty());
+    let (_, told) = ask(&["explain", "10.1.0.9", "10.254.0.2:80"])?;
+    assert!(told.contains("kernel    NOT as planned: 10.1.0.2:8080 (random)"), "{told}");
+    let (status, told) = ask(&["doctor"])?;
+    let finding = "FAILURE  plan: 1 frontends are not forwarded as planned, TCP 10.254.0.2:80 first";
+    assert!(!status.success() && told.contains(finding), "{told}");
     Ok(())
 }
 

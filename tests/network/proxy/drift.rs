@@ -30,11 +30,8 @@ fn pins_that_are_removed_are_back_within_two_seconds() -> Result<()> {
     })
 }
 
-#[test]
-fn a_service_that_somebody_deletes_from_the_maps_is_served_again_within_two_seconds() -> Result<()> {
-    let node = Node::with_pods()?;
-    manifests(&node, &PODS)?;
-    let _proxy = node.proxy_of_files()?;
+/// Who writes to the maps of the proxy behind its back.
+pub(super) fn somebody_else(node: &Node) -> Result<Ebpf> {
     let pinned = node.settings().bpf_fs;
     let elsewhere = pinned.with_file_name("elsewhere");
     let maps = elsewhere.join("v3/maps");
@@ -43,12 +40,27 @@ fn a_service_that_somebody_deletes_from_the_maps_is_served_again_within_two_seco
         let (own, theirs) = (pinned.join("v3/maps").join(&pin), maps.join(&pin));
         fs::hard_link(own, &theirs).map_err(Error::system("link", theirs.display()))?;
     }
-    let Ok(mut somebody) = Ebpf::open(&Settings { bpf_fs: elsewhere, ..node.settings() }) else {
+    let Ok(somebody) = Ebpf::open(&Settings { bpf_fs: elsewhere, ..node.settings() }) else {
         panic!("the maps can be opened by anybody with privileges")
     };
-    let address = TARGET.parse::<std::net::SocketAddr>().expect("an address");
-    let port = Port::new(address.port()).expect("a port");
-    let frontend = Frontend::new(address.ip(), port, Protocol::Tcp);
+    Ok(somebody)
+}
+
+/// A frontend over TCP.
+pub(super) fn frontend(target: &str) -> Frontend {
+    let address = target.parse::<std::net::SocketAddr>();
+    let port = address.as_ref().ok().and_then(|address| Port::new(address.port()));
+    let (Ok(address), Some(port)) = (address, port) else { panic!("{target} is no address and port") };
+    Frontend::new(address.ip(), port, Protocol::Tcp)
+}
+
+#[test]
+fn a_service_that_somebody_deletes_from_the_maps_is_served_again_within_two_seconds() -> Result<()> {
+    let node = Node::with_pods()?;
+    manifests(&node, &PODS)?;
+    let _proxy = node.proxy_of_files()?;
+    let mut somebody = somebody_else(&node)?;
+    let frontend = frontend(TARGET);
     assert!(somebody.apply(&[Change::RemoveService { frontend }]).is_empty());
     wait::until_some("clients are served again", SOON, || {
         Ok((node.dial("tcp", TARGET, 3)?.failed == 0).then_some(()))

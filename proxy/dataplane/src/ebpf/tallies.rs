@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use aya::maps::{HashMap, Map, MapData, MapError, PerCpuHashMap};
-use ebpf_abi::{Service, ServiceId, ServiceKey, Table, Tally};
+use aya::maps::{HashMap, MapData, MapError, PerCpuHashMap};
+use ebpf_abi::{Service, ServiceId, ServiceKey, Tally};
 use plan::Frontend;
 
 use super::encode;
+use super::live::{failed, pinned};
 use super::pins::Pins;
 use super::pod::Plain;
 use crate::Error;
@@ -92,13 +93,4 @@ fn sum(tallies: impl Iterator<Item = Tally>) -> Tally {
         refused: total.refused.wrapping_add(tally.refused),
         bytes: total.bytes.wrapping_add(tally.bytes),
     })
-}
-
-fn pinned(pins: &Pins, table: Table) -> Result<Map, Error> {
-    let data = MapData::from_pin(pins.maps().join(table.name)).map_err(failed("open", table))?;
-    Map::from_map_data(data).map_err(failed("open", table))
-}
-
-fn failed(action: &'static str, table: Table) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map { action, map: table.name, source }
 }
