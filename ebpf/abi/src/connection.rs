@@ -69,6 +69,8 @@ pub struct Connection {
     pub flags: u32,
     /// The client's port while the node's stack has the packet, where it is not the client's own; else 0.
     pub stack_port: u32,
+    /// Bytes of those that were translated by one look at this entry and are not in the [`crate::Tally`] of the service yet.
+    pub untold: u64,
     /// Where they leave.
     pub path: Path,
 }
@@ -301,7 +303,7 @@ impl Counter {
 
 const _: () = assert!(size_of::<Tuple>() == 40);
 const _: () = assert!(size_of::<Path>() == 32);
-const _: () = assert!(size_of::<Connection>() == 96);
+const _: () = assert!(size_of::<Connection>() == 104);
 const _: () = assert!(size_of::<FragmentKey>() == 40);
 const _: () = assert!(size_of::<Ports>() == 4);
 const _: () = assert!(size_of::<Interface>() == 36);
@@ -318,7 +320,8 @@ mod tests {
         let becomes = Tuple { destination: address(3), ..key };
         let path = Path { next: address(4), interface: 2, mtu: 1500, found: 77, seal: 0 };
         let (service, backend) = (ServiceId(1), BackendId(1));
-        let connection = Connection { becomes, seen: 0, service, backend, flags: 0, stack_port: 0, path };
+        let connection =
+            Connection { becomes, seen: 0, service, backend, flags: 0, stack_port: 0, untold: 0, path };
         let seal = connection.seal(&key, 9);
         assert_ne!(connection.seal(&key, 8), seal, "by another interface");
         let bits = |size: usize| (0..size * 8).map(|bit| (bit / 8, 1_u8 << (bit % 8)));

@@ -60,11 +60,58 @@ fn words<const N: usize>(value: *const u64) -> [u64; N] {
     words
 }
 
-/// What is found under a tuple by one look, and with luck is of one piece: see [`Connection::seal`].
-#[inline(always)]
-pub(super) fn glimpse(key: &Tuple) -> Option<Connection> {
-    const WORDS: usize = size_of::<Connection>() / size_of::<u64>();
-    CONNECTIONS.get_ptr(key).map(|entry| bytemuck::cast(words::<WORDS>(entry.cast())))
+/// An entry of the table.
+#[derive(Clone, Copy)]
+pub(super) struct Entry(*mut Connection);
+
+/// It was there when it was looked up, and the kernel keeps its memory mapped and aligned until the program ends. It may be given
+/// to another conversation meanwhile, whose age and bytes are then those of this one, and whose path is not believed, for
+/// its seal is broken.
+#[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
+impl Entry {
+    /// The one under a tuple.
+    #[inline(always)]
+    pub(super) fn of(key: &Tuple) -> Option<Self> {
+        CONNECTIONS.get_ptr_mut(key).map(Self)
+    }
+
+    /// What it holds, read once: with luck it is of one piece. See [`Connection::seal`].
+    #[inline(always)]
+    pub(super) fn glimpse(self) -> Connection {
+        const WORDS: usize = size_of::<Connection>() / size_of::<u64>();
+        bytemuck::cast(words::<WORDS>(self.0.cast()))
+    }
+
+    /// Counts the bytes of a packet.
+    #[inline(always)]
+    pub(super) fn note_bytes(self, bytes: u64) {
+        // SAFETY: see above. Of two processors at once one counts.
+        unsafe {
+            let untold = &raw mut (*self.0).untold;
+            untold.write_volatile(untold.read_volatile().wrapping_add(bytes));
+        }
+    }
+
+    #[inline(always)]
+    fn tell(self) {
+        // SAFETY: see above.
+        unsafe { (&raw mut (*self.0).untold).write_volatile(0) };
+    }
+
+    #[inline(always)]
+    fn touch(self, seen: u64, flags: u32) {
+        // SAFETY: see above.
+        unsafe {
+            (&raw mut (*self.0).seen).write_volatile(seen);
+            (&raw mut (*self.0).flags).write_volatile(flags);
+        }
+    }
+
+    #[inline(always)]
+    fn lead(self, path: &Path) {
+        // SAFETY: see above.
+        unsafe { (&raw mut (*self.0).path).write_volatile(*path) };
+    }
 }
 
 impl Conversations for Kernel<'_> {
@@ -94,24 +141,23 @@ impl Conversations for Kernel<'_> {
     }
 
     #[inline(always)]
-    #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
     fn touch(&self, key: &Tuple, seen: u64, flags: u32) -> bool {
-        let Some(connection) = CONNECTIONS.get_ptr_mut(key) else { return false };
-        // SAFETY: the pointer is of a look-up that found something; the kernel keeps that memory mapped and aligned
-        // until the program ends. It may be given to another conversation meanwhile, whose age is then that of this one.
-        unsafe {
-            (&raw mut (*connection).seen).write_volatile(seen);
-            (&raw mut (*connection).flags).write_volatile(flags);
-        }
+        Entry::of(key).map(|entry| entry.touch(seen, flags)).is_some()
+    }
+
+    #[inline(always)]
+    fn settle(&self, key: &Tuple, seen: u64, flags: u32) -> bool {
+        let Some(entry) = Entry::of(key) else { return false };
+        entry.touch(seen, flags);
+        entry.tell();
         true
     }
 
     #[inline(always)]
-    #[expect(unsafe_code, reason = "the kernel hands out values of maps as pointers")]
     fn lead(&self, key: &Tuple, path: &Path) {
-        if let Some(connection) = CONNECTIONS.get_ptr_mut(key) {
-            // SAFETY: as above; of another conversation, or half written, the path is not believed, for its seal is broken.
-            unsafe { (&raw mut (*connection).path).write_volatile(*path) };
+        if let Some(entry) = Entry::of(key) {
+            entry.lead(path);
+            entry.tell();
         }
     }
 

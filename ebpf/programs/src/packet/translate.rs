@@ -29,7 +29,9 @@ pub trait Conversations {
     fn remember(&self, key: &Tuple, connection: &Connection);
     /// Notes when an entry was last of use, and what was seen; false where there is none.
     fn touch(&self, key: &Tuple, seen: u64, flags: u32) -> bool;
-    /// Notes where the packets of an entry leave.
+    /// The same, and that all its bytes are told.
+    fn settle(&self, key: &Tuple, seen: u64, flags: u32) -> bool;
+    /// Notes where the packets of an entry leave, and that all its bytes are told.
     fn lead(&self, key: &Tuple, path: &Path);
     /// The ports of a datagram in fragments.
     fn fragment(&self, key: &FragmentKey) -> Option<Ports>;
@@ -90,6 +92,8 @@ pub struct Work {
     pub route: Route,
     /// What is remembered, or to be remembered, of its conversation.
     pub connection: Connection,
+    /// Bytes of packets before it that are to be told of with its own.
+    pub untold: u64,
 }
 
 /// What becomes of a packet. One word, which is what a function in the kernel can return.
@@ -133,6 +137,7 @@ pub struct Arrival {
 #[inline(always)]
 pub fn arrive(tables: &impl Conversations, work: &mut Work, arrival: Arrival) -> Verdict {
     let Arrival { interface, ours, stranger, now } = arrival;
+    work.untold = 0;
     if !is_complete(tables, &mut work.packet) {
         return Verdict::Pass;
     }
@@ -170,6 +175,7 @@ pub fn arrive(tables: &impl Conversations, work: &mut Work, arrival: Arrival) ->
 /// where the stack forwards.
 #[inline(always)]
 pub fn leave(tables: &impl Conversations, work: &mut Work, now: u64) -> Verdict {
+    work.untold = 0;
     if !is_complete(tables, &mut work.packet) {
         return Verdict::Pass;
     }
@@ -206,6 +212,7 @@ fn note_path(tables: &impl Conversations, work: &mut Work, interface: u32, now: 
     };
     connection.path.seal = connection.seal(&packet.tuple, interface);
     tables.lead(&packet.tuple, &connection.path);
+    work.untold = connection.untold;
 }
 
 /// Whether a packet that neither opens nor closes a connection becomes and leaves as the entry of its tuple says, and there is
@@ -309,11 +316,14 @@ fn flags_after(connection: &Connection, packet: &Packet) -> u32 {
 #[inline(never)]
 fn keep(tables: &impl Conversations, work: &mut Work) {
     let (key, connection) = (&work.packet.tuple, &mut work.connection);
-    tables.touch(key, connection.seen, connection.flags);
+    if tables.settle(key, connection.seen, connection.flags) {
+        work.untold = connection.untold;
+    }
     work.becomes = connection.becomes.reversed();
     let flags = connection.flags ^ REPLY;
     if !tables.touch(&work.becomes, connection.seen, flags) {
-        let restored = Connection { becomes: key.reversed(), flags, path: Path::default(), ..*connection };
+        let restored =
+            Connection { becomes: key.reversed(), flags, untold: 0, path: Path::default(), ..*connection };
         if tables.reserve(&work.becomes, &restored) {
             tables.count(Counter::Restored, 1);
         }
@@ -372,6 +382,7 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
         backend: id,
         flags: REPLY,
         stack_port: 0,
+        untold: 0,
         path: Path::default(),
     };
     tables.count(Counter::Opened, 1);

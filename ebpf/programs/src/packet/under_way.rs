@@ -9,13 +9,12 @@ use aya_ebpf::bindings::__sk_buff;
 use bytemuck::AnyBitPattern;
 use ebpf_abi::{Address, Connection, Counter, REPLY, Tuple};
 
-use super::maps::{Kernel, glimpse};
+use super::maps::{Entry, Kernel};
 use super::parse::{FIN, Frame, Ipv4Header, Ipv6Header, RST, SYN, TCP, TcpHeader, UDP, UdpHeader};
 use super::rewrite::{self, Failed, correct, correct_sum, fold, sum};
 use super::translate::{Conversations, Route, RouteKind, goes_on};
 use super::{SHOT, Skb};
 use crate::forwarding::own;
-use crate::maps::Maps;
 
 /// The general way says what becomes of the packet.
 pub(super) const OTHERWISE: i32 = i32::MIN;
@@ -27,7 +26,8 @@ pub(super) const STRANGER: i32 = i32::MIN + 1;
 pub(super) fn go_on<H: Header, const NETWORK: u32>(skb: Skb<'_>, now: u64) -> i32 {
     let Some(packet) = read::<H, NETWORK>(skb) else { return OTHERWISE };
     let tables = Kernel { skb };
-    let Some(connection) = glimpse(&packet.tuple) else { return STRANGER };
+    let Some(entry) = Entry::of(&packet.tuple) else { return STRANGER };
+    let connection = entry.glimpse();
     if !goes_on(&connection, &packet.tuple, skb.interface(), now) || !passes(skb, &packet, &connection) {
         return OTHERWISE;
     }
@@ -40,7 +40,7 @@ pub(super) fn go_on<H: Header, const NETWORK: u32>(skb: Skb<'_>, now: u64) -> i3
     let length = u64::from(skb.length());
     tables.count(Counter::Packets, 1);
     tables.count(Counter::Bytes, length);
-    Maps.tally_bytes(connection.service, length);
+    entry.note_bytes(length);
     if write::<H, NETWORK>(skb, &packet, &connection.becomes).is_err() {
         tables.count(Counter::Failed, 1);
         return SHOT;

@@ -1,8 +1,11 @@
 //! What is counted of each Service.
 
-use tests::{Result, objects};
+use std::time::Duration;
 
-use super::site::{REMOTE, Site, ask_often, both, is_refused, slice};
+use tests::{Error, Result, objects};
+
+use super::super::node::until;
+use super::site::{REMOTE, Site, ask_often, both, connect, exchange_lines, is_refused, slice};
 use super::{CLUSTER, PODS};
 
 /// At the socket, packet by packet, and of a Service that has nobody; a restart of the proxy forgets nothing.
@@ -25,6 +28,16 @@ fn connections_refusals_and_bytes_are_counted_by_service() -> Result<()> {
     let before = bytes(tcp)?.expect("counted");
     // Three segments to open and at least as many to close, of 40 bytes or more.
     assert!(before > 5.0 * 240.0, "{before}");
+    // One that goes on: most of its packets need nothing but what its entry says.
+    let exchange = || {
+        let mut held = connect(CLUSTER.parse().map_err(std::io::Error::other)?, Duration::from_secs(5))?;
+        (0..100).try_for_each(|_| exchange_lines(&mut held).map(drop))
+    };
+    site.out.run(exchange)?.map_err(Error::system("exchange", "lines"))?;
+    until("all of its bytes are counted", || {
+        // A question and its answer are 40 bytes or more of headers each, and so are what acknowledges them.
+        Ok(bytes(tcp)?.is_some_and(|now| now > before + 100.0 * 2.0 * 44.0))
+    })?;
     assert_eq!(bytes("port=\"u\"")?, None, "nobody asked for it yet");
     ask_often(&site.out, "udp", CLUSTER, 2)?;
     let dialled = site.node.dial("tcp", CLUSTER, 6)?;
@@ -36,7 +49,7 @@ fn connections_refusals_and_bytes_are_counted_by_service() -> Result<()> {
     let all_counted = || -> Result<()> {
         let at_sockets = number(dialled.attempts);
         for (path, port, expected) in
-            [("packet", "t", 5.0), ("packet", "u", 2.0), ("socket", "t", at_sockets)]
+            [("packet", "t", 6.0), ("packet", "u", 2.0), ("socket", "t", at_sockets)]
         {
             let labels = format!("path=\"{path}\",port=\"{port}\"");
             assert_eq!(count("connections", "web", &labels)?, Some(expected), "{labels}");

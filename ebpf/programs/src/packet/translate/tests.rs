@@ -109,9 +109,15 @@ impl Conversations for Values {
         let found = connections.get_mut(key);
         found.map(|connection| *connection = Connection { seen, flags, ..*connection }).is_some()
     }
+    fn settle(&self, key: &Tuple, seen: u64, flags: u32) -> bool {
+        if let Some(connection) = self.connections.borrow_mut().get_mut(key) {
+            connection.untold = 0;
+        }
+        self.touch(key, seen, flags)
+    }
     fn lead(&self, key: &Tuple, path: &Path) {
         if let Some(connection) = self.connections.borrow_mut().get_mut(key) {
-            connection.path = *path;
+            (connection.path, connection.untold) = (*path, 0);
         }
     }
     fn fragment(&self, _: &FragmentKey) -> Option<Ports> {
@@ -179,13 +185,19 @@ impl Values {
 
     /// What becomes of a packet at this second.
     fn arrive(&self, tuple: Tuple, flags: u8, second: u64) -> (Verdict, Tuple) {
+        let (verdict, work) = self.work(tuple, flags, second);
+        (verdict, work.becomes)
+    }
+
+    fn work(&self, tuple: Tuple, flags: u8, second: u64) -> (Verdict, Work) {
         let packet = Packet { tuple, flags, hops: 64, ..Packet::default() };
         let connection = bytemuck::Zeroable::zeroed();
         let headers = [Internet::default(); 2];
-        let mut work = Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection };
+        let mut work =
+            Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection, untold: 0 };
         let arrival = Arrival { interface: INTERFACE, ours: true, stranger: false, now: second * SECOND };
         let verdict = arrive(self, &mut work, arrival);
-        (verdict, work.becomes)
+        (verdict, work)
     }
 
     /// What a packet that the stack had leaves as, if as something else.
@@ -193,7 +205,8 @@ impl Values {
         let packet = Packet { tuple, flags: ACK, hops: 64, ..Packet::default() };
         let connection = bytemuck::Zeroable::zeroed();
         let headers = [Internet::default(); 2];
-        let mut work = Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection };
+        let mut work =
+            Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection, untold: 0 };
         (leave(self, &mut work, second * SECOND) == Verdict::Translate).then_some(work.becomes)
     }
 
@@ -225,7 +238,7 @@ fn a_frame_for_somebody_else_opens_nothing() {
     let packet = Packet { tuple: from_client(4000, TCP), flags: SYN, hops: 64, ..Packet::default() };
     let connection = bytemuck::Zeroable::zeroed();
     let headers = [Internet::default(); 2];
-    let mut work = Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection };
+    let mut work = Work { headers, packet, becomes: Tuple::default(), route: ROUTE, connection, untold: 0 };
     let arrival = Arrival { interface: INTERFACE, ours: false, stranger: false, now: 0 };
     assert_eq!(arrive(&values, &mut work, arrival), Verdict::Pass);
     assert!(values.connections.borrow().is_empty());
@@ -343,6 +356,26 @@ fn what_goes_on_is_known_by_its_entry_alone() {
     // Somebody has to note once a second that it lives.
     let connection = Connection { seen: 8 * SECOND, ..values.connections.borrow()[&asked] };
     assert!(!goes_on(&connection, &asked, INTERFACE, 10 * SECOND));
+}
+
+#[test]
+fn bytes_are_told_once_where_something_else_is_to_be_noted() {
+    let values = Values::with(Masquerade::NEVER);
+    let asked = from_client(4000, TCP);
+    values.translated(asked, SYN, 10);
+    let told = |flags, second| {
+        values.connections.borrow_mut().get_mut(&asked).unwrap().untold += 100;
+        values.work(asked, flags, second).1.untold
+    };
+    assert_eq!(told(ACK, 10), 100, "where it leaves");
+    assert_eq!(told(ACK, 10), 0);
+    assert_eq!(told(FIN, 10), 200, "that the client is done");
+    assert_eq!(told(ACK, 12), 100, "that it lives");
+    let answered = values.connections.borrow()[&asked].becomes.reversed();
+    values.connections.borrow_mut().get_mut(&answered).unwrap().untold = 7;
+    assert_eq!(told(RST, 12), 100, "that it is over");
+    let untold = |key| values.connections.borrow()[&key].untold;
+    assert_eq!((untold(asked), untold(answered)), (0, 7), "each direction tells its own");
 }
 
 #[test]
