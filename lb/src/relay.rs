@@ -29,6 +29,7 @@ mod opening;
 mod pipe;
 mod pump;
 mod socket;
+mod vigil;
 mod vitality;
 
 use std::io;

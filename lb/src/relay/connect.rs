@@ -20,6 +20,8 @@ pub(super) struct Client<'a> {
     pub(super) stream: &'a TcpStream,
     /// Where it comes from.
     pub(super) address: SocketAddr,
+    /// Whether something that it has said is there to be passed on.
+    pub(super) spoke: bool,
 }
 
 /// Connects to `backend` within the frontend's connect timeout, and tells it who the client is where it wants to know.
@@ -30,7 +32,13 @@ pub(super) async fn connect(
     frontend: &Frontend,
 ) -> Result<TcpStream, ConnectFailure> {
     let attempt = async {
-        let stream = socket::outgoing(backend.address, frontend)?.connect(backend.address).await?;
+        let socket = socket::outgoing(backend.address, frontend)?;
+        if client.spoke {
+            // The acknowledgement that ends the handshake rides along with the client's words. It must not wait for them
+            // where the server may have to speak first.
+            socket.set_tcp_quickack(false)?;
+        }
+        let stream = socket::connect(socket, backend.address).await?;
         if backend.send_proxy {
             introduce(client, &stream)?;
         }
@@ -46,7 +54,8 @@ pub(super) async fn connect(
 /// at once, for a server that speaks first must not wait.
 fn introduce(client: Client<'_>, backend: &TcpStream) -> io::Result<()> {
     let header = proxy_protocol::header(client.address, client.stream.local_addr()?);
-    let spoke = matches!(SockRef::from(client.stream).peek(&mut [MaybeUninit::uninit()]), Ok(1..));
+    let has_spoken = || matches!(SockRef::from(client.stream).peek(&mut [MaybeUninit::uninit()]), Ok(1..));
+    let spoke = client.spoke || has_spoken();
     let flags = if spoke { libc::MSG_MORE } else { 0 };
     // The buffer of a new connection is empty: it takes all of a header.
     match SockRef::from(backend).send_with_flags(&header, flags)? {

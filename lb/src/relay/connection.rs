@@ -11,8 +11,9 @@ use super::connect::{Client, connect};
 use super::idle::{self, Idle};
 use super::listener::Place;
 use super::opening::open;
-use super::pump::{Carried, Meters, pump};
+use super::pump::{Carried, Meters, hear, pump};
 use super::socket::reset_on_close;
+use super::vigil::{Clock, Vigil};
 use crate::health::Event;
 use crate::pool::{Lease, Refusal};
 use crate::rebalance::Seat;
@@ -22,6 +23,7 @@ use crate::rebalance::Seat;
 pub(super) struct Connection<Stream> {
     pub(super) client: Stream,
     pub(super) backend: Stream,
+    vigil: Vigil,
     lease: Lease,
     place: Place,
 }
@@ -49,9 +51,9 @@ async fn begin(
     place: Place,
     shared: Arc<Shared>,
 ) -> Option<(Connection<TcpStream>, Vec<u8>)> {
-    match establish(Client { stream: &client, address }, &shared).await {
-        Ok((Link { stream, lease }, unsent)) => {
-            Some((Connection { client, backend: stream, lease, place }, unsent))
+    match establish(&client, address, &shared).await {
+        Ok((Link { stream, lease, vigil }, unsent)) => {
+            Some((Connection { client, backend: stream, vigil, lease, place }, unsent))
         }
         Err(error) => {
             tracing::trace!(%error, "connection not established");
@@ -70,13 +72,15 @@ pub(super) fn resume(idle: Idle, shared: &Arc<Shared>) {
 }
 
 /// A connection to the backend that answers, and what it has not been sent yet.
-async fn establish(client: Client<'_>, shared: &Shared) -> io::Result<(Link, Vec<u8>)> {
+async fn establish(client: &TcpStream, address: SocketAddr, shared: &Shared) -> io::Result<(Link, Vec<u8>)> {
+    let said = hear(client)?;
+    let client = Client { stream: client, address, spoke: !said.is_empty() };
     let mut search = Search { client, shared, tried: Vec::new() };
     let mut link = search.next().await.map_err(|refusal| {
         shared.metrics.refused(refusal).inc();
         io::Error::from(io::ErrorKind::ConnectionRefused)
     })?;
-    let opened = open(&mut link, search).await;
+    let opened = open(&mut link, search, said).await;
     if opened.is_err() {
         reset_on_close(&link.stream);
     }
@@ -130,28 +134,30 @@ impl Connection<TcpStream> {
         seat: Option<&Seat<'_>>,
         shared: &Shared,
     ) -> io::Result<Carried> {
-        let Self { client, backend, lease, .. } = self;
+        let Self { client, backend, vigil, lease, .. } = self;
         let bytes = Meters {
             to_backend: &shared.metrics.bytes_to_backends,
             to_client: &shared.metrics.bytes_to_clients,
             own: seat.map(Seat::carried),
         };
+        let mut clock =
+            Clock { tick: &shared.tick, backend, vigil, peer_timeout: shared.frontend().peer_timeout };
         tokio::select! {
             biased;
-            carried = pump(client, backend, std::mem::take(unsent), bytes, &shared.tick) => carried,
+            carried = pump(client, backend, unsent, &bytes, &mut clock) => carried,
             ended = over(lease, seat) => ended.map(|()| Carried::Over),
         }
     }
 
     fn into_idle(self) -> io::Result<Idle> {
-        let Self { client, backend, lease, place } = self;
-        Ok(Idle { client: client.into_std()?, backend: backend.into_std()?, lease, place })
+        let Self { client, backend, vigil, lease, place } = self;
+        Ok(Idle { client: client.into_std()?, backend: backend.into_std()?, vigil, lease, place })
     }
 
     fn from_idle(idle: Idle) -> io::Result<Self> {
-        let Idle { client, backend, lease, place } = idle;
+        let Idle { client, backend, vigil, lease, place } = idle;
         let (client, backend) = (TcpStream::from_std(client)?, TcpStream::from_std(backend)?);
-        Ok(Self { client, backend, lease, place })
+        Ok(Self { client, backend, vigil, lease, place })
     }
 }
 
@@ -175,6 +181,7 @@ async fn over(lease: &mut Lease, seat: Option<&Seat<'_>>) -> io::Result<()> {
 pub(super) struct Link {
     pub(super) stream: TcpStream,
     pub(super) lease: Lease,
+    pub(super) vigil: Vigil,
 }
 
 /// Tries backends for one client, each at most once.
@@ -195,7 +202,7 @@ impl Search<'_> {
             match connect(&member.backend, self.client, &frontend).await {
                 Ok(stream) => {
                     member.metrics.connections.inc();
-                    return Ok(Link { stream, lease });
+                    return Ok(Link { stream, lease, vigil: Vigil::default() });
                 }
                 Err(failure) => {
                     member.metrics.connect_failures(failure).inc();
@@ -219,6 +226,6 @@ mod tests {
     /// Where thousands come at once, this is what each of them takes until it rests.
     #[test]
     fn the_task_of_a_connection_is_small() {
-        assert!(size(serve) <= 1536, "{}", size(serve));
+        assert!(size(serve) <= 1600, "{}", size(serve));
     }
 }

@@ -19,13 +19,17 @@ use super::connection::{Link, Search};
 use super::pump::{read, write};
 use crate::pool::Told;
 
-/// Carries the client's words until the backend answers, ends, or may not be replaced any more, and puts another one in
-/// its place where it is lost before. Returns what the backend has not been sent yet.
+/// Carries the client's words, beginning with those `said` already, until the backend answers, ends, or may not be
+/// replaced any more, and puts another one in its place where it is lost before. Returns what the backend has not been
+/// sent yet.
 ///
 /// An error means that a side has broken: both should be reset then. Cancelling it loses bytes, so close both sides.
-pub(super) async fn open(link: &mut Link, search: Search<'_>) -> io::Result<Vec<u8>> {
-    let mut opening = Opening { link, search, said: Vec::new(), sent: 0 };
-    while opening.step().await? == Step::Replaceable {}
+pub(super) async fn open(link: &mut Link, search: Search<'_>, said: Vec<u8>) -> io::Result<Vec<u8>> {
+    let mut opening = Opening { link, search, said, sent: 0 };
+    let mut step = opening.tell().await?;
+    while step == Step::Replaceable {
+        step = opening.step().await?;
+    }
     Ok(opening.said.split_off(opening.sent))
 }
 
@@ -52,6 +56,8 @@ enum News {
     Room,
     Word,
     Told(Told),
+    /// For a while there has been none.
+    Silence,
 }
 
 impl Opening<'_> {
@@ -64,6 +70,10 @@ impl Opening<'_> {
                 }
             }
             News::Room => {}
+            News::Silence => {
+                let peer_timeout = self.search.shared.frontend().peer_timeout;
+                self.link.vigil.begin(&self.link.stream, peer_timeout);
+            }
             News::Broken => {
                 if !self.replace().await {
                     return Err(io::ErrorKind::ConnectionReset.into());
@@ -78,6 +88,11 @@ impl Opening<'_> {
                 }
             }
         }
+        self.tell().await
+    }
+
+    /// Says to the backend what it has not been sent yet, as far as it takes it now; to another one if it is lost.
+    async fn tell(&mut self) -> io::Result<Step> {
         if let Err(error) = self.pass_on() {
             if has_spoken(&self.link.stream) {
                 return Ok(Step::Settled);
@@ -100,6 +115,7 @@ impl Opening<'_> {
             told = link.lease.told() => Ok(News::Told(told)),
             room = link.stream.writable(), if !all_sent => room.map(|()| News::Room),
             word = search.client.stream.readable(), if all_sent => word.map(|()| News::Word),
+            () = search.shared.tick.notified(), if !link.vigil.has_begun() => Ok(News::Silence),
         }
     }
 

@@ -11,14 +11,15 @@ use std::net::Shutdown;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use nix::libc;
 use prometheus::IntCounter;
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 
 use super::gait::Gait;
 use super::pipe::Piped;
+use super::vigil::Clock;
 
 /// What is told of every byte passed on.
 #[derive(Clone, Copy)]
@@ -41,25 +42,26 @@ pub(super) enum Carried {
 }
 
 /// Carries bytes both ways, `unsent` to the backend first; `bytes` is told of every byte passed on. Each direction
-/// ends on its own (half-close). `tick` is a clock by which idleness is found.
+/// ends on its own (half-close); the second end is passed on by closing both sides, which spares a call for it. `clock`
+/// is that by which idleness is found.
 ///
 /// An error means that a side has broken: both should be reset then. What the broken side had said before has been
 /// passed on. Cancelling it loses bytes, so close both sides.
 pub(super) async fn pump(
     client: &TcpStream,
     backend: &TcpStream,
-    unsent: Vec<u8>,
-    bytes: Meters<'_>,
-    tick: &Notify,
+    unsent: &mut Vec<u8>,
+    bytes: &Meters<'_>,
+    clock: &mut Clock<'_>,
 ) -> io::Result<Carried> {
-    let rest = (!unsent.is_empty()).then_some(Rest::Copied(unsent));
-    let Meters { to_backend, to_client, own } = bytes;
+    let rest = (!unsent.is_empty()).then(|| Rest::Copied(std::mem::take(unsent)));
+    let &Meters { to_backend, to_client, own } = bytes;
     let mut upward = Direction::new(client, backend, Meter { all: to_backend, own }, rest);
     let mut downward = Direction::new(backend, client, Meter { all: to_client, own }, None);
     // The first tick may come at once.
     let mut quiet = false;
     loop {
-        match carry_until(tick, &mut upward, &mut downward).await {
+        match carry_until(clock, &mut upward, &mut downward).await {
             Ok(Carried::Over) => return Ok(Carried::Over),
             Ok(Carried::Idle) => {
                 let idle = [&mut upward, &mut downward].map(Direction::was_idle) == [true; 2];
@@ -81,7 +83,7 @@ pub(super) async fn pump(
 
 /// Carries bytes until both sides have ended, or until a tick while neither has.
 async fn carry_until(
-    tick: &Notify,
+    clock: &mut Clock<'_>,
     upward: &mut Direction<'_>,
     downward: &mut Direction<'_>,
 ) -> io::Result<Carried> {
@@ -92,23 +94,35 @@ async fn carry_until(
     let ended = tokio::select! {
         ended = &mut upward => {
             ended?;
+            SockRef::from(backend).shutdown(Shutdown::Write)?;
             tokio::select! {
                 biased;
                 ended = downward => ended,
-                error = Box::pin(broken(client)) => Err(error),
+                error = Box::pin(broken_in_time(client, clock)) => Err(error),
             }
         }
         ended = &mut downward => {
             ended?;
+            SockRef::from(client).shutdown(Shutdown::Write)?;
             tokio::select! {
                 biased;
                 ended = upward => ended,
-                error = Box::pin(broken(backend)) => Err(error),
+                error = Box::pin(broken_in_time(backend, clock)) => Err(error),
             }
         }
-        () = tick.notified() => return Ok(Carried::Idle),
+        () = clock.tick() => return Ok(Carried::Idle),
     };
     ended.map(|()| Carried::Over)
+}
+
+/// Waits until `stream` breaks, and lets the clock go on meanwhile.
+async fn broken_in_time(stream: &TcpStream, clock: &mut Clock<'_>) -> io::Error {
+    tokio::select! {
+        biased;
+        error = broken(stream) => return error,
+        () = clock.tick() => {}
+    }
+    broken(stream).await
 }
 
 /// One way of a connection.
@@ -169,7 +183,7 @@ impl<'connection> Direction<'connection> {
         !std::mem::take(&mut self.busy) && self.rest.is_none()
     }
 
-    /// Carries bytes until the sender ends, and passes the end on. Cancelling it loses nothing: carrying may begin anew.
+    /// Carries bytes until the sender ends. Cancelling it loses nothing: carrying may begin anew.
     async fn carry(&mut self) -> io::Result<()> {
         let mut share: usize = 0;
         self.hand_over().await?;
@@ -177,7 +191,7 @@ impl<'connection> Direction<'connection> {
             self.from.readable().await?;
             match self.pass(self.gait)? {
                 Passed::Nothing => share += BUFFER,
-                Passed::End => return SockRef::from(self.to).shutdown(Shutdown::Write),
+                Passed::End => return Ok(()),
                 Passed::Bytes(count) => {
                     self.busy = true;
                     self.gait = self.gait.after(count);
@@ -294,6 +308,14 @@ async fn broken(stream: &TcpStream) -> io::Error {
     }
 }
 
+/// What `from` has said by now, as far as it fits into the buffer.
+pub(super) fn hear(from: &TcpStream) -> io::Result<Vec<u8>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        let count = read(from, scratch)?.unwrap_or(0);
+        Ok(scratch[..count].to_vec())
+    })
+}
+
 /// Reads what is there; `None` where nothing is. `Some(0)` is the end.
 pub(super) fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usize>> {
     let mut count = None;
@@ -312,8 +334,15 @@ pub(super) fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<Option<usi
 
 /// Writes what can be written now; possibly nothing.
 pub(super) fn write(to: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    match to.try_write(bytes) {
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+    // Not by readiness: that a new connection takes something may not have been announced yet.
+    match SockRef::from(to).send_with_flags(bytes, libc::MSG_NOSIGNAL) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            // Who waits for room waits for news.
+            match to.try_io(Interest::WRITABLE, || Err::<usize, _>(error)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                written => written,
+            }
+        }
         written => written,
     }
 }

@@ -4,8 +4,10 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
+use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use crate::config::{CongestionControl, Frontend};
 
@@ -15,7 +17,7 @@ pub(super) fn try_congestion_control(name: &CongestionControl) -> io::Result<()>
 }
 
 /// Listens on an address of the frontend, whether or not this node holds it, together with others that do the same.
-/// Accepted sockets inherit what [`watch_peer`] sets and the congestion control (`tcp_create_openreq_child`).
+/// Accepted sockets inherit the options that [`prepare`] sets (`tcp_create_openreq_child`).
 pub(super) fn listen(address: SocketAddr, frontend: &Frontend) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -31,11 +33,29 @@ pub(super) fn listen(address: SocketAddr, frontend: &Frontend) -> io::Result<Tcp
     Ok(socket.into())
 }
 
-/// A socket for a connection to a backend.
-pub(super) fn outgoing(address: SocketAddr, frontend: &Frontend) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    prepare(&SockRef::from(&socket), frontend)?;
+/// A socket for a connection to a backend. [`probe_when_silent`] is left to be done.
+pub(super) fn outgoing(address: SocketAddr, frontend: &Frontend) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    if let Some(name) = &frontend.congestion_control {
+        socket.set_tcp_congestion(name.as_str().as_bytes())?;
+    }
+    watch_debtor(&SockRef::from(&socket), frontend.peer_timeout)?;
     Ok(socket)
+}
+
+/// Waits until `socket` is connected to `address`. Cancelling it closes the attempt.
+pub(super) async fn connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        connected => connected?,
+    }
+    // A backend on this node has answered by now, before the runtime could be told.
+    let connected = socket.peer_addr().is_ok();
+    let stream = TcpStream::from_std(socket.into())?;
+    if !connected && stream.ready(Interest::WRITABLE | Interest::ERROR).await?.is_error() {
+        return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
+    }
+    Ok(stream)
 }
 
 /// Gives a listening socket the options that `frontend` asks for, whatever it had before.
@@ -53,7 +73,8 @@ fn prepare(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
     if let Some(name) = &frontend.congestion_control {
         socket.set_tcp_congestion(name.as_str().as_bytes())?;
     }
-    watch_peer(socket, frontend.peer_timeout)
+    watch_debtor(socket, frontend.peer_timeout)?;
+    probe_when_silent(socket, frontend.peer_timeout)
 }
 
 /// Makes the close of `stream` a reset instead of an orderly end.
@@ -64,15 +85,19 @@ pub(super) fn reset_on_close(stream: &TcpStream) {
     }
 }
 
-/// Small writes go out at once, and a vanished peer is found out: an idle one by keep-alive probes, of which several
-/// fit into `peer_timeout`; one that owes an acknowledgement by the kernel's retransmissions.
-fn watch_peer(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {
+/// Small writes go out at once, and a peer is found out that has vanished and owes an acknowledgement: by the kernel's
+/// retransmissions.
+fn watch_debtor(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(peer_timeout))
+}
+
+/// An idle peer that has vanished is found out: by keep-alive probes, of which several fit into `peer_timeout`.
+pub(super) fn probe_when_silent(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {
     let interval = (peer_timeout / 8).max(Duration::from_secs(1));
     let keepalive =
         TcpKeepalive::new().with_time(2 * interval).with_interval(interval).with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(peer_timeout))
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// As many as the kernel allows (`net.core.somaxconn`).

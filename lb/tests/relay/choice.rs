@@ -11,7 +11,7 @@ use lb::pool::Refusal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 
-use crate::lab::{Lab, Settings, hanging, named, refusing, until, within};
+use crate::lab::{Lab, Settings, Single, hanging, named, refusing, until, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn round_robin_is_exact_however_many_clients_and_threads() {
@@ -84,6 +84,24 @@ async fn a_refused_connect_is_tried_elsewhere_and_told_to_health() {
     assert_eq!(lab.pool.status(0), Some(Status::Down));
     assert_eq!(lab.pool.members()[0].metrics.connect_failures(ConnectFailure::Refused).get(), 2, "fall is 2");
     assert_eq!(lab.metrics.refused(Refusal::Down).get(), 0);
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_says_before_it_has_a_backend_is_said_once() {
+    const WORDS: &[u8] = b"not the beginning of a TLS session";
+    let (_socket, dead) = refusing();
+    let backend = Single::listen().await;
+    let lab = Lab::start(&[dead, backend.address]);
+    let mut heard = Vec::new();
+    for _ in 0..20 {
+        let mut client = lab.connect().await;
+        client.write_all(WORDS).await.unwrap();
+        client.shutdown().await.unwrap();
+        heard.clear();
+        within("words", backend.accept().await.read_to_end(&mut heard)).await.unwrap();
+        assert_eq!(heard, WORDS);
+    }
     lab.stop().await;
 }
 

@@ -1,14 +1,15 @@
-//! A client whose link goes dark. Needs root and `ip`: it makes two namespaces and a link between them.
+//! A peer whose link goes dark. Needs root and `ip`: it makes two namespaces and a link between them.
 
 use std::fs::File;
-use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::lab::{Lab, Settings, Single, until};
@@ -21,9 +22,12 @@ struct Link {
 
 impl Link {
     const ADDRESS: &str = "192.0.2.1";
+    const PEER: &str = "192.0.2.2";
 
     fn make() -> Self {
-        let name = |side| format!("fw-vanish-{side}-{}", std::process::id());
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = |side| format!("fw-vanish-{side}-{}-{number}", std::process::id());
         let link = Self { ours: name("o"), theirs: name("t") };
         let Self { ours, theirs } = &link;
         ip(&format!("netns add {ours}"));
@@ -31,7 +35,7 @@ impl Link {
         ip(&format!("-n {ours} link set lo up"));
         ip(&format!("-n {ours} link add eth0 type veth peer name eth0 netns {theirs}"));
         ip(&format!("-n {ours} address add {}/24 dev eth0", Self::ADDRESS));
-        ip(&format!("-n {theirs} address add 192.0.2.2/24 dev eth0"));
+        ip(&format!("-n {theirs} address add {}/24 dev eth0", Self::PEER));
         ip(&format!("-n {ours} link set eth0 up"));
         ip(&format!("-n {theirs} link set eth0 up"));
         link
@@ -91,6 +95,47 @@ async fn a_dark_link_frees_both_clients(link: &Link) {
     let elapsed = dark.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&elapsed), "{elapsed:?}");
     lab.stop().await;
+}
+
+/// Connections that say nothing when the backend vanishes: one on which nobody has spoken, one that rests, and one whose
+/// client has ended and waits for an answer.
+async fn a_dark_link_frees_who_waits_for_the_backend(link: &Link) {
+    let backend = inside(&link.theirs, || TcpListener::bind((Link::PEER, 0)).unwrap());
+    let settings = Settings { frontend: "peerTimeout: 4s", ..Settings::default() };
+    let lab = Lab::start_with(&[backend.local_addr().unwrap()], &settings);
+    let accept = || backend.accept().unwrap().0;
+    let _untold = (lab.connect().await, accept());
+    let mut spoken = Vec::new();
+    for _ in 0..2 {
+        let mut client = lab.connect().await;
+        client.write_all(b"question").await.unwrap();
+        let mut held = accept();
+        held.read_exact(&mut [0; 8]).unwrap();
+        held.write_all(b"answer").unwrap();
+        client.read_exact(&mut [0; 6]).await.unwrap();
+        spoken.push((client, held));
+    }
+    let (ended, waiting) = &mut spoken[1];
+    ended.shutdown().await.unwrap();
+    assert_eq!(waiting.read(&mut [0]).unwrap(), 0, "the end has been passed on");
+    until("one rests", || lab.metrics.idle.get() == 1).await;
+
+    link.darken();
+    let dark = Instant::now();
+    assert_eq!(lab.active(0), 3);
+    until("all are given up", || lab.active(0) == 0).await;
+    let elapsed = dark.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&elapsed), "{elapsed:?}");
+    lab.stop().await;
+}
+
+#[test]
+fn a_backend_that_vanishes_in_silence_is_given_up_after_the_peer_timeout() {
+    let link = Link::make();
+    inside(&link.ours, || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        runtime.unwrap().block_on(a_dark_link_frees_who_waits_for_the_backend(&link));
+    });
 }
 
 #[test]

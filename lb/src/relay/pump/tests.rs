@@ -2,10 +2,12 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::relay::pipe::open_and_idle;
+use crate::relay::vigil::Vigil;
 
 const MEBIBYTE: usize = 1024 * 1024;
 /// Longer than anything here takes.
@@ -20,9 +22,14 @@ async fn pumped() -> (TcpStream, TcpStream, JoinHandle<(io::Result<Carried>, [u6
         let carried = pump(
             &accepted,
             &outgoing,
-            Vec::new(),
-            Meters { to_backend: &counters[0], to_client: &counters[1], own: None },
-            &Notify::new(),
+            &mut Vec::new(),
+            &Meters { to_backend: &counters[0], to_client: &counters[1], own: None },
+            &mut Clock {
+                tick: &Notify::new(),
+                backend: &outgoing,
+                vigil: &mut Vigil::default(),
+                peer_timeout: DEADLINE,
+            },
         )
         .await;
         (carried, counters.map(|counter| counter.get()))
