@@ -135,9 +135,9 @@ fn carry_out(tables: &Kernel<'_>, work: &Work, verdict: Verdict, incoming: bool)
             }
             if forward { tables.skb.send(&work.route) } else { NEXT }
         }
-        Verdict::Refuse => answer(tables, work, Counter::Refused, Error::PortUnreachable),
-        Verdict::TooBig => answer(tables, work, Counter::TooBig, Error::TooBig),
-        Verdict::HopLimit => answer(tables, work, Counter::HopLimit, Error::HopLimit),
+        Verdict::Refuse => answer(*tables, work, Counter::Refused, Error::PortUnreachable),
+        Verdict::TooBig => answer(*tables, work, Counter::TooBig, Error::TooBig),
+        Verdict::HopLimit => answer(*tables, work, Counter::HopLimit, Error::HopLimit),
         Verdict::NoLocalBackend => drop(tables, Counter::NoLocalBackend),
         Verdict::SourceRange => drop(tables, Counter::SourceRange),
         Verdict::NoPort => drop(tables, Counter::NoPort),
@@ -154,7 +154,7 @@ fn drop(tables: &Kernel<'_>, counter: Counter) -> i32 {
 /// Tells the sender; where that cannot be done the packet is dropped without a word. A stage of its own: Linux 6.1 leaves the
 /// program itself little stack.
 #[inline(never)]
-fn answer(tables: &Kernel<'_>, work: &Work, counter: Counter, error: Error) -> i32 {
+fn answer(tables: Kernel<'_>, work: &Work, counter: Counter, error: Error) -> i32 {
     let skb = tables.skb;
     tables.count(counter, 1);
     let made = match (error, work.packet.tuple.protocol) {
