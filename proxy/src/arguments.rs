@@ -36,6 +36,9 @@ pub(crate) enum Command {
         /// Where the state is pinned.
         #[arg(long, value_name = "PATH", default_value = dataplane::DEFAULT_BPF_FS)]
         bpf_fs: PathBuf,
+        /// Remove what kube-proxy left instead, and nothing of this proxy, which may run.
+        #[arg(long)]
+        kube_proxy: bool,
     },
     /// Read a configuration file, say everything that is wrong with it, and exit.
     Check {

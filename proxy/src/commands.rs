@@ -11,13 +11,14 @@ use crate::arguments::{Asking, Command, read_config};
 use crate::ask::ask;
 use crate::config::{Config, yaml};
 use crate::explain::Question;
-use crate::{configuration, doctor, kernel, warn};
+use crate::{configuration, doctor, kernel, kube_proxy, warn};
 
 /// Does it.
 pub(crate) fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Check { file } => check(&file),
-        Command::Cleanup { bpf_fs } => cleanup(&bpf_fs),
+        Command::Cleanup { kube_proxy: true, .. } => kube_proxy::clear_away(),
+        Command::Cleanup { bpf_fs, .. } => cleanup(&bpf_fs),
         Command::Explain { sender, destination, asking } => {
             let question = Question { sender, destination, json: asking.json };
             print(&ask(served_at(&asking)?, &format!("/explain?{question}")).map_err(Failure::failed)?)

@@ -207,8 +207,7 @@ fn overlaps(facts: &Facts) -> Finding {
 
 /// What kube-proxy left behind.
 fn leftovers(facts: &Facts) -> Vec<Finding> {
-    let advice =
-        "run kube-proxy --cleanup, or as proxy/deploy/migration.md says: packets meet its rules first";
+    let advice = "run fairway-proxy cleanup --kube-proxy: packets meet its rules first";
     let mut findings: Vec<Finding> = facts
         .leftovers
         .iter()

@@ -26,6 +26,7 @@ mod guard;
 mod health_check;
 mod health_check_ports;
 mod interfaces;
+mod kube_proxy;
 mod manifests;
 mod metrics;
 mod notice;

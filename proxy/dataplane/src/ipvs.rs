@@ -13,6 +13,7 @@
 
 mod addresses;
 mod drain;
+mod kube_proxy;
 mod message;
 mod netlink;
 mod nftables;
@@ -168,7 +169,7 @@ impl Ipvs {
     /// What [`Ipvs::open`] set for the whole network namespace stays as it is.
     pub fn cleanup() -> Result<(), Error> {
         if !Self::is_present() {
-            return remove_table();
+            return remove_table(TABLE);
         }
         Self::open(IpvsSettings::default(), Surroundings::default())?.remove()
     }
@@ -418,8 +419,9 @@ fn since_start() -> Duration {
 }
 
 /// Removes the table that stays where somebody removed the interface; a kernel without nftables has none.
-fn remove_table() -> Result<(), Error> {
-    let table = Table::open(TABLE, Surroundings::default());
+/// Success where there is none.
+fn remove_table(name: &'static str) -> Result<(), Error> {
+    let table = Table::open(name, Surroundings::default());
     match table.and_then(|mut table| table.remove()).map_err(no_table) {
         Err(Error::Kernel { .. }) => Ok(()),
         done => done,

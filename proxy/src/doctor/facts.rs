@@ -12,7 +12,7 @@ use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 
 use crate::ask::{AskError, ask};
-use crate::interfaces;
+use crate::{interfaces, kube_proxy};
 
 /// All of it.
 #[derive(Debug, Default)]
@@ -147,12 +147,9 @@ impl Facts {
     }
 }
 
-/// The kubelet makes KUBE-MARK-DROP, KUBE-FIREWALL and KUBE-KUBELET-CANARY for itself.
+/// Whether a line of iptables-save declares a chain of kube-proxy's.
 pub(super) fn is_chain_of_kube_proxy(line: &str) -> bool {
-    let chain = line.strip_prefix(':').and_then(|line| line.split(' ').next()).unwrap_or_default();
-    let of_kube_proxy =
-        ["KUBE-SERVICES", "KUBE-NODEPORTS", "KUBE-SVC-", "KUBE-SEP-", "KUBE-PROXY-", "KUBE-EXT-"];
-    of_kube_proxy.iter().any(|prefix| chain.starts_with(prefix))
+    line.strip_prefix(':').and_then(|line| line.split(' ').next()).is_some_and(kube_proxy::is_chain)
 }
 
 /// What a program prints, if it is installed and succeeds.

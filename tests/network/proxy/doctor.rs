@@ -67,3 +67,30 @@ fn the_doctor_tells_a_node_that_is_well_from_one_that_is_not() -> Result<()> {
     }
     Ok(())
 }
+
+/// Beside a proxy that runs: what is kube-proxy's goes, what is not stays, and clients do not notice.
+#[test]
+fn what_kube_proxy_left_is_cleared_away_and_nothing_else() -> Result<()> {
+    let node = Node::with_pods()?;
+    let service = objects::service("web", "10.254.0.10").port("t", "TCP", 80);
+    let slice = objects::slice("web", "web-1").port("t", "TCP", POD_PORT).ready(&["10.1.0.1"]);
+    node.write("web.yaml", &[service.json(), slice.json()].map(|object| object.to_string()).join("\n---\n"))?;
+    let _proxy = node.proxy_of_files()?;
+    for table in ["ip kube-proxy", "ip6 kube-proxy", "ip somebody", "ip fairway-proxy"] {
+        let [family, name] = table.split(' ').collect::<Vec<_>>()[..] else { panic!("{table}") };
+        run(&node, "nft", &["add", "table", family, name])?;
+    }
+    let clear = || {
+        let program = Program::ours("fairway-proxy")?.arguments(["cleanup", "--kube-proxy"]);
+        program.inside(&node.namespace).run(LIMIT)
+    };
+    for attempt in 0..2 {
+        let (status, said) = clear()?;
+        assert!(status.success(), "{attempt}: {said}");
+        let (_, tables) =
+            Program::new("nft").arguments(["list", "tables"]).inside(&node.namespace).run(LIMIT)?;
+        assert_eq!(tables.lines().collect::<Vec<_>>(), ["table ip somebody", "table ip fairway-proxy"]);
+        assert_eq!(node.dial("tcp", "10.254.0.10:80", 3)?.failed, 0);
+    }
+    Ok(())
+}
