@@ -8,7 +8,7 @@ use netlink_packet_core::{
 use netlink_sys::protocols::{NETLINK_GENERIC, NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use nix::errno::Errno;
-use nix::libc::MSG_TRUNC;
+use nix::libc::{MSG_DONTWAIT, MSG_TRUNC};
 use nix::sys::socket::{setsockopt, sockopt};
 
 /// A socket of one netlink family. It stays in the network namespace it was opened in.
@@ -95,7 +95,7 @@ impl Netlink {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     return Ok(complete.then_some(heard));
                 }
-                Err(error) if error.raw_os_error() == Some(Errno::ENOBUFS as i32) => complete = false,
+                Err(error) if is_loss(&error) => complete = false,
                 Err(error) => return Err(error),
             }
         }
@@ -216,10 +216,33 @@ impl Netlink {
                 }
                 Ok(_) => return Ok(&self.received),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if is_loss(&error) {
+                        self.discard();
+                    }
+                    return Err(error);
+                }
             }
         }
     }
+
+    /// Throws away what has come in: once some did not fit, the kernel adds nothing, and says so once, until all is read.
+    fn discard(&mut self) {
+        loop {
+            self.traffic.calls += 1;
+            self.received.clear();
+            match self.socket.recv(&mut self.received, MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(error) if is_loss(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+/// Whether it says that something did not fit into the receive buffer.
+fn is_loss(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::ENOBUFS as i32)
 }
 
 fn append(bytes: &mut Vec<u8>, request: &Request, flags: u16, sequence_number: u32) {
@@ -308,6 +331,8 @@ fn code(payload: &[u8]) -> i32 {
 
 #[cfg(test)]
 mod tests {
+    use nix::libc::RTM_GETLINK;
+
     use super::*;
 
     fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
@@ -347,6 +372,24 @@ mod tests {
         exchange.take_in(&message(0x1c, 2 | NLM_F_DUMP_INTERRUPTED, 1, b"part")).unwrap();
         exchange.take_in(&message(NLMSG_DONE, 2, 1, &[0; 4])).unwrap();
         assert!(exchange.interrupted);
+    }
+
+    #[test]
+    fn after_answers_were_lost_the_next_request_has_its_own() {
+        let mut netlink = Netlink::route().unwrap();
+        setsockopt(&netlink.socket, sockopt::RcvBuf, &1).unwrap();
+        // Nothing has this index: each is refused.
+        let unknown = |index: i32| Request {
+            kind: RTM_GETLINK,
+            flags: 0,
+            payload: [[0; 4], index.to_ne_bytes(), [0; 4], [0; 4]].concat(),
+        };
+        let many: Vec<Request> = (0..100).map(|_| unknown(i32::MAX)).collect();
+        for _ in 0..2 {
+            let error = netlink.exchange(&many).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(Errno::ENOBUFS as i32));
+            assert_eq!(netlink.exchange(&[unknown(i32::MAX)]).unwrap(), [Err(Errno::ENODEV)]);
+        }
     }
 
     #[test]
