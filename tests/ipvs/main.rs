@@ -23,4 +23,5 @@ mod refusal;
 mod rules;
 mod scale;
 mod scenarios;
+mod sctp;
 mod site;

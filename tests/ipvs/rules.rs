@@ -8,7 +8,7 @@ use dataplane::{Dataplane, Ipvs};
 use plan::{
     Affinity, AffinityGroup, Backend, Change, Frontend, Masquerade, Port, Protocol, Rules, Service, WhenEmpty,
 };
-use tests::Namespace;
+use tests::{Namespace, wait};
 
 use crate::ask::{Answer, PATIENCE, SILENCE, ask_for};
 use crate::site::{SERVERS, Site};
@@ -213,9 +213,10 @@ fn packets_from_outside_meet_their_own_service() {
 fn a_client_comes_back_to_its_server_until_that_goes() {
     let site = Site::new();
     let mut ipvs = site.open();
-    let family = Family::V4;
     let affinity = Affinity { group: AffinityGroup(0xfeed), timeout: Duration::from_mins(10) };
-    for frontend in [family.frontend(443, Protocol::Tcp), family.frontend(443, Protocol::Tcp).for_outside()] {
+    let frontends = FAMILIES.map(|family| (family, family.frontend(443, Protocol::Tcp)));
+    let outside = frontends.map(|(family, frontend)| (family, frontend.for_outside()));
+    for (family, frontend) in [frontends, outside].concat() {
         let rules = Rules { affinity: Some(affinity), ..Rules::default() };
         serve(&mut ipvs, frontend, &family.service(rules, &SERVERS));
         let mut left = Vec::new();
@@ -229,6 +230,26 @@ fn a_client_comes_back_to_its_server_until_that_goes() {
             assert!(ipvs.apply(&[Change::RemoveBackend { frontend, backend }]).is_empty());
             left.push(name);
         }
+    }
+}
+
+#[test]
+fn a_client_that_stayed_away_for_too_long_is_a_new_one() {
+    let site = Site::new();
+    let mut ipvs = site.open();
+    let affinity = Affinity { group: AffinityGroup(0xfeed), timeout: Duration::from_secs(2) };
+    // It is not forgotten before its datagrams are.
+    site.tool("ipvsadm", &["--set", "0", "0", "1"]);
+    for family in FAMILIES {
+        let frontend = family.frontend(53, Protocol::Udp);
+        let rules = Rules { affinity: Some(affinity), ..Rules::default() };
+        serve(&mut ipvs, frontend, &family.service(rules, &SERVERS));
+        let first = ask(&site.client, frontend).name;
+        for _ in 0..3 {
+            assert_eq!(ask(&site.client, frontend).name, first, "{frontend}");
+        }
+        wait::pace(3 * affinity.timeout);
+        assert_ne!(ask(&site.client, frontend).name, first, "{frontend}: it is the next one's turn");
     }
 }
 
