@@ -49,9 +49,7 @@ impl Program {
 /// Creates the maps, or opens those that are pinned, and makes the programs ready to load.
 pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> {
     inherit(pins)?;
-    let mut loader = EbpfLoader::new();
-    // Nothing is relocated against the kernel's own types, which would take long to read.
-    loader.btf(None);
+    let mut loader = loader();
     for table in ebpf_abi::TABLES {
         loader.map_pin_path(table.name, pins.maps().join(table.name));
     }
@@ -61,6 +59,21 @@ pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> 
         .map_max_entries(ebpf_abi::SLOTS.name, capacity.backends)
         .map_max_entries(ebpf_abi::BACKENDS.name, capacity.backends);
     loader.load(OBJECT).map_err(load_error)
+}
+
+/// Nothing is relocated against the kernel's own types, yet a new loader reads them, which takes some 20 MiB for a moment. On a
+/// thread of its own they have an arena of their own, and all of it goes back to the system.
+pub(super) fn loader() -> EbpfLoader<'static> {
+    fn new() -> EbpfLoader<'static> {
+        let mut loader = EbpfLoader::new();
+        loader.btf(None);
+        loader
+    }
+    let thread = std::thread::Builder::new().name("loader".to_owned()).spawn(new);
+    thread.map_or_else(
+        |_no_thread| new(),
+        |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+    )
 }
 
 /// Takes over what another version remembers of sockets and clients, where it is laid out as ours: a peer goes on to stand

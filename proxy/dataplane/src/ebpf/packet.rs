@@ -21,9 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
+use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use aya::{Ebpf, EbpfLoader};
 use ebpf_abi::{Address, Counter, Table};
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -189,10 +189,8 @@ pub(super) fn detach() -> Result<(), Error> {
 /// Creates the maps, or opens those that are pinned, which are shared with the programs at the socket.
 fn open(pins: &Pins, settings: &PacketSettings) -> Result<Ebpf, Error> {
     let by_stack = u32::from(settings.forwarding == PacketForwarding::Stack);
-    let mut loader = EbpfLoader::new();
+    let mut loader = load::loader();
     loader.override_global("FORWARD_BY_STACK", &by_stack, true);
-    // Nothing is relocated against the kernel's own types, which would take long to read.
-    loader.btf(None);
     for table in ebpf_abi::TABLES.iter().chain(&ebpf_abi::PACKET_TABLES) {
         loader.map_pin_path(table.name, pins.maps().join(table.name));
     }
