@@ -38,6 +38,15 @@ const FLAT: [(Figure, Option<f64>); 2] = [
     (("CPU per change, µs", |round| round.change_cpu), None),
 ];
 
+/// What is not to be exceeded, and at which size: figures of fairway-proxy by itself. 80 MB and 300 MB are promised.
+const LIMITS: [(Size, Figure, &str, f64); 4] = [
+    (SIZES[2], ("start until all is served, the lists' way included", |round| round.cold_start), "s", 1.5),
+    (SIZES[2], ("one endpoint changes", |round| round.change), "ms", 5.0),
+    (SIZES[2], ("RSS once all is served", |round| round.resident), "MiB", 80e6 / MEBIBYTE),
+    (SIZES[3], ("RSS once all is served", |round| round.resident), "MiB", 300e6 / MEBIBYTE),
+];
+const MEBIBYTE: f64 = 1_048_576.0;
+
 impl Report {
     /// One change among many services beside one among few, then everything by size.
     pub fn section(&self) -> Section {
@@ -54,7 +63,11 @@ impl Report {
                  proportion, 0 is independent of them"
                     .to_owned(),
             ],
-            comparisons: FLAT.into_iter().map(|(figure, bar)| self.comparison(figure, bar)).collect(),
+            comparisons: FLAT
+                .into_iter()
+                .map(|(figure, bar)| self.comparison(figure, bar))
+                .chain(LIMITS.into_iter().map(|limit| self.limited(limit)))
+                .collect(),
             tables: vec![self.by_size()],
             samples: self.rounds.iter().map(|(size, round)| json!({ "size": size, "figures": round })).collect(),
         };
@@ -72,6 +85,16 @@ impl Report {
             unit: "ratio".to_owned(),
             value: summarize(&ratios),
             bar: bar.map(Bar::AtMost),
+        }
+    }
+
+    fn limited(&self, (size, (title, figure), unit, most): (Size, Figure, &str, f64)) -> Comparison {
+        Comparison {
+            what: format!("among {} services: {title}", size.services),
+            beside: format!("{} endpoints of each", size.endpoints),
+            unit: unit.to_owned(),
+            value: self.summary(size, figure),
+            bar: Some(Bar::AtMost(most)),
         }
     }
 
@@ -140,5 +163,11 @@ mod tests {
         }
         let change = &section.comparisons[0];
         assert_eq!((change.value.map(|value| value.median), change.bar), (Some(1.0), Some(Bar::AtMost(1.2))));
+        // Of 10,000 services.
+        let start = &section.comparisons[FLAT.len()];
+        assert_eq!(
+            (start.value.map(|value| value.median), start.bar),
+            (Some(1000.0), Some(Bar::AtMost(1.5)))
+        );
     }
 }
