@@ -66,6 +66,14 @@ impl Apiserver {
         Ok(())
     }
 
+    /// From its next start on it has a certificate of another authority, whose own is returned, PEM, and knows this token alone.
+    pub(crate) fn change_secrets(&mut self, token: &str) -> Result<String> {
+        self.options.tokens = vec![token.to_owned()];
+        let authority = Authority::new("successor")?;
+        self.options.identity = authority.server("one", &[ADDRESS])?;
+        Ok(authority.pem().to_owned())
+    }
+
     /// Kills it: its connections are reset or closed by the kernel, and nobody listens any more.
     pub(crate) fn kill(&mut self) {
         drop(self.stub.take());

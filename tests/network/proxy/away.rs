@@ -1,11 +1,13 @@
 //! The apiserver goes away, with and without a word, and comes back.
 
+use std::time::Duration;
+
 use tests::apiserver::Release;
 use tests::objects::{self, Object};
-use tests::{Process, Result};
+use tests::{Process, Result, kubeconfig, wait};
 
-use super::apiserver::{ControlPlane, watching_proxy};
-use super::node::{Node, POD_PORT, until};
+use super::apiserver::{ADDRESS, ControlPlane, PORT, TOKEN, watching_proxy};
+use super::node::{LIMIT, Node, POD_PORT, until};
 
 const TARGET: &str = "10.254.0.10:80";
 const KINDS: [&str; 3] = ["Service", "EndpointSlice", "Node"];
@@ -30,6 +32,40 @@ fn await_connected(node: &Node, connected: f64) -> Result<()> {
 /// How many lines of the log say so.
 fn lines(proxy: &Process, text: &str) -> Result<usize> {
     Ok(proxy.log()?.lines().filter(|line| line.contains(text)).count())
+}
+
+/// P7: the certificate of the authority and the token are replaced in their files, and nobody starts the proxy anew. Until then
+/// a server of the new authority is not believed. Both files are read once a minute.
+#[test]
+fn what_its_files_say_of_the_apiserver_is_read_anew_without_a_restart() -> Result<()> {
+    const READ_EVERY: Duration = Duration::from_mins(1);
+    let node = Node::with_pods()?;
+    let cluster = ControlPlane::new(&node, Release::Current)?;
+    let mut apiserver = cluster.apiserver(&node)?;
+    let token = node.write("token", TOKEN)?;
+    let kubeconfig = kubeconfig(&format!("{ADDRESS}:{PORT}"), &node.directory().join("ca.crt"), TOKEN);
+    let by_file = format!("tokenFile: {:?}", token.display().to_string());
+    node.write("kubeconfig", &kubeconfig.replace(&format!("token: \"{TOKEN}\""), &by_file))?;
+    web(&cluster, &["10.1.0.1"])?;
+    let mut proxy = watching_proxy(&node)?;
+    await_connected(&node, 1.0)?;
+    apiserver.kill();
+    let authority = apiserver.change_secrets("another-token")?;
+    apiserver.start()?;
+    web(&cluster, &["10.1.0.2"])?;
+    await_connected(&node, 0.0)?;
+    let errors = || node.metric("fairway_proxy_watch_errors_total{kind=\"Service\"}");
+    let before = errors()?;
+    until("it was tried and not believed", || Ok(errors()? > before))?;
+    assert!(node.dial("tcp", TARGET, 3)?.backends.keys().eq(["pod-1"]));
+    node.write("ca.crt", &authority)?;
+    node.write("token", "another-token")?;
+    wait::until_some("what it was not told before is in force", READ_EVERY + LIMIT, || {
+        Ok(node.dial("tcp", TARGET, 3)?.backends.keys().eq(["pod-2"]).then_some(()))
+    })?;
+    await_connected(&node, 1.0)?;
+    assert_eq!(proxy.ended()?, None);
+    Ok(())
 }
 
 /// P11.
