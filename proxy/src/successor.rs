@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::{Dataplane, Error, Failure, Inspection, Unsupported};
+use dataplane::{Dataplane, Deviation, Error, Failure, Inspection, Unsupported};
 use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Service};
 
 /// A dataplane in whose place another one may still forward: that retires once this one was told everything.
@@ -21,7 +21,7 @@ impl<D, R> Successor<D, R> {
 }
 
 impl<D: Dataplane, R: FnMut() -> Result<bool, Error> + Send> Dataplane for Successor<D, R> {
-    fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
+    fn supports(&self, frontend: Frontend, service: &Service) -> Result<Option<Deviation>, Unsupported> {
         self.dataplane.supports(frontend, service)
     }
 

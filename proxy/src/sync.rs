@@ -4,9 +4,9 @@
 //! reads what the kernel holds, adopts it and changes only what differs.
 
 mod account;
-mod left_out;
+mod exceptions;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 
 use self::account::{counter, drifted, gauge, log_changes};
-use self::left_out::{note_refusal, refusal, say_left_out};
+use self::exceptions::{Exceptions, say_left_out, support};
 use crate::clock;
 use crate::cluster::{Cluster, Family, Update};
 use crate::explain::{SharedView, View};
@@ -77,7 +77,7 @@ pub(crate) fn start(
     let writer = Writer {
         pacing: Pacing::new(settings.least_interval, settings.period),
         dataplane,
-        left_out: BTreeMap::new(),
+        exceptions: Exceptions::default(),
         triggers: Vec::new(),
         unwritten: (0, 0),
         started: clock::wall(),
@@ -93,8 +93,8 @@ struct Writer {
     settings: Settings,
     dataplane: Box<dyn Dataplane>,
     pacing: Pacing,
-    /// What the dataplane cannot serve, and why.
-    left_out: BTreeMap<Frontend, String>,
+    /// What the dataplane cannot serve, or not as planned.
+    exceptions: Exceptions,
     /// When changes happened that are taken in and not yet in force.
     triggers: Vec<(Family, SystemTime)>,
     /// Changes of Services and of endpoints that are translated and not yet in force.
@@ -314,8 +314,8 @@ impl Writer {
         for &frontend in frontends {
             let desired = guard.wanted(frontend, view.planner.desired(frontend));
             let dataplane = self.dataplane.as_ref();
-            let refusal = desired.and_then(|service| refusal(dataplane, scope, frontend, service));
-            let is_served = note_refusal(&mut self.left_out, frontend, refusal, say);
+            let support = desired.map_or(Ok(None), |service| support(dataplane, scope, frontend, service));
+            let is_served = self.exceptions.note(frontend, support, say);
             if !scope.contains(frontend) {
                 continue;
             }
@@ -345,12 +345,11 @@ impl Writer {
             self.settings.guard.adopt(&found.forwarding(), &desired, proves);
         }
         self.settings.guard.wanted_of_all(&mut desired);
-        self.left_out.retain(|frontend, _| desired.contains_key(frontend));
+        self.exceptions.left_out.retain(|frontend, _| desired.contains_key(frontend));
         let (dataplane, Settings { scope, notices, .. }) = (self.dataplane.as_ref(), &self.settings);
         let say = |frontend, reason: &str| say_left_out(notices, &view.planner, frontend, reason);
         desired.retain(|&frontend, service| {
-            let refusal = refusal(dataplane, scope, frontend, service);
-            note_refusal(&mut self.left_out, frontend, refusal, say)
+            self.exceptions.note(frontend, support(dataplane, scope, frontend, service), say)
         });
         let changes = plan::diff(&found, &desired, &self.settings.scope);
         Ok(Written { drifted, ..self.write(view, found, changes) })
@@ -377,7 +376,7 @@ impl Writer {
         let (now, wall) = (clock::now(), clock::wall());
         metrics.drift_repaired.inc_by(counter(written.drifted));
         metrics.note_stranded(&view.planner);
-        metrics.frontends_left_out.set(gauge(self.left_out.len()));
+        metrics.frontends_left_out.set(gauge(self.exceptions.left_out.len()));
         metrics.frontends.set(gauge(view.applied.as_ref().map_or(0, |applied| applied.services.len())));
         if !written.complete {
             metrics.failures.inc();

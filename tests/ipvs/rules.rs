@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use dataplane::{Dataplane, Ipvs};
+use dataplane::{Dataplane, Deviation, Ipvs};
 use plan::{
     Affinity, AffinityGroup, Backend, Change, Frontend, Masquerade, Port, Protocol, Rules, Service, WhenEmpty,
 };
@@ -231,6 +231,26 @@ fn a_client_comes_back_to_its_server_until_that_goes() {
             left.push(name);
         }
     }
+}
+
+/// Otherwise than planned, and said to be so.
+#[test]
+fn a_client_is_remembered_at_each_frontend_by_itself() {
+    let site = Site::new();
+    let mut ipvs = site.open();
+    let affinity = Affinity { group: AffinityGroup(0xfeed), timeout: Duration::from_mins(10) };
+    let rules = Rules { affinity: Some(affinity), ..Rules::default() };
+    let service = Family::V4.service(rules, &SERVERS);
+    let [one, other] = [443, 444].map(|port| Family::V4.frontend(port, Protocol::Tcp));
+    for frontend in [one, other] {
+        assert_eq!(ipvs.supports(frontend, &service), Ok(Some(Deviation::AffinityByFrontend)));
+        let outside = frontend.for_outside();
+        assert_eq!(ipvs.supports(outside, &service), Ok(Some(Deviation::AffinityByHash)));
+        serve(&mut ipvs, frontend, &service);
+    }
+    // Turns of both begin alike: somebody else has the other's first.
+    ask(&site.pod, other);
+    assert_ne!(ask(&site.client, one).name, ask(&site.client, other).name);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use dataplane::{Dataplane, Failure, Memory, Unsupported};
+use dataplane::{Dataplane, Deviation, Failure, Memory, Unsupported};
 use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Protocol, Service};
 use proxy::config::{Access, Config, Source};
 use tempfile::TempDir;
@@ -182,7 +182,11 @@ impl Recorder {
 }
 
 impl Dataplane for Recorder {
-    fn supports(&self, frontend: Frontend, service: &Service) -> std::result::Result<(), Unsupported> {
+    fn supports(
+        &self,
+        frontend: Frontend,
+        service: &Service,
+    ) -> std::result::Result<Option<Deviation>, Unsupported> {
         self.lock().memory.supports(frontend, service)
     }
 

@@ -41,7 +41,7 @@ use self::pins::Pins;
 use self::stale_sockets::StaleSockets;
 pub use self::tallies::{ServiceCount, ServiceCounters};
 use self::write::Write;
-use crate::{Dataplane, Error, Failure, Inspection, Unsupported};
+use crate::{Dataplane, Deviation, Error, Failure, Inspection, Unsupported};
 
 /// Where the state is pinned unless told otherwise.
 pub const DEFAULT_BPF_FS: &str = "/sys/fs/bpf/fairway";
@@ -226,7 +226,7 @@ impl Ebpf {
 
 impl Dataplane for Ebpf {
     /// TCP and UDP, within one address family: an IPv4 socket has no room for an IPv6 address.
-    fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
+    fn supports(&self, frontend: Frontend, service: &Service) -> Result<Option<Deviation>, Unsupported> {
         match frontend.protocol() {
             Protocol::Tcp | Protocol::Udp => {}
             protocol @ Protocol::Sctp => return Err(Unsupported::Protocol { frontend, protocol }),
@@ -238,7 +238,7 @@ impl Dataplane for Ebpf {
         let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
         match service.backends.iter().find(foreign) {
             Some(backend) => Err(Unsupported::Family { frontend, backend: *backend }),
-            None => Ok(()),
+            None => Ok(None),
         }
     }
 

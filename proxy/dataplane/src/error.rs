@@ -106,6 +106,17 @@ pub enum Error {
     Identifiers,
 }
 
+/// How a dataplane serves what it cannot serve exactly as planned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Deviation {
+    /// A client is remembered for each frontend, whatever the group of its affinity.
+    #[error("affinity is remembered for each address and port by itself")]
+    AffinityByFrontend,
+    /// A client is not remembered.
+    #[error("affinity is a hash of the client's address, without a time")]
+    AffinityByHash,
+}
+
 /// A service that a dataplane cannot serve.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsupported {

@@ -33,7 +33,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Rules, Scheduler, Service};
+use plan::{Audience, Backend, Change, Frontend, Observed, ObservedBackend, Rules, Scheduler, Service};
 
 use self::addresses::{Addresses, INTERFACE, Interface};
 use self::message::{Command, Target};
@@ -47,7 +47,7 @@ use self::refusal::{lost, no_table, refused, scheduler_of};
 use self::scheduler::kernel_name;
 use self::served::{Difference, Part, Served};
 pub use self::settings::{IpvsSettings, Timeouts};
-use crate::{Dataplane, Error, Failure, Inspection, Unsupported};
+use crate::{Dataplane, Deviation, Error, Failure, Inspection, Unsupported};
 
 /// Keeps a client at its server where IPVS has no affinity: of a service that is known by a mark, that would leave ports
 /// as they are (`ip_vs_sched_persist`). It is by a hash of the client's address, and so for as long as the servers stay.
@@ -329,8 +329,7 @@ impl Ipvs {
 }
 
 impl Dataplane for Ipvs {
-    /// A client is remembered for each frontend, whatever the group of its affinity.
-    fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
+    fn supports(&self, frontend: Frontend, service: &Service) -> Result<Option<Deviation>, Unsupported> {
         let Service { rules, backends } = service;
         let scheduler = rules.scheduler;
         if kernel_name(scheduler).is_none() || self.absent.contains(&scheduler) {
@@ -339,7 +338,7 @@ impl Dataplane for Ipvs {
         let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
         match backends.iter().find(foreign) {
             Some(backend) => Err(Unsupported::Family { frontend, backend: *backend }),
-            None => Ok(()),
+            None => Ok(deviation(frontend, rules)),
         }
     }
 
@@ -396,6 +395,14 @@ impl Dataplane for Ipvs {
             }
         }
     }
+}
+
+/// A client is remembered by the service it asks, and by that of a mark not at all.
+fn deviation(frontend: Frontend, rules: &Rules) -> Option<Deviation> {
+    rules.affinity.map(|_| match frontend.audience() {
+        Audience::Everyone => Deviation::AffinityByFrontend,
+        Audience::Outside => Deviation::AffinityByHash,
+    })
 }
 
 /// What IPVS is told of a service's scheduler and affinity.

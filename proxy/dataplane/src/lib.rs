@@ -19,7 +19,7 @@ pub use ebpf::{
     PacketSettings, PacketTiming, Program, ServiceCount, ServiceCounters, Settings, encoded,
 };
 pub use ebpf_abi::{Counter as PacketCounter, Tally as ServiceTally};
-pub use error::{Error, Unsupported};
+pub use error::{Deviation, Error, Unsupported};
 pub use ipvs::{Ipvs, IpvsSettings, IpvsTraffic, Load, Surroundings, Timeouts, Traffic};
 pub use kernel::default_cgroup;
 pub use memory::Memory;
@@ -32,8 +32,9 @@ use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Service};
 ///
 /// Calls are synchronous: they wait for the kernel and never for a network. One thread owns a dataplane.
 pub trait Dataplane: Send {
-    /// Whether this dataplane can serve `service` at `frontend`; the caller leaves out, and reports, what it cannot.
-    fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported>;
+    /// Whether this dataplane can serve `service` at `frontend`, and whether exactly as planned; the caller leaves out what
+    /// it cannot, and reports both.
+    fn supports(&self, frontend: Frontend, service: &Service) -> Result<Option<Deviation>, Unsupported>;
 
     /// What is forwarded now, read from the kernel and not from memory. Its cost grows with what is there.
     fn observe(&mut self) -> Result<Observed, Error>;

@@ -2,7 +2,7 @@
 
 use plan::{Backend, Change, Frontend, Observed, Service};
 
-use crate::{Dataplane, Error, Failure, Unsupported};
+use crate::{Dataplane, Deviation, Error, Failure, Unsupported};
 
 /// A dataplane that forwards nothing and remembers everything: what tests, and `--dry-run`s, apply plans to.
 ///
@@ -32,8 +32,8 @@ impl Memory {
 }
 
 impl Dataplane for Memory {
-    fn supports(&self, _: Frontend, _: &Service) -> Result<(), Unsupported> {
-        Ok(())
+    fn supports(&self, _: Frontend, _: &Service) -> Result<Option<Deviation>, Unsupported> {
+        Ok(None)
     }
 
     fn observe(&mut self) -> Result<Observed, Error> {
@@ -59,7 +59,7 @@ mod tests {
     struct Kernel(Arc<Mutex<Memory>>);
 
     impl Dataplane for Kernel {
-        fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
+        fn supports(&self, frontend: Frontend, service: &Service) -> Result<Option<Deviation>, Unsupported> {
             self.0.lock().unwrap().supports(frontend, service)
         }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dataplane::{Dataplane, Error, Failure, Unsupported};
+use dataplane::{Dataplane, Deviation, Error, Failure, Unsupported};
 use plan::{Change, Frontend, Observed, Service};
 use proxy::config::{Config, Source};
 use tokio::sync::watch;
@@ -35,7 +35,7 @@ impl Unruly {
 }
 
 impl Dataplane for Unruly {
-    fn supports(&self, frontend: Frontend, service: &Service) -> Result<(), Unsupported> {
+    fn supports(&self, frontend: Frontend, service: &Service) -> Result<Option<Deviation>, Unsupported> {
         self.window.supports(frontend, service)
     }
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dataplane::{Dataplane, Error, Failure, Memory, Unsupported};
+use dataplane::{Dataplane, Deviation, Error, Failure, Memory, Unsupported};
 use plan::{Change, Forwarding, Frontend, Observed, Port, Protocol};
 use proxy::config::{Config, Source};
 use tokio::sync::{oneshot, watch};
@@ -52,9 +52,9 @@ impl Window {
 }
 
 impl Dataplane for Window {
-    fn supports(&self, frontend: Frontend, _: &plan::Service) -> Result<(), Unsupported> {
+    fn supports(&self, frontend: Frontend, _: &plan::Service) -> Result<Option<Deviation>, Unsupported> {
         match frontend.protocol() {
-            Protocol::Tcp | Protocol::Udp => Ok(()),
+            Protocol::Tcp | Protocol::Udp => Ok(None),
             protocol @ Protocol::Sctp => Err(Unsupported::Protocol { frontend, protocol }),
         }
     }
