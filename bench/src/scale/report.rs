@@ -42,10 +42,9 @@ const FLAT: [(Figure, Option<f64>); 2] = [
 const LIMITS: [(Size, Figure, &str, f64); 4] = [
     (SIZES[2], ("start until all is served, the lists' way included", |round| round.cold_start), "s", 1.5),
     (SIZES[2], ("one endpoint changes", |round| round.change), "ms", 5.0),
-    (SIZES[2], ("RSS once all is served", |round| round.resident), "MiB", 80e6 / MEBIBYTE),
-    (SIZES[3], ("RSS once all is served", |round| round.resident), "MiB", 300e6 / MEBIBYTE),
+    (SIZES[2], ("RSS once all is served", |round| round.resident), "MiB", 76.0),
+    (SIZES[3], ("RSS once all is served", |round| round.resident), "MiB", 286.0),
 ];
-const MEBIBYTE: f64 = 1_048_576.0;
 
 impl Report {
     /// One change among many services beside one among few, then everything by size.
