@@ -1,19 +1,21 @@
 //! What becomes of a flow, and why: the plan's own derivation, told by the running proxy.
 
+mod question;
+
 use std::collections::BTreeSet;
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use daemon::admin::Answer;
 use daemon::exit::chain;
 use dataplane::LiveServices;
 use hyper::StatusCode;
-use plan::{Frontend, Observed, ObservedService, Packet, Port, Protocol, Source, Verdict, matching};
+use plan::{Frontend, Observed, ObservedService, Packet, Source, Verdict, matching};
 use serde::Serialize;
 use serde_json::json;
 
+pub(crate) use self::question::{Destination, Question, Sender};
 use crate::cluster::{Cluster, Here};
 use crate::planner::Planner;
 use crate::translate::{Derivation, Exposure, Judgement, List, Topology, derive};
@@ -118,89 +120,6 @@ fn busy() -> Answer {
 
 fn unread(error: &dataplane::Error) -> Answer {
     Answer::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{}\n", chain(error)))
-}
-
-/// A flow that somebody asks about, as the query of a URL:
-/// `sender=pod:10.1.0.9&destination=10.254.0.10:80/TCP&output=json`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Question {
-    pub(crate) sender: Sender,
-    pub(crate) destination: Destination,
-    pub(crate) json: bool,
-}
-
-/// Who sends: an address, and where it is if that is said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sender {
-    source: Option<Source>,
-    address: IpAddr,
-}
-
-/// Where it sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Destination {
-    address: IpAddr,
-    port: Port,
-    protocol: Protocol,
-}
-
-impl FromStr for Sender {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let places = [("pod:", Source::Pod), ("node:", Source::Node), ("outside:", Source::Outside)];
-        let place =
-            places.into_iter().find_map(|(prefix, source)| Some((source, text.strip_prefix(prefix)?)));
-        let (source, address) = place.map_or((None, text), |(source, address)| (Some(source), address));
-        let address = address.parse::<IpAddr>();
-        let address = address.map_err(|error| format!("sender: {text:?} is not an address: {error}"))?;
-        Ok(Self { source, address: address.to_canonical() })
-    }
-}
-
-impl FromStr for Destination {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (at, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
-        let protocol = match protocol.to_uppercase().as_str() {
-            "TCP" => Protocol::Tcp,
-            "UDP" => Protocol::Udp,
-            "SCTP" => Protocol::Sctp,
-            _ => return Err(format!("destination: {protocol:?} is none of TCP, UDP and SCTP")),
-        };
-        let at = at.parse::<SocketAddr>();
-        let at =
-            at.map_err(|error| format!("destination: {text:?} is not ADDRESS:PORT[/PROTOCOL]: {error}"))?;
-        let port = Port::new(at.port()).ok_or_else(|| format!("destination: {text:?} has port 0"))?;
-        Ok(Self { address: at.ip().to_canonical(), port, protocol })
-    }
-}
-
-impl FromStr for Question {
-    type Err = String;
-
-    fn from_str(query: &str) -> Result<Self, String> {
-        let value = |name: &str| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
-        let required = |name: &str| value(name).ok_or_else(|| format!("{name}: is required"));
-        Ok(Self {
-            sender: required("sender")?.parse()?,
-            destination: required("destination")?.replace("%5B", "[").replace("%5D", "]").parse()?,
-            json: value("output") == Some("json"),
-        })
-    }
-}
-
-/// As a query again. Brackets have no place in one.
-impl fmt::Display for Question {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sender { source, address: sender } = self.sender;
-        let Destination { address, port, protocol } = self.destination;
-        let place = source.map_or(String::new(), |source| format!("{}:", place(source)));
-        let at = SocketAddr::new(address, port.number()).to_string().replace('[', "%5B").replace(']', "%5D");
-        let output = if self.json { "json" } else { "text" };
-        write!(formatter, "sender={place}{sender}&destination={at}/{protocol}&output={output}")
-    }
 }
 
 /// What becomes of a flow. The fields are those of the JSON.
@@ -422,113 +341,4 @@ impl Explanation {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::cluster::{Delta, Name, Update, kind};
-    use crate::translate::Settings;
-
-    /// A Service with an endpoint here and one elsewhere, of which the kernel knows nothing yet.
-    fn shared() -> SharedView {
-        let mut planner = Planner::new("m1", Settings::default());
-        let node = json!({ "metadata": {}, "status": { "addresses": [{ "type": "InternalIP", "address": "172.16.60.241" }] } });
-        let service = json!({ "metadata": {}, "spec": {
-            "type": "NodePort", "clusterIP": "10.0.0.1", "externalTrafficPolicy": "Local",
-            "ports": [{ "name": "http", "port": 80, "nodePort": 30_080 }],
-        } });
-        let endpoints = json!([
-            { "addresses": ["10.1.0.1"], "nodeName": "m1" }, { "addresses": ["10.1.0.2"], "nodeName": "m2" },
-            { "addresses": ["10.1.0.3"], "nodeName": "m1", "conditions": { "ready": false } },
-        ]);
-        let slice = json!({
-            "metadata": { "labels": { "kubernetes.io/service-name": "web" } }, "addressType": "IPv4",
-            "ports": [{ "name": "http", "port": 8080 }], "endpoints": endpoints,
-        });
-        let name = || Name::new(None, "web");
-        let node = kind::node(node).expect("valid").expect("ours");
-        let service = kind::service(service).expect("valid").expect("ours");
-        let slice = kind::endpoint_slice(slice).expect("valid").expect("ours");
-        planner.update(Update::Node(Delta::Applied(name(), node)));
-        planner.update(Update::Services(Delta::Applied(name(), service)));
-        planner.update(Update::Slices(Delta::Applied(name(), slice)));
-        planner.settle();
-        let view = SharedView::default();
-        *view.lock() = View { planner, applied: Some(Observed::default()), live: None };
-        view
-    }
-
-    #[test]
-    fn a_flow_from_outside_is_told_why_it_stays_on_the_node() {
-        let answer = shared().answer("sender=172.16.60.10&destination=172.16.60.241:30080/tcp");
-        assert_eq!(answer.status, StatusCode::OK);
-        let expected = [
-            "flow      TCP 172.16.60.241:30080 from 172.16.60.10 (outside, by its address)",
-            "verdict   forward",
-            "service   default/web port http, node port (TCP 172.16.60.241:30080 from outside)",
-            "endpoints policy Local, hints: everywhere",
-            "  + 10.1.0.1:8080 on m1: ready",
-            "  - 10.1.0.2:8080 on m2: on another node",
-            "  - 10.1.0.3:8080 on m1: not ready",
-            "rules     round-robin, dropped while there is no backend",
-            "kernel    nothing is written for this",
-        ];
-        assert_eq!(answer.body.lines().collect::<Vec<_>>(), expected);
-    }
-
-    #[test]
-    fn a_flow_of_the_node_is_told_that_it_is_masqueraded_and_what_the_kernel_does() {
-        let view = shared();
-        let wanted = view.lock().planner.forwarding();
-        let services = wanted.into_iter().map(|(frontend, service)| (frontend, service.into()));
-        view.lock().applied = Some(Observed { services: services.collect() });
-        let answer = view.answer("sender=172.16.60.241&destination=172.16.60.241:30080&output=json");
-        let body: serde_json::Value = serde_json::from_str(&answer.body).expect("JSON");
-        assert_eq!(
-            (&body["source"], &body["verdict"], &body["masqueraded"]),
-            (&json!("node"), &json!("forward"), &json!(true))
-        );
-        assert_eq!(body["matched"]["policy"], "Cluster");
-        assert_eq!(body["kernel"]["backends"], json!(["10.1.0.1:8080", "10.1.0.2:8080"]));
-        assert_eq!(body["kernel"]["asPlanned"], true);
-    }
-
-    #[test]
-    fn the_source_may_be_said_and_is_found_out_else() {
-        let source = |sender: &str| {
-            let answer = shared().answer(&format!("sender={sender}&destination=10.0.0.1:80&output=json"));
-            serde_json::from_str::<serde_json::Value>(&answer.body).expect("JSON")["source"].clone()
-        };
-        let cases =
-            [("10.1.0.3", "pod"), ("10.1.0.2", "outside"), ("pod:10.1.0.2", "pod"), ("127.0.0.1", "node")];
-        for (sender, expected) in cases {
-            assert_eq!(source(sender), expected, "{sender}");
-        }
-    }
-
-    #[test]
-    fn what_is_no_question_is_refused_and_what_is_one_is_read_back() {
-        let cases = [
-            ("", "sender: is required\n"),
-            (
-                "sender=here&destination=10.0.0.1:80",
-                "sender: \"here\" is not an address: invalid IP address syntax\n",
-            ),
-            ("sender=10.0.0.1&destination=10.0.0.1:0", "destination: \"10.0.0.1:0\" has port 0\n"),
-            (
-                "sender=10.0.0.1&destination=10.0.0.1:80/ICMP",
-                "destination: \"ICMP\" is none of TCP, UDP and SCTP\n",
-            ),
-        ];
-        for (query, expected) in cases {
-            let answer = shared().answer(query);
-            assert_eq!((answer.status, answer.body.as_str()), (StatusCode::BAD_REQUEST, expected), "{query}");
-        }
-        for query in [
-            "sender=pod:10.1.0.9&destination=10.0.0.1:80/TCP&output=json",
-            "sender=fd00::9&destination=%5Bfd00::1%5D:53/UDP&output=text",
-        ] {
-            assert_eq!(query.parse::<Question>().expect("a question").to_string(), query);
-        }
-    }
-}
+mod tests;
