@@ -43,7 +43,12 @@ fn packets_go_where_the_table_says() {
             let found = match &sent.expected {
                 Expected::Pass => {
                     let without = nobodys.next().unwrap();
-                    site.passes(sent, without.as_deref().ok())
+                    let at_a_service = desired.keys().any(|frontend| frontend.address() == sent.to.ip());
+                    if at_a_service {
+                        site.is_refused(sent)
+                    } else {
+                        site.passes(sent, without.as_deref().ok())
+                    }
                 }
                 Expected::Refused => site.is_refused(sent),
                 Expected::Dropped => site.is_dropped(sent),
