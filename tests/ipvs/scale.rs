@@ -55,6 +55,7 @@ fn difference(after: Traffic, before: Traffic) -> Traffic {
         requests: after.requests - before.requests,
         dumps: after.dumps - before.dumps,
         calls: after.calls - before.calls,
+        ..Traffic::default()
     }
 }
 

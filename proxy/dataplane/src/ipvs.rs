@@ -242,8 +242,7 @@ impl Ipvs {
         Some(match change {
             Change::AddService { service: Service { rules, backends }, .. } => {
                 // It may be left by a process that ended before it could give it an address.
-                let set = service(Command::SetService, rules);
-                let new = Order::or(service(Command::NewService, rules), Errno::EEXIST, set);
+                let new = Order::or(service(Command::NewService, rules), Errno::EEXIST, Command::SetService);
                 std::iter::once(new).chain(backends.iter().map(|backend| add(target, *backend))).collect()
             }
             Change::SetRules { rules, .. } => vec![Order::plain(service(Command::SetService, rules))],
@@ -291,16 +290,17 @@ impl Ipvs {
     }
 
     /// Gives orders, each about the change at a position, and notes which changes were refused.
-    fn give(&mut self, orders: Vec<(usize, Order)>, refusals: &mut [Option<Errno>]) -> io::Result<()> {
-        let requests: Vec<Request> =
-            orders.iter().map(|(_, order)| self.request(order.payload.clone())).collect();
+    fn give(&mut self, mut orders: Vec<(usize, Order)>, refusals: &mut [Option<Errno>]) -> io::Result<()> {
+        let payloads = orders.iter_mut().map(|(_, order)| std::mem::take(&mut order.payload));
+        let requests: Vec<Request> = payloads.map(|payload| self.request(payload)).collect();
+        let answers = self.netlink.exchange(&requests)?;
         let (mut again, mut about) = (Vec::new(), Vec::new());
-        for ((position, order), answer) in orders.into_iter().zip(self.netlink.exchange(&requests)?) {
+        for (((position, order), request), answer) in orders.into_iter().zip(requests).zip(answers) {
             match (answer, order.instead) {
                 (Ok(_), _) => {}
                 (Err(refusal), None) if Some(refusal) == order.needless => {}
                 (Err(refusal), Some(instead)) if Some(refusal) == order.needless => {
-                    again.push(self.request(instead));
+                    again.push(self.request(message::instead(request.payload, instead)));
                     about.push(position);
                 }
                 (Err(refusal), _) => drop(refusals[position].get_or_insert(refusal)),
@@ -415,8 +415,8 @@ fn schedule(target: Target, rules: &Rules) -> (Scheduler, Option<Duration>) {
 
 /// Makes a backend take new connections, whether it is known or not.
 fn add(target: Target, backend: Backend) -> Order {
-    let command = |command| message::server(command, target, backend, drain::SERVING);
-    Order::or(command(Command::NewServer), Errno::EEXIST, command(Command::SetServer))
+    let new = message::server(Command::NewServer, target, backend, drain::SERVING);
+    Order::or(new, Errno::EEXIST, Command::SetServer)
 }
 
 /// The time since the machine's start, while it slept included: what the kernel keeps does not outlive it.

@@ -194,7 +194,7 @@ pub(super) struct Share {
 
 /// A command that says all of a real server: new, set, delete.
 pub(super) fn server(command: Command, target: Target, backend: Backend, share: Share) -> Vec<u8> {
-    let mut attributes = Vec::new();
+    let mut attributes = Vec::with_capacity(ROOM);
     attribute(&mut attributes, server::ADDRESS, &address(backend.address()));
     attribute(&mut attributes, server::PORT, &backend.port().number().to_be_bytes());
     attribute(&mut attributes, server::FORWARDING, &MASQUERADE.to_ne_bytes());
@@ -204,6 +204,14 @@ pub(super) fn server(command: Command, target: Target, backend: Backend, share: 
     attribute(&mut attributes, server::FAMILY, &family_of(backend.address()).to_ne_bytes());
     let mut payload = about(command, target);
     nested(&mut payload, SERVER, &attributes);
+    payload
+}
+
+/// Another command that says the same.
+pub(super) fn instead(mut payload: Vec<u8>, command: Command) -> Vec<u8> {
+    if let Some(first) = payload.first_mut() {
+        *first = command as u8;
+    }
     payload
 }
 
@@ -263,12 +271,17 @@ const SCTP: u16 = 132;
 /// `struct genlmsghdr`.
 const HEADER: usize = 4;
 
+/// So many bytes hold every message here, and every part of one.
+const ROOM: usize = 192;
+
 fn header(command: u8) -> Vec<u8> {
-    vec![command, FAMILY_VERSION, 0, 0]
+    let mut payload = Vec::with_capacity(ROOM);
+    payload.extend_from_slice(&[command, FAMILY_VERSION, 0, 0]);
+    payload
 }
 
 fn key(target: Target) -> Vec<u8> {
-    let mut attributes = Vec::new();
+    let mut attributes = Vec::with_capacity(ROOM);
     attribute(&mut attributes, service::FAMILY, &target.family().to_ne_bytes());
     match target {
         Target::Address(frontend) => {

@@ -1,6 +1,7 @@
 //! Requests to the kernel, many at a time.
 
 use std::io;
+use std::time::Duration;
 
 use netlink_packet_core::{
     Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
@@ -30,6 +31,8 @@ pub struct Traffic {
     pub dumps: u64,
     /// System calls by which messages went to and fro.
     pub calls: u64,
+    /// How long these calls took together.
+    pub time: Duration,
 }
 
 /// One request, without its header.
@@ -201,16 +204,25 @@ impl Netlink {
     }
 
     fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let begun = now();
+        let sent = self.socket.send(bytes, 0);
+        self.count(begun);
+        sent.map(drop)
+    }
+
+    fn count(&mut self, begun: Duration) {
         self.traffic.calls += 1;
-        self.socket.send(bytes, 0).map(drop)
+        self.traffic.time += now().saturating_sub(begun);
     }
 
     /// One datagram, whole.
     fn receive(&mut self) -> io::Result<&[u8]> {
         loop {
-            self.traffic.calls += 1;
             self.received.clear();
-            match self.socket.recv(&mut self.received, MSG_TRUNC) {
+            let begun = now();
+            let received = self.socket.recv(&mut self.received, MSG_TRUNC);
+            self.count(begun);
+            match received {
                 Ok(length) if length > self.received.len() => {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "an answer is too long"));
                 }
@@ -243,6 +255,13 @@ impl Netlink {
 /// Whether it says that something did not fit into the receive buffer.
 fn is_loss(error: &io::Error) -> bool {
     error.raw_os_error() == Some(Errno::ENOBUFS as i32)
+}
+
+/// The time since some moment.
+fn now() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default())
 }
 
 fn append(bytes: &mut Vec<u8>, request: &Request, flags: u16, sequence_number: u32) {

@@ -2,14 +2,16 @@
 
 use nix::errno::Errno;
 
+use super::message::Command;
+
 /// One command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) payload: Vec<u8>,
     /// The refusal that says that it was not needed.
     pub(super) needless: Option<Errno>,
-    /// What is to be said then.
-    pub(super) instead: Option<Vec<u8>>,
+    /// What is to be said of the same then.
+    pub(super) instead: Option<Command>,
 }
 
 impl Order {
@@ -23,8 +25,8 @@ impl Order {
         Self { payload, needless: Some(needless), instead: None }
     }
 
-    /// After this refusal something else is said.
-    pub(super) const fn or(payload: Vec<u8>, needless: Errno, instead: Vec<u8>) -> Self {
+    /// After this refusal another command is given with the same words.
+    pub(super) const fn or(payload: Vec<u8>, needless: Errno, instead: Command) -> Self {
         Self { payload, needless: Some(needless), instead: Some(instead) }
     }
 }

@@ -78,6 +78,13 @@ fn what_is_said_of_a_server_is_understood_again() {
 }
 
 #[test]
+fn another_command_can_say_the_same() {
+    let target = target("10.254.0.1:443", Protocol::Tcp);
+    let say = |command| service(command, target, "rr", None);
+    assert_eq!(instead(say(Command::NewService), Command::SetService), say(Command::SetService));
+}
+
+#[test]
 fn servers_that_are_reached_otherwise_are_not_ours() {
     let target = target("10.254.0.1:443", Protocol::Tcp);
     let mut attributes = Vec::new();
