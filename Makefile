@@ -45,7 +45,6 @@ bench:  ## figures of this machine, rivals beside ours; BENCH=--quick takes a fe
 	cargo build --release --bins
 	cargo run --release -p bench -- $(BENCH)
 	$(if $(filter-out --quick,$(BENCH)),,cargo bench -p bench --bench plan -- $(BENCH))
-	$(if $(BENCH),,$(call guest,6.12) bench -p bench --bench ipvs)
 
 setup:
 	@./setup.sh

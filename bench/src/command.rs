@@ -8,7 +8,7 @@ use std::time::Instant;
 use tests::{Error, Result, wait};
 
 use crate::document::{Document, Place, Section};
-use crate::{fail_over, front_door, guest, machine, programs, scale, service_path};
+use crate::{fail_over, front_door, guest, machine, programs, scale, service_path, virtual_services};
 
 /// Figures of this machine's kernel, in namespaces of its own; writes bench/results/ and the README's part. Needs root.
 #[derive(Clone, Debug, clap::Parser)]
@@ -38,12 +38,21 @@ enum Subject {
     FailOver,
     /// How the proxy's costs grow with the cluster.
     Programming,
+    /// Mode ipvs beside ipvsadm, in a guest.
+    VirtualServices,
 }
 
 impl Subject {
     /// The quickest to fail first.
-    const ALL: [Self; 6] =
-        [Self::Programs, Self::ServicePath, Self::Programming, Self::FrontDoor, Self::FailOver, Self::Guest];
+    const ALL: [Self; 7] = [
+        Self::Programs,
+        Self::ServicePath,
+        Self::Programming,
+        Self::FrontDoor,
+        Self::FailOver,
+        Self::Guest,
+        Self::VirtualServices,
+    ];
 
     const fn name(self) -> &'static str {
         match self {
@@ -53,7 +62,13 @@ impl Subject {
             Self::FrontDoor => "front-door",
             Self::FailOver => "fail-over",
             Self::Programming => "programming",
+            Self::VirtualServices => "virtual-services",
         }
+    }
+
+    /// Whether it takes another kernel.
+    const fn takes_a_guest(self) -> bool {
+        matches!(self, Self::Guest | Self::VirtualServices)
     }
 }
 
@@ -65,7 +80,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         // A guest takes its time.
         let is_wanted = arguments
             .subject
-            .map_or(!arguments.quick || subject != Subject::Guest, |wanted| wanted == subject);
+            .map_or(!arguments.quick || !subject.takes_a_guest(), |wanted| wanted == subject);
         if !is_wanted {
             continue;
         }
@@ -85,15 +100,18 @@ fn measure(subject: Subject, arguments: &Arguments, start: Instant) -> Result<Se
     let command = format!("make bench BENCH=\"{}{}\"", if quick { "--quick " } else { "" }, subject.name());
     let progress = |line: &str| eprintln!("{:4.0} s  {line}", (wait::now() - start).as_secs_f64());
     Ok(match subject {
-        Subject::Guest if arguments.in_guest => {
-            service_path::measure(service_path::Plan::IN_GUEST, &command, progress)?.section()
-        }
-        Subject::Guest => {
+        Subject::Guest | Subject::VirtualServices if !arguments.in_guest => {
             // A guest does not see who else wants the machine.
             let busy = machine::busy_with_others()?;
-            let mut section = guest::measure(&[subject.name(), "--in-guest"], progress)?;
+            let words = [subject.name(), "--in-guest", "--quick"];
+            let mut section = guest::measure(if quick { &words } else { &words[..2] }, progress)?;
             section.note_busy(&[busy]);
             section
+        }
+        Subject::Guest => service_path::measure(service_path::Plan::IN_GUEST, &command, progress)?.section(),
+        Subject::VirtualServices => {
+            let rounds = if quick { virtual_services::QUICK_ROUNDS } else { virtual_services::FULL_ROUNDS };
+            virtual_services::measure(rounds, &command, progress)?.section()
         }
         Subject::ServicePath => {
             let plan = if quick { service_path::Plan::QUICK } else { service_path::Plan::FULL };

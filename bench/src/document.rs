@@ -16,7 +16,8 @@ use crate::machine::Machine;
 use crate::statistics::{Summary, number, summarize};
 
 /// The sections in the order in which they are shown.
-const ORDER: [&str; 6] = ["service-path", "guest", "programs", "front-door", "fail-over", "programming"];
+const ORDER: [&str; 7] =
+    ["service-path", "guest", "programs", "front-door", "fail-over", "programming", "virtual-services"];
 /// From here on, before any round, a machine counts as busy with other things.
 const BUSY: f64 = 0.05;
 

@@ -16,6 +16,7 @@ pub mod scale;
 pub mod service_path;
 pub mod statistics;
 pub mod usage;
+pub mod virtual_services;
 
 use std::net::{IpAddr, Ipv4Addr};
 
