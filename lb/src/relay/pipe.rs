@@ -8,6 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::io;
 use std::os::fd::OwnedFd;
 
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 use tokio::io::Interest;
@@ -28,14 +29,21 @@ pub(super) struct Piped {
 
 impl Piped {
     /// Takes what `from` has, a mebibyte at most. `None` where no bytes could be taken: because there are none, because
-    /// `from` has ended or is broken, because its next byte is urgent, or for want of a pipe. Reading tells.
-    pub(super) fn take(from: &TcpStream) -> Option<Self> {
-        let pipe = Pipe::borrow()?;
-        if let Ok(count @ 1..) = splice(from, None, &pipe.writer, None, ROUND, flags()) {
-            return Some(Self { pipe, count });
+    /// `from` has ended, because its next byte is urgent, or for want of a pipe. Reading tells.
+    ///
+    /// An error means that `from` has broken: the kernel says so once, and whoever reads afterwards is told of an end.
+    pub(super) fn take(from: &TcpStream) -> io::Result<Option<Self>> {
+        let Some(pipe) = Pipe::borrow() else { return Ok(None) };
+        let taken = splice(from, None, &pipe.writer, None, ROUND, flags());
+        if let Ok(count @ 1..) = taken {
+            return Ok(Some(Self { pipe, count }));
         }
         pipe.give_back();
-        None
+        match taken {
+            // Not about the connection: there is nothing, or not in a way that could be spliced.
+            Ok(_) | Err(Errno::EAGAIN | Errno::EINTR | Errno::EINVAL | Errno::ENOMEM) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// How many bytes.

@@ -210,7 +210,7 @@ impl<'connection> Direction<'connection> {
     fn pass(&mut self, gait: Gait) -> io::Result<Passed> {
         match gait {
             Gait::Copy { .. } => self.copy(),
-            Gait::Splice { .. } => match Piped::take(self.from) {
+            Gait::Splice { .. } => match Piped::take(self.from)? {
                 Some(piped) => {
                     let count = piped.count();
                     self.rest = Some(Rest::Piped(piped));
