@@ -17,7 +17,7 @@ pub(super) fn try_congestion_control(name: &CongestionControl) -> io::Result<()>
 }
 
 /// Listens on an address of the frontend, whether or not this node holds it, together with others that do the same.
-/// Accepted sockets inherit the options that [`prepare`] sets (`tcp_create_openreq_child`).
+/// Accepted sockets inherit the options that [`prepare`] and [`probe_when_silent`] set (`tcp_create_openreq_child`).
 pub(super) fn listen(address: SocketAddr, frontend: &Frontend) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -26,7 +26,7 @@ pub(super) fn listen(address: SocketAddr, frontend: &Frontend) -> io::Result<Tcp
         SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
         SocketAddr::V6(_) => socket.set_freebind_v6(true)?,
     }
-    prepare(&SockRef::from(&socket), frontend)?;
+    prepare_listener(&SockRef::from(&socket), frontend)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -36,10 +36,7 @@ pub(super) fn listen(address: SocketAddr, frontend: &Frontend) -> io::Result<Tcp
 /// A socket for a connection to a backend. [`probe_when_silent`] is left to be done.
 pub(super) fn outgoing(address: SocketAddr, frontend: &Frontend) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    if let Some(name) = &frontend.congestion_control {
-        socket.set_tcp_congestion(name.as_str().as_bytes())?;
-    }
-    watch_debtor(&SockRef::from(&socket), frontend.peer_timeout)?;
+    prepare(&SockRef::from(&socket), frontend)?;
     Ok(socket)
 }
 
@@ -66,15 +63,22 @@ pub(super) fn change(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()
         let name = system.split(|&byte| byte == 0).next().unwrap_or_default();
         socket.set_tcp_congestion(name)?;
     }
-    prepare(socket, frontend)
+    prepare_listener(socket, frontend)
 }
 
+fn prepare_listener(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
+    prepare(socket, frontend)?;
+    probe_when_silent(socket, frontend.peer_timeout)
+}
+
+/// Small writes go out at once, and a peer is found out that has vanished and owes an acknowledgement: by the kernel's
+/// retransmissions.
 fn prepare(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
     if let Some(name) = &frontend.congestion_control {
         socket.set_tcp_congestion(name.as_str().as_bytes())?;
     }
-    watch_debtor(socket, frontend.peer_timeout)?;
-    probe_when_silent(socket, frontend.peer_timeout)
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(frontend.peer_timeout))
 }
 
 /// Makes the close of `stream` a reset instead of an orderly end.
@@ -83,13 +87,6 @@ pub(super) fn reset_on_close(stream: &TcpStream) {
         // The peer then sees an orderly end: worse news than a reset, but an end.
         tracing::debug!(%error, "connection closed without reset");
     }
-}
-
-/// Small writes go out at once, and a peer is found out that has vanished and owes an acknowledgement: by the kernel's
-/// retransmissions.
-fn watch_debtor(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(peer_timeout))
 }
 
 /// An idle peer that has vanished is found out: by keep-alive probes, of which several fit into `peer_timeout`.
