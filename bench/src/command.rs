@@ -100,11 +100,11 @@ fn measure(subject: Subject, arguments: &Arguments, start: Instant) -> Result<Se
     let command = format!("make bench BENCH=\"{}{}\"", if quick { "--quick " } else { "" }, subject.name());
     let progress = |line: &str| eprintln!("{:4.0} s  {line}", (wait::now() - start).as_secs_f64());
     Ok(match subject {
-        Subject::Guest | Subject::VirtualServices if !arguments.in_guest => {
+        _ if subject.takes_a_guest() && !arguments.in_guest => {
             // A guest does not see who else wants the machine.
             let busy = machine::busy_with_others()?;
-            let words = [subject.name(), "--in-guest", "--quick"];
-            let mut section = guest::measure(if quick { &words } else { &words[..2] }, progress)?;
+            let words = [subject.name(), "--in-guest"].into_iter().chain(quick.then_some("--quick"));
+            let mut section = guest::measure(words, progress)?;
             section.note_busy(&[busy]);
             section
         }

@@ -13,7 +13,10 @@ const KERNEL: &str = "6.12";
 
 /// Runs this program in a guest, whose network and memory are its own; `progress` is given each line of what it says.
 /// Returns what it measured, which it prints as one line of JSON.
-pub fn measure(arguments: &[&str], mut progress: impl FnMut(&str)) -> Result<Section> {
+pub fn measure<'words>(
+    arguments: impl IntoIterator<Item = &'words str>,
+    mut progress: impl FnMut(&str),
+) -> Result<Section> {
     let program = std::env::current_exe().map_err(Error::system("find", "this program"))?;
     let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/guest/run");
     let mut guest = Command::new(&run)

@@ -1,6 +1,7 @@
 //! Ways to a backend.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
 
 /// How many services there are on a node; the one that is measured is among them.
 pub(super) const SIZES: [u32; 3] = [10, 1_000, 10_000];
@@ -88,16 +89,11 @@ impl Kernel {
 
     /// Those who take part, in the order in which they take their turns.
     pub(super) fn contenders(self) -> impl Iterator<Item = Contender> {
-        let sizes = match self {
-            Self::Ours => 0..SIZES.len(),
-            // It is slow, and has 1 GiB.
-            Self::Guest => 1..2,
-        };
         let ways = move |size| {
             let ways = [Way::Ebpf].into_iter().chain(self.rivals().iter().copied());
             ways.map(move |way| Contender { way, size })
         };
-        [Contender::DIRECT].into_iter().chain(sizes.flat_map(ways))
+        [Contender::DIRECT].into_iter().chain(self.sizes().flat_map(ways))
     }
 
     /// Milliseconds in which something is answered, if at all.
@@ -117,12 +113,17 @@ impl Kernel {
     }
 
     /// On its node with the most services.
-    pub(super) fn among_many(self, way: Way) -> Contender {
-        let size = match self {
-            Self::Ours => SIZES.len() - 1,
-            Self::Guest => 1,
-        };
-        Contender { way, size }
+    pub(super) const fn among_many(self, way: Way) -> Contender {
+        Contender { way, size: self.sizes().end - 1 }
+    }
+
+    /// Which of [`SIZES`] its nodes have.
+    const fn sizes(self) -> Range<usize> {
+        match self {
+            Self::Ours => 0..SIZES.len(),
+            // It is slow, and has 1 GiB.
+            Self::Guest => 1..2,
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) fn round() -> Result<Round> {
         among_many.push(many.change()?);
     }
     let changes = f64::from(CHANGES) * f64::from(u32::try_from(TURNS).unwrap_or_default());
-    let [messages, calls] = per_change(programmed, many.ipvs.traffic()).map(|count| float(count) / changes);
+    let [messages, calls] = exchanged(programmed, many.ipvs.traffic()).map(|count| float(count) / changes);
     Ok(Round {
         ours: all.as_secs_f64(),
         addresses: addresses.as_secs_f64(),
@@ -46,7 +46,7 @@ pub(super) fn round() -> Result<Round> {
 }
 
 /// Messages and system calls from one moment to another.
-fn per_change(before: IpvsTraffic, after: IpvsTraffic) -> [u64; 2] {
+fn exchanged(before: IpvsTraffic, after: IpvsTraffic) -> [u64; 2] {
     let parts = |traffic: IpvsTraffic| [traffic.services, traffic.addresses, traffic.table];
     let sum = |count: fn(&dataplane::Traffic) -> u64| {
         let of = |traffic| parts(traffic).iter().map(count).sum::<u64>();
