@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use aya::maps::MapError;
 use plan::{Backend, Frontend, Protocol, Scheduler};
 
 /// Why the kernel could not be read or written.
@@ -71,7 +72,7 @@ pub enum Error {
         /// In which map.
         map: &'static str,
         /// Why not.
-        source: aya::maps::MapError,
+        source: MapError,
     },
     /// The kernel's virtual services could not be read or changed.
     #[error("{action} the virtual services")]
@@ -104,6 +105,13 @@ pub enum Error {
     /// Every identifier was given out once.
     #[error("no identifier is left for another backend: clean up and start anew")]
     Identifiers,
+}
+
+impl Error {
+    /// What the kernel says when `action` is done to the map of this name.
+    pub(crate) fn map(action: &'static str, map: &'static str) -> impl Fn(MapError) -> Self {
+        move |source| Self::Map { action, map, source }
+    }
 }
 
 /// How a dataplane serves what it cannot serve exactly as planned.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use aya::Pod;
 use aya::maps::lpm_trie::LpmTrie;
-use aya::maps::{HashMap, Map, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError};
 use ebpf_abi::{Backend, BackendId, Service, ServiceId, ServiceKey, SlotKey, SourceRange, Table};
 use ipnet::IpNet;
 use plan::{Frontend, ObservedBackend, ObservedService};
 
 use super::encode::{self, SourceNetwork};
+use super::maps::{pinned, pinned_hash};
 use super::pins::Pins;
 use super::pod::Plain;
 use crate::Error;
@@ -37,10 +38,10 @@ impl LiveServices {
     pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
         let networks = LpmTrie::try_from(pinned(pins, ebpf_abi::SOURCE_RANGES)?);
         Ok(Self(Arc::new(Tables {
-            services: hash(pins, ebpf_abi::SERVICES)?,
-            slots: hash(pins, ebpf_abi::SLOTS)?,
-            backends: hash(pins, ebpf_abi::BACKENDS)?,
-            networks: networks.map_err(failed("open", ebpf_abi::SOURCE_RANGES))?,
+            services: pinned_hash(pins, ebpf_abi::SERVICES)?,
+            slots: pinned_hash(pins, ebpf_abi::SLOTS)?,
+            backends: pinned_hash(pins, ebpf_abi::BACKENDS)?,
+            networks: networks.map_err(Error::map("open", ebpf_abi::SOURCE_RANGES.name))?,
         })))
     }
 
@@ -48,7 +49,7 @@ impl LiveServices {
     pub fn frontends(&self) -> Result<BTreeSet<Frontend>, Error> {
         let keys = self.0.services.keys().map(|key| key.map(|Plain(key)| encode::frontend(&key)));
         let keys = keys.filter_map(Result::transpose).collect::<Result<_, _>>();
-        keys.map_err(failed("read", ebpf_abi::SERVICES))
+        keys.map_err(Error::map("read", ebpf_abi::SERVICES.name))
     }
 
     /// What is forwarded at `frontend`; `None` where that is nothing, or what this dataplane would not have written. Its
@@ -75,7 +76,7 @@ impl LiveServices {
     fn networks(&self, service: ServiceId) -> Result<BTreeSet<IpNet>, Error> {
         let mut networks = BTreeSet::new();
         for key in self.0.networks.keys() {
-            let key = key.map_err(failed("read", ebpf_abi::SOURCE_RANGES))?;
+            let key = key.map_err(Error::map("read", ebpf_abi::SOURCE_RANGES.name))?;
             let network = SourceNetwork { range: key.data().0, prefix: key.prefix_len() };
             networks.extend(encode::plan_network(&network).filter(|_| network.range.service == service));
         }
@@ -95,20 +96,6 @@ where
     match map.get(&Plain(key), 0) {
         Ok(Plain(value)) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(failed("read", table)(error)),
+        Err(error) => Err(Error::map("read", table.name)(error)),
     }
-}
-
-fn hash<K: Pod, V: Pod>(pins: &Pins, table: Table) -> Result<HashMap<MapData, K, V>, Error> {
-    HashMap::try_from(pinned(pins, table)?).map_err(failed("open", table))
-}
-
-/// A map of ours by its pin.
-pub(super) fn pinned(pins: &Pins, table: Table) -> Result<Map, Error> {
-    let data = MapData::from_pin(pins.maps().join(table.name)).map_err(failed("open", table))?;
-    Map::from_map_data(data).map_err(failed("open", table))
-}
-
-pub(super) fn failed(action: &'static str, table: Table) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map { action, map: table.name, source }
 }

@@ -83,14 +83,14 @@ fn inherit(pins: &Pins) -> Result<(), Error> {
         (ebpf_abi::ORIGINS.name, size_of::<OriginKey>(), size_of::<Origin>()),
         (ebpf_abi::AFFINITY.name, size_of::<AffinityKey>(), size_of::<Affinity>()),
     ] {
-        let failed = |source| Error::Map { action: "inherit", map: name, source };
+        let failed = Error::map("inherit", name);
         let own = pins.maps().join(name);
         for theirs in pins.others()?.iter().map(|version| version.join("maps").join(name)) {
             if own.exists() || !theirs.exists() {
                 continue;
             }
-            let map = MapData::from_pin(&theirs).map_err(failed)?;
-            let information = map.info().map_err(failed)?;
+            let map = MapData::from_pin(&theirs).map_err(&failed)?;
+            let information = map.info().map_err(&failed)?;
             if (information.key_size() as usize, information.value_size() as usize) == (key, value) {
                 map.pin(&own).map_err(|error| Error::File {
                     action: "pin a map at",

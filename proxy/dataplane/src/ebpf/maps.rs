@@ -172,7 +172,7 @@ impl Networks {
 
 fn take(object: &mut aya::Ebpf, table: Table) -> Result<(aya::maps::Map, Limits), Error> {
     let name = table.name;
-    let open = |source| Error::Map { action: "open", map: name, source };
+    let open = Error::map("open", name);
     let map = object.take_map(name).ok_or_else(|| open(MapError::InvalidName { name: name.to_owned() }))?;
     let data = if let aya::maps::Map::HashMap(data) = &map {
         data
@@ -195,7 +195,7 @@ impl Limits {
         }) {
             return Error::Full { map, capacity };
         }
-        Error::Map { action, map, source }
+        Error::map(action, map)(source)
     }
 
     fn dropped(self, outcome: Result<(), MapError>) -> Result<(), Error> {
@@ -210,11 +210,30 @@ impl Limits {
     }
 }
 
+/// A map of ours by its pin, read beside whoever owns the dataplane.
+pub(super) fn pinned(pins: &Pins, table: Table) -> Result<aya::maps::Map, Error> {
+    let failed = Error::map("open", table.name);
+    let data = MapData::from_pin(pins.maps().join(table.name)).map_err(&failed)?;
+    aya::maps::Map::from_map_data(data).map_err(&failed)
+}
+
+/// The same of one that is a hash.
+pub(super) fn pinned_hash<K, V>(
+    pins: &Pins,
+    table: Table,
+) -> Result<HashMap<MapData, Plain<K>, Plain<V>>, Error>
+where
+    K: NoUninit + AnyBitPattern,
+    V: NoUninit + AnyBitPattern,
+{
+    HashMap::try_from(pinned(pins, table)?).map_err(Error::map("open", table.name))
+}
+
 /// The identifiers of the pinned maps, to pin them again.
 pub(super) fn identifiers(pins: &Pins) -> Result<Vec<(&'static str, u32)>, Error> {
     let identifier = |Table { name, .. }: Table| {
-        let failed = |source| Error::Map { action: "inspect", map: name, source };
-        Ok((name, MapInfo::from_pin(pins.maps().join(name)).map_err(failed)?.id()))
+        let found = MapInfo::from_pin(pins.maps().join(name));
+        Ok((name, found.map_err(Error::map("inspect", name))?.id()))
     };
     ebpf_abi::TABLES.into_iter().map(identifier).collect()
 }
@@ -225,8 +244,7 @@ pub(super) fn restore(pins: &Pins, identifiers: &[(&'static str, u32)]) -> Resul
     for &(name, id) in identifiers {
         let path = pins.maps().join(name);
         if !path.exists() {
-            let failed = |source| Error::Map { action: "open", map: name, source };
-            let pinned = MapData::from_id(id).map_err(failed)?.pin(&path);
+            let pinned = MapData::from_id(id).map_err(Error::map("open", name))?.pin(&path);
             pinned.map_err(|error| Error::File {
                 action: "pin a map at",
                 path,

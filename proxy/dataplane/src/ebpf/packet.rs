@@ -107,7 +107,7 @@ impl PacketCounters {
     /// The sum over all processors.
     pub fn read(&self, counter: Counter) -> Result<u64, Error> {
         let values = self.counters.get(&(counter as u32), 0);
-        let values = values.map_err(map_error("read", ebpf_abi::COUNTERS))?;
+        let values = values.map_err(Error::map("read", ebpf_abi::COUNTERS.name))?;
         Ok(values.iter().sum())
     }
 
@@ -138,7 +138,8 @@ impl Packets {
         // Before the maps are taken: the programs refer to them.
         let programs = attach::load(&mut object)?;
         let counters = take(&mut object, ebpf_abi::COUNTERS)?;
-        let counters = PerCpuArray::try_from(counters).map_err(map_error("open", ebpf_abi::COUNTERS))?;
+        let counters =
+            PerCpuArray::try_from(counters).map_err(Error::map("open", ebpf_abi::COUNTERS.name))?;
         write_pods(&mut object, &settings.pods)?;
         let fill = Arc::new(Fill::default());
         let flows = Flows::take(&mut object, Arc::clone(&fill))?;
@@ -200,7 +201,7 @@ fn open(pins: &Pins, settings: &PacketSettings) -> Result<Ebpf, Error> {
 
 /// Makes the addresses of pods those that are settled.
 fn write_pods(object: &mut Ebpf, pods: &[IpNet]) -> Result<(), Error> {
-    let failed = |action| map_error(action, ebpf_abi::PODS);
+    let failed = |action| Error::map(action, ebpf_abi::PODS.name);
     let map = take(object, ebpf_abi::PODS)?;
     let mut entries: LpmTrie<_, Plain<Address>, u32> = LpmTrie::try_from(map).map_err(failed("open"))?;
     let wanted: Vec<(u32, Address)> = pods.iter().map(prefix).collect();
@@ -234,8 +235,8 @@ impl Maps {
         let interfaces = HashMap::try_from(take(object, ebpf_abi::INTERFACES)?);
         let node = Array::try_from(take(object, ebpf_abi::NODE)?);
         Ok(Self {
-            interfaces: interfaces.map_err(map_error("open", ebpf_abi::INTERFACES))?,
-            node: node.map_err(map_error("open", ebpf_abi::NODE))?,
+            interfaces: interfaces.map_err(Error::map("open", ebpf_abi::INTERFACES.name))?,
+            node: node.map_err(Error::map("open", ebpf_abi::NODE.name))?,
         })
     }
 }
@@ -285,7 +286,7 @@ impl Keeper {
         let read = |source| Error::File { action: "read", path: "/proc/sys/net".into(), source };
         let interfaces = interfaces::read().map_err(notices_failed)?;
         let node = Plain(interfaces::node().map_err(read)?);
-        self.maps.node.set(0, node, 0).map_err(map_error("write", ebpf_abi::NODE))?;
+        self.maps.node.set(0, node, 0).map_err(Error::map("write", ebpf_abi::NODE.name))?;
         self.write(&interfaces)?;
         let served =
             interfaces.iter().filter(|interface| matches(&self.settings.interfaces, &interface.name));
@@ -293,7 +294,7 @@ impl Keeper {
     }
 
     fn write(&mut self, interfaces: &[Interface]) -> Result<(), Error> {
-        let write = || map_error("write", ebpf_abi::INTERFACES);
+        let write = || Error::map("write", ebpf_abi::INTERFACES.name);
         let (ipv4, ipv6) = interfaces::default_addresses(interfaces);
         let mut wanted = BTreeMap::new();
         for interface in interfaces {
@@ -356,11 +357,7 @@ fn notices_failed(source: io::Error) -> Error {
 
 fn take(object: &mut Ebpf, table: Table) -> Result<Map, Error> {
     let missing = || MapError::InvalidName { name: table.name.to_owned() };
-    object.take_map(table.name).ok_or_else(|| map_error("open", table)(missing()))
-}
-
-fn map_error(action: &'static str, table: Table) -> impl Fn(MapError) -> Error {
-    move |source| Error::Map { action, map: table.name, source }
+    object.take_map(table.name).ok_or_else(|| Error::map("open", table.name)(missing()))
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use aya::maps::{HashMap, MapData};
 use bytemuck::{AnyBitPattern, NoUninit};
-use ebpf_abi::{Audience, BackendId, MemberKey, Origin, OriginKey, Service, ServiceKey, Table};
+use ebpf_abi::{Audience, BackendId, MemberKey, Origin, OriginKey, Service, ServiceKey};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddress};
@@ -27,7 +27,7 @@ use nix::errno::Errno;
 use rustix::net::sockopt::socket_cookie;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::maps::system_error;
+use super::maps::{pinned_hash, system_error};
 use super::namespaces::{Namespace, namespaces};
 use super::pins::Pins;
 use super::pod::Plain;
@@ -58,9 +58,9 @@ impl StaleSockets {
     /// Starts the thread, with eyes of its own on the pinned maps.
     pub(super) fn start(pins: &Pins) -> Result<Self, Error> {
         let search = Search {
-            origins: open(pins, ebpf_abi::ORIGINS)?,
-            services: open(pins, ebpf_abi::SERVICES)?,
-            members: open(pins, ebpf_abi::MEMBERS)?,
+            origins: pinned_hash(pins, ebpf_abi::ORIGINS)?,
+            services: pinned_hash(pins, ebpf_abi::SERVICES)?,
+            members: pinned_hash(pins, ebpf_abi::MEMBERS)?,
             outcome: Arc::default(),
         };
         let outcome = Arc::clone(&search.outcome);
@@ -258,17 +258,6 @@ impl Diag {
             }
         }
     }
-}
-
-fn open<K, V>(pins: &Pins, table: Table) -> Result<Eye<K, V>, Error>
-where
-    K: NoUninit + AnyBitPattern,
-    V: NoUninit + AnyBitPattern,
-{
-    let failed = |source| Error::Map { action: "open", map: table.name, source };
-    let data = MapData::from_pin(pins.maps().join(table.name)).map_err(failed)?;
-    let map = aya::maps::Map::from_map_data(data).map_err(failed)?;
-    HashMap::try_from(map).map_err(failed)
 }
 
 fn look_up<K, V>(map: &Eye<K, V>, key: K) -> io::Result<Option<V>>

@@ -9,7 +9,7 @@ use ebpf_abi::{Service, ServiceId, ServiceKey, Tally};
 use plan::Frontend;
 
 use super::encode;
-use super::live::{failed, pinned};
+use super::maps::{pinned, pinned_hash};
 use super::pins::Pins;
 use super::pod::Plain;
 use crate::Error;
@@ -45,10 +45,9 @@ impl fmt::Debug for ServiceCounters {
 impl ServiceCounters {
     pub(super) fn open(pins: &Pins) -> Result<Self, Error> {
         let tallies = PerCpuHashMap::try_from(pinned(pins, ebpf_abi::TALLIES)?);
-        let services = HashMap::try_from(pinned(pins, ebpf_abi::SERVICES)?);
         Ok(Self(Arc::new(Counters {
-            tallies: tallies.map_err(failed("open", ebpf_abi::TALLIES))?,
-            services: services.map_err(failed("open", ebpf_abi::SERVICES))?,
+            tallies: tallies.map_err(Error::map("open", ebpf_abi::TALLIES.name))?,
+            services: pinned_hash(pins, ebpf_abi::SERVICES)?,
             frontends: Mutex::default(),
         })))
     }
@@ -58,12 +57,12 @@ impl ServiceCounters {
     pub fn read(&self) -> Result<Vec<ServiceCount>, Error> {
         let mut tallies = BTreeMap::new();
         for key in self.0.tallies.keys() {
-            let key = key.map_err(failed("read", ebpf_abi::TALLIES))?;
+            let key = key.map_err(Error::map("read", ebpf_abi::TALLIES.name))?;
             match self.0.tallies.get(&key, 0) {
                 Ok(values) => drop(tallies.insert(key.0, sum(values.iter().map(|value| value.0)))),
                 // Others were asked for meanwhile.
                 Err(MapError::KeyNotFound) => {}
-                Err(error) => return Err(failed("read", ebpf_abi::TALLIES)(error)),
+                Err(error) => return Err(Error::map("read", ebpf_abi::TALLIES.name)(error)),
             }
         }
         // No one panics while holding it, and if so: it is plain data.
@@ -72,7 +71,7 @@ impl ServiceCounters {
         if tallies.keys().any(|id| !frontends.contains_key(id)) {
             frontends.extend(tallies.keys().map(|id| (*id, None)));
             for entry in &self.0.services {
-                let (key, service) = entry.map_err(failed("read", ebpf_abi::SERVICES))?;
+                let (key, service) = entry.map_err(Error::map("read", ebpf_abi::SERVICES.name))?;
                 if let Some(frontend) = frontends.get_mut(&service.0.id) {
                     *frontend = encode::frontend(&key.0);
                 }

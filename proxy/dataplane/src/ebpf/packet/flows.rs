@@ -11,7 +11,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use ebpf_abi::{Connection, SECOND, Tuple};
 use nix::time::{ClockId, clock_gettime};
 
-use super::{map_error, take};
+use super::take;
 use crate::Error;
 use crate::ebpf::pod::Plain;
 
@@ -40,7 +40,7 @@ pub(super) struct Fill {
 
 impl Flows {
     pub(super) fn take(object: &mut Ebpf, fill: Arc<Fill>) -> Result<Self, Error> {
-        let failed = map_error("open", ebpf_abi::CONNECTIONS);
+        let failed = Error::map("open", ebpf_abi::CONNECTIONS.name);
         let map = take(object, ebpf_abi::CONNECTIONS)?;
         if let aya::maps::Map::LruHashMap(data) = &map {
             let capacity = data.info().map_err(&failed)?.max_entries();
@@ -63,7 +63,7 @@ impl Flows {
 
     /// Costs about a microsecond per entry.
     fn sweep(&mut self, now: u64) -> Result<(), Error> {
-        let failed = || map_error("read", ebpf_abi::CONNECTIONS);
+        let failed = || Error::map("read", ebpf_abi::CONNECTIONS.name);
         let (mut living, mut over) = (0, Vec::new());
         for key in self.entries.keys() {
             let key = key.map_err(failed())?;
@@ -80,7 +80,7 @@ impl Flows {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(MapError::SyscallError(error))
                     if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => return Err(map_error("write", ebpf_abi::CONNECTIONS)(error)),
+                Err(error) => return Err(Error::map("write", ebpf_abi::CONNECTIONS.name)(error)),
             }
         }
         self.fill.entries.store(living, Ordering::Relaxed);
