@@ -26,7 +26,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use plan::{Backend, Change, Frontend, Observed, Protocol, Scheduler, Service};
+use plan::{Change, Frontend, Observed, Protocol, Scheduler, Service};
 
 pub use self::live::LiveServices;
 use self::load::Attached;
@@ -235,11 +235,7 @@ impl Dataplane for Ebpf {
             Scheduler::RoundRobin | Scheduler::Random | Scheduler::Maglev => {}
             scheduler => return Err(Unsupported::Scheduler { frontend, scheduler }),
         }
-        let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
-        match service.backends.iter().find(foreign) {
-            Some(backend) => Err(Unsupported::Family { frontend, backend: *backend }),
-            None => Ok(None),
-        }
+        Unsupported::unless_of_one_family(frontend, service).map(|()| None)
     }
 
     fn observe(&mut self) -> Result<Observed, Error> {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use aya::maps::MapError;
-use plan::{Backend, Frontend, Protocol, Scheduler};
+use plan::{Backend, Frontend, Protocol, Scheduler, Service};
 
 /// Why the kernel could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -160,4 +160,15 @@ pub enum Unsupported {
         /// What its rules ask for.
         rule: &'static str,
     },
+}
+
+impl Unsupported {
+    /// The backends of `service` are of the family of `frontend`, or one is not.
+    pub(crate) fn unless_of_one_family(frontend: Frontend, service: &Service) -> Result<(), Self> {
+        let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
+        match service.backends.iter().find(foreign) {
+            Some(backend) => Err(Self::Family { frontend, backend: *backend }),
+            None => Ok(()),
+        }
+    }
 }

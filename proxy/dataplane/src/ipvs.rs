@@ -330,16 +330,12 @@ impl Ipvs {
 
 impl Dataplane for Ipvs {
     fn supports(&self, frontend: Frontend, service: &Service) -> Result<Option<Deviation>, Unsupported> {
-        let Service { rules, backends } = service;
-        let scheduler = rules.scheduler;
+        let scheduler = service.rules.scheduler;
         if kernel_name(scheduler).is_none() || self.absent.contains(&scheduler) {
             return Err(Unsupported::Scheduler { frontend, scheduler });
         }
-        let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
-        match backends.iter().find(foreign) {
-            Some(backend) => Err(Unsupported::Family { frontend, backend: *backend }),
-            None => Ok(deviation(frontend, rules)),
-        }
+        Unsupported::unless_of_one_family(frontend, service)?;
+        Ok(deviation(frontend, &service.rules))
     }
 
     fn observe(&mut self) -> Result<Observed, Error> {
@@ -425,8 +421,8 @@ fn since_start() -> Duration {
     Duration::from_secs(u64::try_from(now.tv_sec).unwrap_or_default())
 }
 
-/// Removes the table that stays where somebody removed the interface; a kernel without nftables has none.
-/// Success where there is none.
+/// Removes a table, which stays where somebody removed the interface. Success where there is none; a kernel without
+/// nftables has none.
 fn remove_table(name: &'static str) -> Result<(), Error> {
     let table = Table::open(name, Surroundings::default());
     match table.and_then(|mut table| table.remove()).map_err(no_table) {

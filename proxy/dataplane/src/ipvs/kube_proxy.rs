@@ -1,7 +1,6 @@
 //! What kube-proxy leaves of its modes nftables and ipvs.
 
-use super::nftables::{Surroundings, Table};
-use super::{Ipvs, IpvsSettings, TABLE, no_table, remove_table};
+use super::{Ipvs, IpvsSettings, Surroundings, remove_table};
 use crate::Error;
 
 impl Ipvs {
@@ -9,14 +8,9 @@ impl Ipvs {
     /// the virtual services there. Success where there is neither. What is forwarded by eBPF is not touched.
     pub fn cleanup_of_kube_proxy() -> Result<(), Error> {
         remove_table("kube-proxy")?;
-        if Self::is_present() && !ours_is_there()? {
+        if Self::is_present() && !Self::is_left()? {
             Self::open(IpvsSettings::default(), Surroundings::default())?.remove()?;
         }
         Ok(())
     }
-}
-
-fn ours_is_there() -> Result<bool, Error> {
-    let table = Table::open(TABLE, Surroundings::default());
-    table.and_then(|mut table| table.is_there()).map_err(no_table)
 }

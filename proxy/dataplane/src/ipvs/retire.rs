@@ -10,10 +10,8 @@ use crate::{Dataplane, Error};
 impl Ipvs {
     /// Whether this dataplane left something. What kube-proxy left has no table.
     pub fn is_left() -> Result<bool, Error> {
-        match Table::open(TABLE, Surroundings::default())
-            .and_then(|mut table| table.is_there())
-            .map_err(no_table)
-        {
+        let table = Table::open(TABLE, Surroundings::default());
+        match table.and_then(|mut table| table.is_there()).map_err(no_table) {
             Err(Error::Kernel { .. }) => Ok(false),
             found => found,
         }
