@@ -288,7 +288,7 @@ impl SyncMetrics {
         let Held { services, slices, frontends } = held;
         let counts = [("Service", services), ("EndpointSlice", slices), ("frontend", frontends)];
         for (kind, count) in counts {
-            self.held_back.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+            self.held_back.with_label_values(&[kind]).set(gauge(count));
         }
     }
 
@@ -317,7 +317,7 @@ impl SyncMetrics {
     pub(crate) fn note_stranded(&self, planner: &Planner) {
         for (policy, name) in [(PolicyOf::Internal, "internal"), (PolicyOf::External, "external")] {
             for family in Family::ALL {
-                let count = i64::try_from(planner.stranded(policy, family)).unwrap_or(i64::MAX);
+                let count = gauge(planner.stranded(policy, family));
                 self.no_local_endpoints.with_label_values(&[name, family.name()]).set(count);
             }
         }
@@ -327,6 +327,11 @@ impl SyncMetrics {
     pub(crate) fn note_in_force(&self, family: Family, late: Duration) {
         self.network_programming.with_label_values(&[family.name()]).observe(late.as_secs_f64());
     }
+}
+
+/// A count as gauges take it.
+pub(crate) fn gauge(count: impl TryInto<i64>) -> i64 {
+    count.try_into().unwrap_or(i64::MAX)
 }
 
 /// Seconds since 1970; what lies before is 1970.

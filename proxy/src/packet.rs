@@ -9,6 +9,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts};
 use serde_json::Value;
 
 use crate::config::Config;
+use crate::metrics::gauge;
 
 /// Which packets are served, and which of them come from pods (`detectLocalMode`).
 pub(crate) fn settings(
@@ -124,7 +125,6 @@ impl PacketMetrics {
             let (metric, value) = (self.metric(counter), self.counters.read(counter)?);
             metric.inc_by(value.saturating_sub(metric.get()));
         }
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.flow_entries.set(gauge(self.counters.flow_entries()));
         self.flow_capacity.set(gauge(self.counters.flow_capacity()));
         Ok(())

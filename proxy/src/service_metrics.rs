@@ -159,7 +159,9 @@ impl Account {
         let mut news: BTreeMap<Option<ServicePort>, ServiceTally> = BTreeMap::new();
         let last = std::mem::take(&mut self.last);
         for count in counts {
-            let since = since(last.get(&count.id).copied().unwrap_or_default(), count.tally);
+            let before = last.get(&count.id).copied().unwrap_or_default();
+            // The kernel may have forgotten that, and begun again from nothing.
+            let since = count.tally.since(before).unwrap_or(count.tally);
             add(news.entry(count.frontend.and_then(&named)).or_default(), since);
             self.last.insert(count.id, count.tally);
         }
@@ -185,25 +187,7 @@ impl Account {
 }
 
 fn add(total: &mut ServiceTally, more: ServiceTally) {
-    *total = both(*total, more, u64::wrapping_add);
-}
-
-/// What came after `before`. The kernel may have forgotten that, and begun again from nothing.
-fn since(before: ServiceTally, now: ServiceTally) -> ServiceTally {
-    let begun_again = now.socket_connections < before.socket_connections
-        || now.packet_connections < before.packet_connections
-        || now.refused < before.refused
-        || now.bytes < before.bytes;
-    if begun_again { now } else { both(now, before, u64::wrapping_sub) }
-}
-
-fn both(one: ServiceTally, other: ServiceTally, of: fn(u64, u64) -> u64) -> ServiceTally {
-    ServiceTally {
-        socket_connections: of(one.socket_connections, other.socket_connections),
-        packet_connections: of(one.packet_connections, other.packet_connections),
-        refused: of(one.refused, other.refused),
-        bytes: of(one.bytes, other.bytes),
-    }
+    *total = total.plus(more);
 }
 
 #[cfg(test)]

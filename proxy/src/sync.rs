@@ -19,14 +19,14 @@ use plan::{Change, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
 
-use self::account::{counter, drifted, gauge, log_changes};
+use self::account::{counter, drifted, log_changes};
 use self::exceptions::{Exceptions, say_left_out, support};
 use crate::clock;
 use crate::cluster::{Cluster, Family, Update};
 use crate::explain::{SharedView, View};
 use crate::guard::{self, Guard, Held};
 use crate::health_check::SharedHealth;
-use crate::metrics::SyncMetrics;
+use crate::metrics::{SyncMetrics, gauge};
 use crate::notice::{Notice, Notices};
 use crate::pacing::{Extent, Pacing};
 use crate::planner::{HealthChecks, Planner, Remark, Settled};

@@ -16,6 +16,30 @@ pub struct Tally {
     pub bytes: u64,
 }
 
+impl Tally {
+    /// Both together.
+    #[must_use]
+    pub const fn plus(self, other: Self) -> Self {
+        Self {
+            socket_connections: self.socket_connections.wrapping_add(other.socket_connections),
+            packet_connections: self.packet_connections.wrapping_add(other.packet_connections),
+            refused: self.refused.wrapping_add(other.refused),
+            bytes: self.bytes.wrapping_add(other.bytes),
+        }
+    }
+
+    /// What came after `before`; `None` where one number is less than it was.
+    #[must_use]
+    pub fn since(self, before: Self) -> Option<Self> {
+        Some(Self {
+            socket_connections: self.socket_connections.checked_sub(before.socket_connections)?,
+            packet_connections: self.packet_connections.checked_sub(before.packet_connections)?,
+            refused: self.refused.checked_sub(before.refused)?,
+            bytes: self.bytes.checked_sub(before.bytes)?,
+        })
+    }
+}
+
 /// One of the numbers of a [`Tally`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]

@@ -39,10 +39,6 @@ pub(super) fn log_changes(written: &Written, took: Duration) {
     }
 }
 
-pub(super) fn gauge(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
-}
-
 pub(super) fn counter(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }

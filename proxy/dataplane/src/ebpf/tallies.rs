@@ -59,7 +59,10 @@ impl ServiceCounters {
         for key in self.0.tallies.keys() {
             let key = key.map_err(Error::map("read", ebpf_abi::TALLIES.name))?;
             match self.0.tallies.get(&key, 0) {
-                Ok(values) => drop(tallies.insert(key.0, sum(values.iter().map(|value| value.0)))),
+                Ok(values) => {
+                    let all = values.iter().map(|value| value.0);
+                    tallies.insert(key.0, all.fold(Tally::default(), Tally::plus));
+                }
                 // Others were asked for meanwhile.
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(Error::map("read", ebpf_abi::TALLIES.name)(error)),
@@ -83,13 +86,4 @@ impl ServiceCounters {
         };
         Ok(tallies.into_iter().map(count).collect())
     }
-}
-
-fn sum(tallies: impl Iterator<Item = Tally>) -> Tally {
-    tallies.fold(Tally::default(), |total, tally| Tally {
-        socket_connections: total.socket_connections.wrapping_add(tally.socket_connections),
-        packet_connections: total.packet_connections.wrapping_add(tally.packet_connections),
-        refused: total.refused.wrapping_add(tally.refused),
-        bytes: total.bytes.wrapping_add(tally.bytes),
-    })
 }
