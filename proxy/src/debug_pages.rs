@@ -1,7 +1,6 @@
 //! The pages for people who look into a component: `/statusz` and `/flagz`, as those of Kubernetes show them
 //! (KEP-4827, KEP-4828). Their form is promised to nobody.
 
-use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::jiff::Timestamp;
@@ -34,14 +33,8 @@ fn uptime(up: Duration) -> String {
 
 /// Every flag of kube-proxy with what is in force for it, wherever that was said: `document` is the whole configuration.
 pub(crate) fn flagz(document: &Value) -> String {
-    let mut page = format!("\nfairway-proxy flags\n{WARNING}\n\n");
-    for (flag, value) in flags_in_force(document) {
-        // Nothing fails that is written to memory.
-        if writeln!(page, "{flag}={value}").is_err() {
-            break;
-        }
-    }
-    page
+    let flags = flags_in_force(document).into_iter().map(|(flag, value)| format!("{flag}={value}"));
+    format!("\nfairway-proxy flags\n{WARNING}\n\n{}\n", flags.collect::<Vec<_>>().join("\n"))
 }
 
 #[cfg(test)]

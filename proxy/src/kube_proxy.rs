@@ -34,6 +34,11 @@ pub(crate) fn is_chain(name: &str) -> bool {
     CHAINS.contains(&name) || CHAINS_BY_NAME.iter().any(|beginning| name.starts_with(beginning))
 }
 
+/// The chain that a line of iptables-save declares.
+pub(crate) fn declared_chain(line: &str) -> Option<&str> {
+    line.strip_prefix(':')?.split(' ').next()
+}
+
 /// Clears all of it away: the nftables table, `kube-ipvs0` with its virtual services unless they are this proxy's by now, and
 /// chains by the programs that know both of iptables' ways to keep them. May be repeated.
 pub(crate) fn clear_away() -> Result<(), Failure> {
@@ -106,7 +111,7 @@ fn clearing(saved: &str) -> Option<String> {
         let name = lines.next().unwrap_or_default();
         let (mut emptied, mut jumps, mut removed) = (Vec::new(), Vec::new(), Vec::new());
         for line in lines {
-            if let Some(chain) = line.strip_prefix(':').and_then(|line| line.split(' ').next()) {
+            if let Some(chain) = declared_chain(line) {
                 if is_chain(chain) {
                     // To declare a chain is to empty it.
                     emptied.push(format!(":{chain} - [0:0]"));

@@ -149,7 +149,7 @@ impl Facts {
 
 /// Whether a line of iptables-save declares a chain of kube-proxy's.
 pub(super) fn is_chain_of_kube_proxy(line: &str) -> bool {
-    line.strip_prefix(':').and_then(|line| line.split(' ').next()).is_some_and(kube_proxy::is_chain)
+    kube_proxy::declared_chain(line).is_some_and(kube_proxy::is_chain)
 }
 
 /// What a program prints, if it is installed and succeeds.
