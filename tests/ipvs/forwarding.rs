@@ -6,12 +6,7 @@ use std::io::ErrorKind;
 use dataplane::{Dataplane, Ipvs};
 use plan::{Change, Forwarding, Observed, Rules, Scheduler, Scope, diff};
 
-use crate::site::{SERVERS, Site, frontend, server, service};
-
-fn apply(ipvs: &mut Ipvs, changes: &[Change]) {
-    let failures = ipvs.apply(changes);
-    assert!(failures.is_empty(), "{failures:?}");
-}
+use crate::site::{SERVERS, Site, apply, frontend, server, service};
 
 fn add(names: &[&str]) -> Change {
     Change::AddService { frontend: frontend(), service: service(names) }

@@ -96,12 +96,8 @@ impl FrontDoor {
         Some((of("connections_active")?, of("connections_total")?))
     }
 
-    pub(crate) fn await_backends(&self, names: &[&str]) {
-        wait::until(&format!("{names:?} answer, and no others"), LIMIT, || {
-            let answers = self.site.dial(frontend(), 2 * names.len());
-            answers.is_ok_and(|found| found == names.iter().map(|name| ((*name).to_owned(), 2)).collect())
-        })
-        .unwrap();
+    fn await_backends(&self, names: &[&str]) {
+        self.site.await_servers(frontend(), names);
     }
 
     pub(crate) fn listed(&self) -> String {

@@ -1,13 +1,11 @@
 //! The front door and the proxy on one node, both by virtual services: neither touches what is the other's.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use plan::Frontend;
 use tests::objects;
-use tests::{Process, Program, wait};
+use tests::{Process, Program};
 
 use crate::front_door::{self, FrontDoor};
 use crate::site::{SERVERS, Site, frontend};
@@ -27,14 +25,6 @@ fn proxy(site: &Site, manifests: &Path, arguments: &[&str]) -> Program {
     site.inside_director(program.arguments(arguments.iter().copied()))
 }
 
-fn await_backends(site: &Site, frontend: Frontend) {
-    let each: BTreeMap<String, usize> = SERVERS.iter().map(|name| ((*name).to_owned(), 1)).collect();
-    wait::until(&format!("all answer at {frontend}"), LIMIT, || {
-        site.dial(frontend, SERVERS.len()).is_ok_and(|found| found == each)
-    })
-    .unwrap();
-}
-
 fn stop(process: &mut Process) {
     assert!(process.terminate(LIMIT).unwrap().success());
 }
@@ -45,7 +35,7 @@ fn the_front_door_and_the_proxy_leave_each_other_alone() {
     let manifests = tempfile::Builder::new().prefix("fw-").tempdir().unwrap();
     let (site, start_proxy) = (&door.site, || {
         let process = proxy(&door.site, manifests.path(), &["--proxy-mode=ipvs"]).spawn().unwrap();
-        await_backends(&door.site, frontend());
+        door.site.await_servers(frontend(), &SERVERS);
         process
     });
     let (mut front_door, mut process) = (door.start(), start_proxy());
@@ -71,7 +61,7 @@ fn the_front_door_and_the_proxy_leave_each_other_alone() {
     let _process = start_proxy();
     assert_eq!(held.ask().unwrap(), held.name);
     site.tool("ipvsadm", &["-C"]);
-    await_backends(site, frontend());
-    await_backends(site, front_door::frontend());
+    site.await_servers(frontend(), &SERVERS);
+    site.await_servers(front_door::frontend(), &SERVERS);
     stop(&mut front_door);
 }

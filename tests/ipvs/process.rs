@@ -97,11 +97,7 @@ impl Cluster {
     }
 
     pub(crate) fn await_backends(&self, names: &[&str]) {
-        wait::until("these backends answer, and no others", LIMIT, || {
-            let turn = self.site.dial(frontend(), names.len());
-            turn.is_ok_and(|answers| answers == names.iter().map(|name| ((*name).to_owned(), 1)).collect())
-        })
-        .unwrap();
+        self.site.await_servers(frontend(), names);
     }
 
     pub(crate) fn listed(&self) -> String {

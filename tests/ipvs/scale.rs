@@ -4,7 +4,7 @@ use dataplane::{Dataplane, Ipvs, IpvsTraffic, Traffic};
 use plan::{Backend, Change, Frontend, Port, Protocol, Service};
 use tests::Namespace;
 
-use crate::site;
+use crate::site::{self, apply};
 
 const FEW: u16 = 10;
 const MANY: u16 = 1_000;
@@ -16,11 +16,6 @@ fn frontend(number: u16) -> Frontend {
 
 fn backend(last: u8) -> Backend {
     Backend::new([100, 64, 0, last].into(), Port::new(6443).unwrap())
-}
-
-fn apply(ipvs: &mut Ipvs, changes: &[Change]) {
-    let failures = ipvs.apply(changes);
-    assert!(failures.is_empty(), "{failures:?}");
 }
 
 /// What is said and heard when a backend comes, and when one leaves, among so many services.

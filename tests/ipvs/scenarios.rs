@@ -18,6 +18,7 @@ use tests::{Namespace, Process, traffic};
 
 use crate::ask::{Answer, PATIENCE, SILENCE, ask_for};
 use crate::planned::{planned, planner, slices};
+use crate::site::apply;
 
 /// What the node is called by those outside.
 const NODE_OUTSIDE: &str = "172.16.60.241";
@@ -124,8 +125,7 @@ impl Site {
 
     fn program(&mut self, desired: &plan::Forwarding) {
         let found = self.ipvs.observe().unwrap();
-        let failures = self.ipvs.apply(&plan::diff(&found, desired, &Scope::everything()));
-        assert!(failures.is_empty(), "{failures:?}");
+        apply(&mut self.ipvs, &plan::diff(&found, desired, &Scope::everything()));
     }
 
     fn ask(&self, sent: &Sent) -> io::Result<Answer> {

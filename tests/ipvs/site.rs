@@ -5,9 +5,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use dataplane::{Ipvs, IpvsSettings, Surroundings};
-use plan::{Backend, Frontend, Port, Protocol, Service};
-use tests::{Namespace, Process, Program, Switch, traffic};
+use dataplane::{Dataplane, Ipvs, IpvsSettings, Surroundings};
+use plan::{Backend, Change, Frontend, Port, Protocol, Service};
+use tests::{Namespace, Process, Program, Switch, traffic, wait};
 
 /// What the servers are called.
 pub(crate) const SERVERS: [&str; 3] = ["one", "two", "three"];
@@ -87,6 +87,15 @@ impl Site {
         self.client.run(dial).unwrap()
     }
 
+    /// Waits until these servers answer at `to` in turn, and no others.
+    pub(crate) fn await_servers(&self, to: Frontend, names: &[&str]) {
+        wait::until(&format!("{names:?} answer at {to}, and no others"), Duration::from_mins(1), || {
+            let answers = self.dial(to, 2 * names.len());
+            answers.is_ok_and(|found| found == names.iter().map(|name| ((*name).to_owned(), 2)).collect())
+        })
+        .unwrap();
+    }
+
     /// Kills the server of this name.
     pub(crate) fn stop(&mut self, name: &str) {
         let position = SERVERS.iter().position(|server| *server == name).unwrap();
@@ -126,6 +135,12 @@ fn leave_by(place: &Namespace, network: u8, number: u8) {
 pub(crate) fn open() -> Ipvs {
     let surroundings = Surroundings { pod_interfaces: vec!["pod".to_owned()], ..Surroundings::default() };
     Ipvs::open(IpvsSettings::default(), surroundings).unwrap()
+}
+
+/// Carries out `changes`, which nothing refuses.
+pub(crate) fn apply(ipvs: &mut Ipvs, changes: &[Change]) {
+    let failures = ipvs.apply(changes);
+    assert!(failures.is_empty(), "{failures:?}");
 }
 
 /// A connection and who answers it.
