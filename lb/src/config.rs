@@ -4,6 +4,7 @@
 
 mod backends;
 mod check;
+mod field;
 mod forwarding;
 mod health_check;
 mod tls;
@@ -17,7 +18,6 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::rebalance::Rebalance;
 use crate::router::RouterConfig;
 
 pub use check::{parse, read};
@@ -164,6 +164,27 @@ pub enum Policy {
     LeastConnections,
     /// The same one for the same client address, on every node that sees the same backends up.
     SourceHash,
+}
+
+/// How connections are moved to backends that have less than their share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rebalance {
+    /// How many connections a minute may be ended; `None`: none, and nothing is looked at.
+    pub per_minute: Option<NonZeroU32>,
+    /// Only tell what would be done, in the log and by metrics.
+    pub dry_run: bool,
+    /// How long a connection must have carried nothing.
+    pub idle: Duration,
+}
+
+impl Rebalance {
+    /// Nothing is done.
+    pub const OFF: Self = Self { per_minute: None, dry_run: false, idle: defaults::REBALANCE_IDLE };
+
+    /// How long it is from one that is ended to the next; `None`: none is.
+    pub fn pace(&self) -> Option<Duration> {
+        self.per_minute.map(|count| Duration::from_mins(1) / count.get())
+    }
 }
 
 /// The backends: at least one, and at least one with a weight; no name or address twice.

@@ -7,7 +7,6 @@ use prometheus::{
 
 use crate::config::{BackendName, Reload};
 use crate::health::{ConnectFailure, ProbeResult};
-use crate::pool::Refusal;
 
 /// The metrics of one front door.
 #[derive(Clone, Debug)]
@@ -69,6 +68,28 @@ pub struct BackendMetrics {
     connect_failures: [IntCounter; ConnectFailure::ALL.len()],
     probes: [IntCounter; ProbeResult::ALL.len()],
     ended: [IntCounter; EndReason::ALL.len()],
+}
+
+/// Why there is no backend for a new connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// None is up, or could be connected to.
+    Down,
+    /// Those that are up have as many connections as they may have.
+    Full,
+}
+
+impl Refusal {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Down, Self::Full];
+
+    /// The word for it in metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Full => "full",
+        }
+    }
 }
 
 /// Why a front door ends connections unasked.

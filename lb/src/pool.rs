@@ -24,7 +24,7 @@ use tokio::time::Instant;
 
 use crate::config::{Backend, BackendName, Backends, Balance, Policy, Reload};
 use crate::health::{Event, Status, Thresholds};
-use crate::metrics::{BackendMetrics, EndReason, Metrics};
+use crate::metrics::{BackendMetrics, EndReason, Metrics, Refusal};
 use crate::rebalance::{Load, Register};
 use balance::HashTable;
 
@@ -98,28 +98,6 @@ pub struct LastCheck {
     pub result: String,
     /// When it ended.
     pub at: Instant,
-}
-
-/// Why there is no backend for a new connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// None is up, or could be connected to.
-    Down,
-    /// Those that are up have as many connections as they may have.
-    Full,
-}
-
-impl Refusal {
-    /// All of them, in the order of their numbers.
-    pub const ALL: [Self; 2] = [Self::Down, Self::Full];
-
-    /// The word for it in metrics.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Down => "down",
-            Self::Full => "full",
-        }
-    }
 }
 
 impl Pool {

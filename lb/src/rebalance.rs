@@ -9,36 +9,15 @@
 mod register;
 
 use std::convert::Infallible;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::config::defaults;
+use crate::config::Rebalance;
 use crate::pool::Pool;
 
 pub use register::{Register, Seat};
-
-/// The section `rebalance`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rebalance {
-    /// How many connections a minute may be ended; `None`: none, and nothing is looked at.
-    pub per_minute: Option<NonZeroU32>,
-    /// Only tell what would be done, in the log and by metrics.
-    pub dry_run: bool,
-    /// How long a connection must have carried nothing.
-    pub idle: Duration,
-}
-
-impl Rebalance {
-    /// Nothing is done.
-    pub const OFF: Self = Self { per_minute: None, dry_run: false, idle: defaults::REBALANCE_IDLE };
-
-    fn pace(&self) -> Option<Duration> {
-        self.per_minute.map(|count| Duration::from_mins(1) / count.get())
-    }
-}
 
 /// A backend, as far as rebalancing is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

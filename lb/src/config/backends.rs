@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 
 use daemon::document::Section;
 
-use super::check::{ADDRESS_AND_PORT, noted};
+use super::field::{ADDRESS_AND_PORT, noted};
 use super::{Backend, BackendName, defaults};
 
 /// A front door serves one control plane. The bound keeps every choice and every metric small.

@@ -11,12 +11,12 @@ use daemon::document::{Document, Section};
 use daemon::problems::Problems;
 
 use super::backends::backends;
+use super::field::{ADDRESS_AND_PORT, INTERVALS, duration, noted};
 use super::forwarding::{forwarding, refuse_what_only_the_relay_does};
 use super::health_check::health_check;
 use super::tls::ReadFile;
 use super::virtual_router::virtual_routers;
-use super::{Backend, Backends, Balance, Config, CongestionControl, Frontend, Policy, defaults};
-use crate::rebalance::Rebalance;
+use super::{Backend, Backends, Balance, Config, CongestionControl, Frontend, Policy, Rebalance, defaults};
 use crate::router::RouterConfig;
 
 /// What `apiVersion` must say.
@@ -25,8 +25,6 @@ const API_VERSION: &str = "fairway.dev/v1alpha1";
 const KIND: &str = "FrontDoor";
 /// Each is a listener for every thread of the relay.
 const MOST_ADDRESSES: usize = 16;
-/// No timer is finer than the kernel's tick; none is so long that it means "never".
-pub(super) const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(1);
 /// As [`INTERVALS`], or not at all.
 const SLOW_STARTS: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_hours(1);
 /// After a day nobody remembers why there are two processes.
@@ -100,8 +98,6 @@ fn admin(section: &mut Section<'_>) -> (Option<SocketAddr>, Option<PathBuf>) {
     });
     (listen, socket)
 }
-
-pub(super) const ADDRESS_AND_PORT: &str = "an IP address and port such as 172.16.60.241:6443";
 
 fn must_be(root: &mut Section<'_>, field: &str, expected: &str) {
     let found = root.text(field);
@@ -209,28 +205,6 @@ fn overlap(listen: SocketAddr, other: SocketAddr) -> bool {
     listen.port() != 0
         && listen.port() == other.port()
         && (same_address || everywhere(listen, other) || everywhere(other, listen))
-}
-
-pub(super) fn duration(
-    section: &mut Section<'_>,
-    field: &str,
-    range: RangeInclusive<Duration>,
-    default: Duration,
-) -> Duration {
-    let duration = section.duration(field).unwrap_or(default);
-    if !range.contains(&duration) {
-        let what = format!("must be from {:?} to {:?}, found {duration:?}", range.start(), range.end());
-        section.problem(field, what);
-    }
-    duration
-}
-
-/// Notes `what` unless `value` is there.
-pub(super) fn noted<T>(section: &mut Section<'_>, field: &str, value: Option<T>, what: String) -> Option<T> {
-    if value.is_none() {
-        section.problem(field, what);
-    }
-    value
 }
 
 #[cfg(test)]

@@ -2,8 +2,7 @@
 
 use daemon::document::Section;
 
-use super::{Backend, Balance, Frontend, defaults};
-use crate::rebalance::Rebalance;
+use super::{Backend, Balance, Frontend, Rebalance, defaults};
 
 /// Who carries the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

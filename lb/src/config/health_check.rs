@@ -8,8 +8,8 @@ use daemon::document::Section;
 use hyper::StatusCode;
 use hyper::http::uri::PathAndQuery;
 
-use super::check::{INTERVALS, duration, noted};
 use super::defaults;
+use super::field::{INTERVALS, duration, noted};
 use super::tls::{ReadFile, Tls, tls};
 
 /// How it is found out whether a backend can answer.

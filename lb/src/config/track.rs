@@ -8,9 +8,8 @@ use std::time::Duration;
 use daemon::document::Section;
 use vrrp::Priority;
 
-use super::check::{duration, noted};
 use super::defaults::TRACK_BACKENDS_DELAY;
-use super::virtual_router::is_interface_name;
+use super::field::{duration, interface_name};
 use crate::router::{Sight, Track, TrackedInterface};
 
 /// Longer than the checks of nodes ever differ.
@@ -50,11 +49,7 @@ fn sight(section: &mut Section<'_>, owner: bool) -> Option<Sight> {
 }
 
 fn interface(section: &mut Section<'_>, owner: bool) -> Option<TrackedInterface> {
-    let name = section.text("name");
-    let name = section.require("name", name).and_then(|name| {
-        let what = format!("must be the name of an interface, found {name:?}");
-        noted(section, "name", is_interface_name(&name).then_some(name), what)
-    });
+    let name = interface_name(section, "name");
     let weight = weight(section, -253..=-1).and_then(NonZeroU8::new);
     if owner && weight.is_some() {
         section.problem("weight", NO_WEIGHTS);

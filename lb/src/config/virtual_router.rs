@@ -12,8 +12,8 @@ use vrrp::{
     WholeSeconds,
 };
 
-use super::check::{duration, noted};
 use super::defaults;
+use super::field::{duration, interface_name, noted};
 use super::track::track;
 use crate::router::{RouterAddresses, RouterConfig, is_link_local};
 
@@ -72,11 +72,7 @@ fn refuse_twin(
 }
 
 fn virtual_router(section: &mut Section<'_>) -> Option<RouterConfig> {
-    let interface = section.text("interface");
-    let interface = section.require("interface", interface).and_then(|name| {
-        let what = format!("must be the name of an interface, found {name:?}");
-        noted(section, "interface", is_interface_name(&name).then_some(name), what)
-    });
+    let interface = interface_name(section, "interface");
     let router_id = section.number::<u8>("routerId", 1..=255);
     let router_id = section.require("routerId", router_id).and_then(RouterId::new);
     let priority = section.number::<u8>("priority", 1..=255).unwrap_or(defaults::PRIORITY);
@@ -216,12 +212,6 @@ const fn name(family: Family) -> &'static str {
         Family::Ipv4 => "IPv4",
         Family::Ipv6 => "IPv6",
     }
-}
-
-/// What the kernel takes for a name (`dev_valid_name`).
-pub(super) fn is_interface_name(name: &str) -> bool {
-    let forbidden = |letter: char| letter == '/' || letter == ':' || letter == '\0' || letter.is_whitespace();
-    (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(forbidden)
 }
 
 /// A virtual router has one family, and of IPv6 addresses a link-local one comes first (RFC 9568 §5.2.9).

@@ -9,10 +9,10 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::balance::{Candidate, HashTable, fewest_connections, in_turn, share};
-use super::{Carried, LastCheck, Member, Refusal};
+use super::{Carried, LastCheck, Member};
 use crate::config::{Backend, BackendName, Balance, Policy};
 use crate::health::{Event, Health, Status, Thresholds};
-use crate::metrics::EndReason;
+use crate::metrics::{EndReason, Refusal};
 
 #[derive(Debug)]
 pub(super) struct State {

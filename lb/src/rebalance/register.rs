@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::{Connection, Load, Plan, Rebalance, plan};
+use super::{Connection, Load, Plan, plan};
+use crate::config::Rebalance;
 
 /// Connections in the order of their beginning; none while rebalancing is off, so that they cost nothing.
 #[derive(Debug)]

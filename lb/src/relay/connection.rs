@@ -15,7 +15,8 @@ use super::pump::{Carried, Meters, hear, pump};
 use super::socket::reset_on_close;
 use super::vigil::{Clock, Vigil};
 use crate::health::Event;
-use crate::pool::{Lease, Refusal};
+use crate::metrics::Refusal;
+use crate::pool::Lease;
 use crate::rebalance::Seat;
 
 /// A client and its backend.

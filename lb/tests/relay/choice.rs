@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lb::health::ConnectFailure;
 use lb::health::Status;
-use lb::pool::Refusal;
+use lb::metrics::Refusal;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 

@@ -6,10 +6,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lb::config::BackendName;
+use lb::config::{BackendName, Rebalance};
 use lb::health::{Event, Status};
 use lb::metrics::EndReason;
-use lb::rebalance::{Rebalance, watch};
+use lb::rebalance::watch;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
