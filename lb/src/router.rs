@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use ipnet::IpNet;
+use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use vrrp::{Audience, Family, Preempt, Priority, Role, RouterId, Version, VirtualAddresses};
 
@@ -157,6 +158,22 @@ pub enum RouterError {
         /// Why not.
         source: io::Error,
     },
+}
+
+impl RouterError {
+    /// What the kernel said to `action`: that `capability` is missing, or something else.
+    fn of_kernel(
+        config: &RouterConfig,
+        action: &'static str,
+        capability: &'static str,
+        source: io::Error,
+    ) -> Self {
+        let refused = [Errno::EPERM, Errno::EACCES].map(|errno| Some(errno as i32));
+        if refused.contains(&source.raw_os_error()) {
+            return Self::Permission { action, capability };
+        }
+        Self::Kernel { action, interface: config.interface.clone(), source }
+    }
 }
 
 /// How a virtual router begins.

@@ -6,7 +6,6 @@ use vrrp::{Audience, Family, Peers, Settings};
 
 use super::interface::Interface;
 use super::rival::RivalSocket;
-use super::worker::{CAP_NET_RAW, failure};
 use super::{RouterConfig, RouterError};
 use crate::advert_socket::AdvertSocket;
 use crate::packet_socket::{MacAddress, PacketSocket};
@@ -33,7 +32,7 @@ impl Attachment {
         let name = &config.interface;
         let mac = mac.ok_or_else(|| RouterError::NotEthernet { interface: name.clone() })?;
         let settings = settings(config, local_address(config, observed)?)?;
-        let refused = |action| move |source| failure(config, action, CAP_NET_RAW, source);
+        let refused = |action| move |source| RouterError::of_kernel(config, action, "CAP_NET_RAW", source);
         let adverts =
             AdvertSocket::open(name, index, settings.local).map_err(refused("open the advert socket"))?;
         let announcer = PacketSocket::open(index).map_err(refused("open a packet socket"))?;

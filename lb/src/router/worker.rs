@@ -70,10 +70,10 @@ impl Worker {
         orders: Arc<Orders>,
         status: Arc<SharedStatus>,
     ) -> Result<Self, RouterError> {
-        let netlink =
-            Netlink::open().map_err(|source| failure(&config, "open netlink", CAP_NET_ADMIN, source))?;
-        let monitor =
-            Monitor::open().map_err(|source| failure(&config, "watch links", CAP_NET_ADMIN, source))?;
+        let netlink = Netlink::open()
+            .map_err(|source| RouterError::of_kernel(&config, "open netlink", CAP_NET_ADMIN, source))?;
+        let monitor = Monitor::open()
+            .map_err(|source| RouterError::of_kernel(&config, "watch links", CAP_NET_ADMIN, source))?;
         let (attachment, complaints, defence) = (None, Complaints::default(), Defence::default());
         let (state, tracker) = (State::Initialize, Tracker::begun(config.priority, now()));
         metrics.priority(Some(config.priority));
@@ -300,7 +300,7 @@ impl Worker {
     }
 
     fn failure(&self, action: &'static str, source: io::Error) -> RouterError {
-        failure(&self.config, action, CAP_NET_ADMIN, source)
+        RouterError::of_kernel(&self.config, action, CAP_NET_ADMIN, source)
     }
 }
 
@@ -312,21 +312,6 @@ enum End {
 }
 
 const CAP_NET_ADMIN: &str = "CAP_NET_ADMIN";
-pub(super) const CAP_NET_RAW: &str = "CAP_NET_RAW";
-
-/// Says that `capability` is missing if that is why `action` was refused.
-pub(super) fn failure(
-    config: &RouterConfig,
-    action: &'static str,
-    capability: &'static str,
-    source: io::Error,
-) -> RouterError {
-    let refused = [Errno::EPERM, Errno::EACCES].map(|errno| Some(errno as i32));
-    if refused.contains(&source.raw_os_error()) {
-        return RouterError::Permission { action, capability };
-    }
-    RouterError::Kernel { action, interface: config.interface.clone(), source }
-}
 
 #[expect(clippy::disallowed_methods, reason = "the one clock of the virtual router")]
 pub(super) fn now() -> Instant {
