@@ -6,6 +6,7 @@
 //! reader's window then closes the sender's.
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io::{self, Read};
 use std::net::Shutdown;
 use std::pin::pin;
@@ -92,6 +93,7 @@ async fn carry_until(
     let mut downward = pin!(downward.carry());
     // Nobody reads a side that has ended: should it break afterwards, only its error readiness tells.
     let ended = tokio::select! {
+        biased;
         ended = &mut upward => {
             ended?;
             SockRef::from(backend).shutdown(Shutdown::Write)?;
@@ -188,7 +190,9 @@ impl<'connection> Direction<'connection> {
         let mut share: usize = 0;
         self.hand_over().await?;
         loop {
-            self.from.readable().await?;
+            // By the one place that a socket has for who reads it: `readable` would put the task on a list and take it off
+            // again, each time.
+            poll_fn(|context| self.from.poll_read_ready(context)).await?;
             match self.pass(self.gait)? {
                 Passed::Nothing => share += BUFFER,
                 Passed::End => return Ok(()),

@@ -17,7 +17,7 @@ pub(super) fn try_congestion_control(name: &CongestionControl) -> io::Result<()>
 }
 
 /// Listens on an address of the frontend, whether or not this node holds it, together with others that do the same.
-/// Accepted sockets inherit the options that [`prepare`] and [`probe_when_silent`] set (`tcp_create_openreq_child`).
+/// Accepted sockets inherit the options that [`prepare`] and [`watch_over`] set (`tcp_create_openreq_child`).
 pub(super) fn listen(address: SocketAddr, frontend: &Frontend) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
@@ -33,7 +33,7 @@ pub(super) fn listen(address: SocketAddr, frontend: &Frontend) -> io::Result<Tcp
     Ok(socket.into())
 }
 
-/// A socket for a connection to a backend. [`probe_when_silent`] is left to be done.
+/// A socket for a connection to a backend. [`watch_over`] is left to be done.
 pub(super) fn outgoing(address: SocketAddr, frontend: &Frontend) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     prepare(&SockRef::from(&socket), frontend)?;
@@ -68,17 +68,15 @@ pub(super) fn change(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()
 
 fn prepare_listener(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
     prepare(socket, frontend)?;
-    probe_when_silent(socket, frontend.peer_timeout)
+    watch_over(socket, frontend.peer_timeout)
 }
 
-/// Small writes go out at once, and a peer is found out that has vanished and owes an acknowledgement: by the kernel's
-/// retransmissions.
+/// Small writes go out at once.
 fn prepare(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
     if let Some(name) = &frontend.congestion_control {
         socket.set_tcp_congestion(name.as_str().as_bytes())?;
     }
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_user_timeout(Some(frontend.peer_timeout))
+    socket.set_tcp_nodelay(true)
 }
 
 /// Makes the close of `stream` a reset instead of an orderly end.
@@ -89,8 +87,10 @@ pub(super) fn reset_on_close(stream: &TcpStream) {
     }
 }
 
-/// An idle peer that has vanished is found out: by keep-alive probes, of which several fit into `peer_timeout`.
-pub(super) fn probe_when_silent(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {
+/// A peer that has vanished is found out within `peer_timeout`: one that owes an acknowledgement by the kernel's
+/// retransmissions, an idle one by keep-alive probes, of which several fit into that time.
+pub(super) fn watch_over(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {
+    socket.set_tcp_user_timeout(Some(peer_timeout))?;
     let interval = (peer_timeout / 8).max(Duration::from_secs(1));
     let keepalive =
         TcpKeepalive::new().with_time(2 * interval).with_interval(interval).with_retries(KEEPALIVE_RETRIES);

@@ -1,4 +1,4 @@
-//! Finding out that a backend has vanished which owes us nothing.
+//! Finding out that a backend has vanished.
 
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use tokio::sync::Notify;
 
 use super::socket;
 
-/// Whether the kernel probes a backend that is silent. It begins to when a connection is no longer young, which spares the
-/// short ones the calls: probes are seconds apart, and while something is on its way to the backend, the kernel's
-/// retransmissions watch over it from the start.
+/// Whether the kernel watches over a backend. It begins to when a connection is no longer young, which spares the short ones
+/// the calls: the time within which a backend is found out that has vanished is seconds, and a connection is young for a
+/// fraction of one.
 #[derive(Debug, Default)]
 pub(super) struct Vigil {
     begun: bool,
@@ -23,7 +23,7 @@ impl Vigil {
 
     pub(super) fn begin(&mut self, backend: &TcpStream, peer_timeout: Duration) {
         self.begun = true;
-        if let Err(error) = socket::probe_when_silent(&SockRef::from(backend), peer_timeout) {
+        if let Err(error) = socket::watch_over(&SockRef::from(backend), peer_timeout) {
             tracing::debug!(%error, "a backend that vanishes in silence will not be noticed");
         }
     }

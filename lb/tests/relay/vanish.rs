@@ -98,7 +98,7 @@ async fn a_dark_link_frees_both_clients(link: &Link) {
 }
 
 /// Connections that say nothing when the backend vanishes: one on which nobody has spoken, one that rests, and one whose
-/// client has ended and waits for an answer.
+/// client has ended and waits for an answer. And one whose client asks then, to which the backend owes an acknowledgement.
 async fn a_dark_link_frees_who_waits_for_the_backend(link: &Link) {
     let backend = inside(&link.theirs, || TcpListener::bind((Link::PEER, 0)).unwrap());
     let settings = Settings { frontend: "peerTimeout: 4s", ..Settings::default() };
@@ -106,7 +106,7 @@ async fn a_dark_link_frees_who_waits_for_the_backend(link: &Link) {
     let accept = || backend.accept().unwrap().0;
     let _untold = (lab.connect().await, accept());
     let mut spoken = Vec::new();
-    for _ in 0..2 {
+    for _ in 0..3 {
         let mut client = lab.connect().await;
         client.write_all(b"question").await.unwrap();
         let mut held = accept();
@@ -118,11 +118,12 @@ async fn a_dark_link_frees_who_waits_for_the_backend(link: &Link) {
     let (ended, waiting) = &mut spoken[1];
     ended.shutdown().await.unwrap();
     assert_eq!(waiting.read(&mut [0]).unwrap(), 0, "the end has been passed on");
-    until("one rests", || lab.metrics.idle.get() == 1).await;
+    until("two rest", || lab.metrics.idle.get() == 2).await;
 
     link.darken();
     let dark = Instant::now();
-    assert_eq!(lab.active(0), 3);
+    spoken[2].0.write_all(b"never acknowledged").await.unwrap();
+    assert_eq!(lab.active(0), 4);
     until("all are given up", || lab.active(0) == 0).await;
     let elapsed = dark.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(8)).contains(&elapsed), "{elapsed:?}");
