@@ -40,7 +40,7 @@ use self::answer::Error;
 use self::maps::Kernel;
 use self::parse::{Frame, Ipv4Header, Ipv6Header, Packet, TCP};
 use self::translate::{Arrival, Conversations, Route, RouteKind, Verdict, Work};
-use self::under_way::{OTHERWISE, STRANGER, go_on};
+use self::under_way::{OTHERWISE, STRANGER, go_on, is_known};
 use crate::maps::Maps;
 
 /// How long the header before the IP header is, on an interface with Ethernet.
@@ -92,6 +92,13 @@ pub fn leave<const NETWORK: u32>(context: &TcContext) -> i32 {
     let tables = Kernel { skb };
     let verdict = translate::leave(&tables, work, now());
     carry_out(&tables, work, verdict, false)
+}
+
+/// Looks up the conversation of an IPv4 packet and its service, and lets the packet pass where there are both: what of the
+/// way of a packet is looking up. Others are dropped.
+#[inline(always)]
+pub fn look_up<const NETWORK: u32>(context: &TcContext) -> i32 {
+    if is_known::<Ipv4Header, NETWORK>(Skb(context)) { NEXT } else { SHOT }
 }
 
 /// Reads the packet into this processor's place for it.

@@ -5,15 +5,15 @@
 //! | `fairway_in` | what comes in | frontend becomes a backend, backend becomes the frontend, and on it goes |
 //! | `fairway_out` | what processes of the node send | the answers of backends that are such processes become the frontend's |
 //!
-//! Those named `_l3` are for interfaces without Ethernet: tunnels. `fairway_pass` does nothing and is never attached: beside it the
-//! others are timed.
+//! Those named `_l3` are for interfaces without Ethernet: tunnels. Two are never attached: `fairway_pass` does nothing, beside
+//! it the others are timed, and `fairway_look_up` is timed for what looking up takes of the way.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(clippy::needless_pass_by_value, reason = "aya hands the context over by value")]
 
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
-use ebpf_programs::packet::{BARE, ETHERNET, NEXT, arrive, leave};
+use ebpf_programs::packet::{BARE, ETHERNET, NEXT, arrive, leave, look_up};
 
 /// By an interface with Ethernet headers.
 #[classifier]
@@ -43,6 +43,12 @@ fn fairway_out_l3(context: TcContext) -> i32 {
 #[classifier]
 fn fairway_pass(_context: TcContext) -> i32 {
     NEXT
+}
+
+/// Of a conversation under way, the next program has its turn.
+#[classifier]
+fn fairway_look_up(context: TcContext) -> i32 {
+    look_up::<ETHERNET>(&context)
 }
 
 /// The kernel shows it, and lets dual-licensed programs use every helper.

@@ -1,20 +1,21 @@
 //! Packets of conversations under way, which nearly all are: one look at the conversation's entry, headers read and
 //! written in place, and the path that the entry remembers.
 //!
-//! What this leaves alone goes the general way, which knows every case and makes the same of each of these packets.
+//! What this leaves alone goes the general way, which knows every case and makes the same of each of these packets. And of those
+//! that it lets pass: packets that are neither of a conversation nor for a service.
 
 use core::mem::offset_of;
 
 use aya_ebpf::bindings::__sk_buff;
 use bytemuck::AnyBitPattern;
-use ebpf_abi::{Address, Connection, Counter, REPLY, Tuple};
+use ebpf_abi::{Address, Audience, Connection, Counter, REPLY, ServiceKey, Tuple};
 
 use super::maps::{Entry, Kernel};
 use super::parse::{FIN, Frame, Ipv4Header, Ipv6Header, RST, SYN, TCP, TcpHeader, UDP, UdpHeader};
 use super::rewrite::{self, Failed, correct, correct_sum, fold, sum};
 use super::translate::{Conversations, Route, RouteKind, goes_on};
-use super::{SHOT, Skb};
-use crate::forwarding::own;
+use super::{NEXT, SHOT, Skb};
+use crate::forwarding::{Tables, own};
 
 /// The general way says what becomes of the packet.
 pub(super) const OTHERWISE: i32 = i32::MIN;
@@ -26,7 +27,9 @@ pub(super) const STRANGER: i32 = i32::MIN + 1;
 pub(super) fn go_on<H: Header, const NETWORK: u32>(skb: Skb<'_>, now: u64) -> i32 {
     let Some(packet) = read::<H, NETWORK>(skb) else { return OTHERWISE };
     let tables = Kernel { skb };
-    let Some(entry) = Entry::of(&packet.tuple) else { return STRANGER };
+    let Some(entry) = Entry::of(&packet.tuple) else {
+        return if is_for_nobody(tables.services(), &packet.tuple) { NEXT } else { STRANGER };
+    };
     let connection = entry.glimpse();
     if !goes_on(&connection, &packet.tuple, skb.interface(), now) || !passes(skb, &packet, &connection) {
         return OTHERWISE;
@@ -47,6 +50,24 @@ pub(super) fn go_on<H: Header, const NETWORK: u32>(skb: Skb<'_>, now: u64) -> i3
     }
     let (interface, next, mtu) = (connection.path.interface, connection.path.next, connection.path.mtu);
     skb.send(&Route { kind: RouteKind::Forward, interface, next, mtu })
+}
+
+/// Whether a packet is of a conversation under way whose service still has the backend.
+#[inline(always)]
+pub(super) fn is_known<H: Header, const NETWORK: u32>(skb: Skb<'_>) -> bool {
+    let Some(packet) = read::<H, NETWORK>(skb) else { return false };
+    let Some(entry) = Entry::of(&packet.tuple) else { return false };
+    let connection = entry.glimpse();
+    connection.path.seal == connection.seal(&packet.tuple, skb.interface())
+        && own(Kernel { skb }.services(), connection.service, connection.backend).is_some()
+}
+
+/// Whether a packet of no conversation is for no service either, whoever may use it. Most of what a node forwards is such.
+#[inline(always)]
+fn is_for_nobody(services: &impl Tables, tuple: &Tuple) -> bool {
+    let Tuple { destination: address, destination_port: port, protocol, .. } = *tuple;
+    let serves = |audience| services.service(&ServiceKey { address, port, protocol, audience }).is_some();
+    !serves(Audience::EVERYONE) && !serves(Audience::OUTSIDE)
 }
 
 /// Whether nobody is to be told that it may not leave by the path.

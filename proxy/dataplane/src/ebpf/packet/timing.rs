@@ -27,12 +27,15 @@ pub struct PacketRun {
 impl PacketTiming {
     /// A program that lets everything pass: what the kernel takes to run any.
     pub const PASS: &'static str = "fairway_pass";
+    /// One that only looks up the conversation of an IPv4 packet and its service, and lets pass what is of one.
+    pub const LOOK_UP: &'static str = "fairway_look_up";
 
     pub(in crate::ebpf) fn open(pins: &Pins) -> Result<Self, Error> {
         let mut object = super::open(pins, &PacketSettings::default())?;
         attach::load(&mut object)?;
-        let pass = program(&mut object, Self::PASS)?;
-        pass.load().map_err(|error| load::program_error("load", Self::PASS, error))?;
+        for name in [Self::PASS, Self::LOOK_UP] {
+            program(&mut object, name)?.load().map_err(|error| load::program_error("load", name, error))?;
+        }
         Ok(Self(object))
     }
 
