@@ -14,26 +14,39 @@ pub use report::{Report, Sample};
 use crate::machine::{self, Machine};
 use crate::statistics::number;
 
-/// How often each fault is tried on each contender.
-pub const QUICK_ROUNDS: u32 = 1;
-/// About a quarter of an hour.
-pub const FULL_ROUNDS: u32 = 5;
+/// How thorough a run is.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// How often each fault is tried on each contender.
+    pub rounds: u32,
+    /// Which.
+    pub faults: &'static [Fault],
+}
+
+impl Plan {
+    /// Less than a minute.
+    pub const QUICK: Self = Self { rounds: 1, faults: &Fault::QUICK };
+    /// About nine minutes.
+    pub const FULL: Self = Self { rounds: 3, faults: &Fault::ALL };
+}
+
 /// A round that the machine disturbed is tried again, so often at most.
 const ATTEMPTS: u32 = 3;
 
-/// Tries every fault; `progress` is given a line after each. `command` goes into the report.
-pub fn measure(rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Result<Report> {
+/// Tries the faults; `progress` is given a line after each. `command` goes into the report.
+pub fn measure(plan: Plan, command: &str, mut progress: impl FnMut(&str)) -> Result<Report> {
     let mut report = Report {
         command: command.to_owned(),
         machine: Machine::describe(None, &["keepalived", "haproxy"])?,
-        rounds,
+        rounds: plan.rounds,
+        not_run: Fault::ALL.into_iter().filter(|fault| !plan.faults.contains(fault)).collect(),
         busy: Vec::new(),
         failures: Vec::new(),
         samples: Vec::new(),
     };
-    for round in 0..rounds {
+    for round in 0..plan.rounds {
         report.busy.push(machine::busy_with_others()?);
-        for fault in Fault::ALL {
+        for &fault in plan.faults {
             for contender in Contender::ALL {
                 attempt(&mut report, (round, fault, contender), &mut progress);
             }

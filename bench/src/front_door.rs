@@ -22,12 +22,13 @@ use crate::results::Results;
 use crate::statistics::number;
 
 /// All loads of one round, in the order in which they are put on.
-const RUNS: [Run; 6] = [
+const RUNS: [Run; 7] = [
     Run { work: Work::Up, connections: 1 },
     Run { work: Work::Down, connections: 1 },
     Run { work: Work::Up, connections: 8 },
     Run { work: Work::Down, connections: 8 },
     Run { work: Work::Requests, connections: 32 },
+    Run { work: Work::Paced, connections: 32 },
     Run { work: Work::Connections, connections: 32 },
 ];
 
@@ -43,8 +44,8 @@ pub struct Plan {
 impl Plan {
     /// About a minute.
     pub const QUICK: Self = Self { rounds: 3, milliseconds: 400 };
-    /// About ten minutes.
-    pub const FULL: Self = Self { rounds: 9, milliseconds: 2000 };
+    /// About five minutes.
+    pub const FULL: Self = Self { rounds: 7, milliseconds: 1000 };
 }
 
 /// Measures; `progress` is given a line after each step. `command` goes into the report.

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use ::tests::traffic::{LoadReport, Work};
+use ::tests::traffic::{LoadReport, PACE, Work};
 use serde::Serialize;
 
 /// One kind of load, put on every variant in turn.
@@ -24,6 +24,7 @@ impl Run {
             (Work::Up, _) => format!("{connections} streams up"),
             (Work::Down, _) => format!("{connections} streams down"),
             (Work::Requests, _) => format!("requests over {connections} kept connections"),
+            (Work::Paced, _) => format!("{PACE} requests per second over {connections} kept connections"),
             (Work::Connections, _) => format!("new connections, {connections} at a time"),
             (Work::Idle, _) => "idle connections".to_owned(),
             (Work::Datagrams, _) => format!("datagrams, {connections} at a time"),
@@ -38,20 +39,23 @@ impl Run {
         let (throughput, rate) = (bytes * 8.0 / 1e9 / report.seconds, answered / report.seconds);
         let mut figures = match self.work {
             Work::Up | Work::Down => vec![(Figure::Throughput, throughput)],
-            Work::Requests | Work::Connections | Work::Datagrams => vec![
-                (Figure::Rate, rate),
+            Work::Requests | Work::Connections | Work::Datagrams => vec![(Figure::Rate, rate)],
+            Work::Paced | Work::Idle => vec![],
+        };
+        figures.extend(match self.work {
+            Work::Requests | Work::Paced | Work::Connections | Work::Datagrams => vec![
                 (Figure::Median, f64::from(report.p50) / 1e3),
                 (Figure::Percentile99, f64::from(report.p99) / 1e3),
                 (Figure::Percentile999, f64::from(report.p999) / 1e3),
             ],
-            Work::Idle => vec![],
-        };
+            Work::Up | Work::Down | Work::Idle => vec![],
+        });
         figures.extend(cpu_seconds.and_then(|seconds| match self.work {
             Work::Up | Work::Down if bytes > 0.0 => Some((Figure::CpuPerGigabyte, seconds / (bytes / 1e9))),
-            Work::Requests | Work::Connections | Work::Datagrams if answered > 0.0 => {
+            Work::Requests | Work::Paced | Work::Connections | Work::Datagrams if answered > 0.0 => {
                 Some((Figure::CpuPer10k, seconds / (answered / 1e4)))
             }
-            Work::Up | Work::Down | Work::Requests | Work::Connections | Work::Datagrams | Work::Idle => None,
+            _ => None,
         }));
         figures.into_iter().map(|(figure, value)| (measure(figure), value)).collect()
     }

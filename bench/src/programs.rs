@@ -28,31 +28,43 @@ pub enum Case {
     Pass,
     /// No service, no conversation.
     Miss,
+    /// What of the next one is looking up: the conversation, and its service's backend.
+    LookUp,
     /// The client's side of a conversation under way.
     Hit,
+    /// The same over IPv6.
+    HitV6,
     /// The answers.
     Reverse,
     /// An answer of a process of the node, as it leaves.
     Leaving,
-    /// A fragment without ports of a conversation under way.
+    /// A fragment with ports of a conversation under way, which those without them follow.
+    FirstFragment,
+    /// A fragment without ports.
     Fragment,
     /// Nothing to do, once.
     PassOnce,
     /// The first packet of a conversation: a backend is chosen and two entries are made.
     New,
+    /// The first packet to a service without backends: a reset goes back.
+    Refused,
 }
 
 impl Case {
     /// All of them, in the order in which they take their turns.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Pass,
         Self::Miss,
+        Self::LookUp,
         Self::Hit,
+        Self::HitV6,
         Self::Reverse,
         Self::Leaving,
+        Self::FirstFragment,
         Self::Fragment,
         Self::PassOnce,
         Self::New,
+        Self::Refused,
     ];
 
     /// Its name in progress and report.
@@ -60,12 +72,16 @@ impl Case {
         match self {
             Self::Pass => "bare pass",
             Self::Miss => "in: neither service nor conversation",
+            Self::LookUp => "conversation under way: look-up of service and flow by itself",
             Self::Hit => "in: conversation under way, look-up, route and rewriting",
+            Self::HitV6 => "in: the same over IPv6",
             Self::Reverse => "in: its answers",
             Self::Leaving => "out: answers of a process of the node",
+            Self::FirstFragment => "in: first fragment of a datagram of one",
             Self::Fragment => "in: later fragment of it",
             Self::PassOnce => "bare pass, cold",
             Self::New => "in: first packet, cold",
+            Self::Refused => "in: first packet to a service without backends, answered with a reset, cold",
         }
     }
 
@@ -73,8 +89,15 @@ impl Case {
     const fn base(self) -> Option<Self> {
         match self {
             Self::Pass | Self::PassOnce => None,
-            Self::Miss | Self::Hit | Self::Reverse | Self::Leaving | Self::Fragment => Some(Self::Pass),
-            Self::New => Some(Self::PassOnce),
+            Self::Miss
+            | Self::LookUp
+            | Self::Hit
+            | Self::HitV6
+            | Self::Reverse
+            | Self::Leaving
+            | Self::FirstFragment
+            | Self::Fragment => Some(Self::Pass),
+            Self::New | Self::Refused => Some(Self::PassOnce),
         }
     }
 }

@@ -65,11 +65,20 @@ impl<C: Copy + Ord> Row<C> {
 
     /// One beside another, round by round: what disturbs a round disturbs both. `None` where no round has both.
     pub fn ratio(&self, one: C, other: C) -> Option<Summary> {
-        let (one, other) = (self.samples.get(&one)?, self.samples.get(&other)?);
-        let ratios = one.iter().filter_map(|(round, value)| {
-            other.get(round).filter(|other| **other > 0.0).map(|other| value / other)
-        });
+        let ratios = self.both(one, other).filter(|(_, other)| *other > 0.0).map(|(one, other)| one / other);
         summarize(&ratios.collect::<Vec<_>>())
+    }
+
+    /// How much more than another one has, round by round. `None` where no round has both.
+    pub fn difference(&self, one: C, other: C) -> Option<Summary> {
+        summarize(&self.both(one, other).map(|(one, other)| one - other).collect::<Vec<_>>())
+    }
+
+    /// The samples of two in each round that has both.
+    fn both(&self, one: C, other: C) -> impl Iterator<Item = (f64, f64)> {
+        let samples = |contender| self.samples.get(&contender).into_iter().flatten();
+        let other: BTreeMap<u32, f64> = samples(other).map(|(round, value)| (*round, *value)).collect();
+        samples(one).filter_map(move |(round, one)| Some((*one, *other.get(round)?)))
     }
 }
 

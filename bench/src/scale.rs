@@ -54,8 +54,8 @@ const BURST: u32 = 1_000;
 
 /// Rounds of a quick run.
 pub const QUICK_ROUNDS: u32 = 1;
-/// Rounds of a full one: about five minutes.
-pub const FULL_ROUNDS: u32 = 5;
+/// Rounds of a full one: about three minutes.
+pub const FULL_ROUNDS: u32 = 3;
 
 /// Measures every size so often; `progress` is given a line after each. `command` goes into the report.
 pub fn measure(rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Result<Report> {

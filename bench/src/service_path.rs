@@ -53,8 +53,8 @@ pub struct Plan {
 impl Plan {
     /// About a minute.
     pub const QUICK: Self = Self { rounds: 3, milliseconds: 300, every_size: false, kernel: Kernel::Ours };
-    /// About ten minutes.
-    pub const FULL: Self = Self { rounds: 5, milliseconds: 1000, every_size: true, kernel: Kernel::Ours };
+    /// About six minutes.
+    pub const FULL: Self = Self { rounds: 5, milliseconds: 500, every_size: true, kernel: Kernel::Ours };
     /// About three minutes.
     pub const IN_GUEST: Self =
         Self { rounds: 3, milliseconds: 1000, every_size: false, kernel: Kernel::Guest };

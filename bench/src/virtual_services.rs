@@ -13,7 +13,9 @@ use tests::Result;
 pub use self::report::Report;
 use crate::machine::Machine;
 
-/// How many there are.
+/// Among how many of them something is measured: few, more, most.
+pub const SIZES: [u32; 3] = [FEW, 1_000, SERVICES];
+/// How many there are where nothing else is said.
 pub const SERVICES: u32 = 10_000;
 /// What "among few" means.
 pub const FEW: u32 = 10;
@@ -22,7 +24,7 @@ pub const ENDPOINTS: u32 = 2;
 /// Rounds of a quick run.
 pub const QUICK_ROUNDS: u32 = 1;
 /// Rounds of a full one.
-pub const FULL_ROUNDS: u32 = 5;
+pub const FULL_ROUNDS: u32 = 3;
 
 /// What one round has shown. Times are in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
@@ -37,10 +39,10 @@ pub struct Round {
     pub ipvsadm: f64,
     /// The addresses by `ip -batch`.
     pub ip: f64,
-    /// Microseconds of the processor for one change among few.
-    pub change_among_few: f64,
-    /// The same among all.
-    pub change_among_many: f64,
+    /// By us, for each of [`SIZES`].
+    pub by_size: [f64; SIZES.len()],
+    /// Microseconds of the processor for one change, for each of [`SIZES`].
+    pub change: [f64; SIZES.len()],
     /// Messages to the kernel for it.
     pub messages: f64,
     /// System calls for it.

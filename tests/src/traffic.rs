@@ -23,6 +23,7 @@ mod dial;
 mod dialing;
 mod hold;
 mod load;
+mod paced;
 mod serve;
 
 use std::ffi::OsString;
@@ -37,6 +38,7 @@ pub use dial::{Attempt, Dial, DialReport, dial as run_dial, longest_gap};
 pub use dialing::Dialing;
 pub use hold::{Break, Hold, HoldReport, hold as run_hold};
 pub use load::{Load, LoadReport, Work, load};
+pub use paced::PACE;
 pub use serve::{Serve, serve as run_serve};
 
 use crate::{Error, Namespace, Process, Program, Result};

@@ -112,6 +112,9 @@ impl Fault {
         Self::Idle,
     ];
 
+    /// Those of a quick run: one of each kind.
+    pub const QUICK: [Self; 4] = [Self::Stopped, Self::Lost, Self::Hangs, Self::Headless];
+
     /// What happens, for progress and report.
     pub const fn title(self) -> &'static str {
         match self {
@@ -179,8 +182,18 @@ impl Fault {
         }
     }
 
+    /// For how many milliseconds a client dials, one second of calm before the fault included: longer than it takes either
+    /// contender to get over it.
+    const fn watch(self) -> u32 {
+        match self {
+            Self::Hangs => 7000,
+            Self::Unplugged | Self::Lost | Self::Headless => 5000,
+            _ => 3500,
+        }
+    }
+
     fn watched(self, site: &mut Site) -> Result<(Vec<Dial>, Duration)> {
-        let mut dialing = site.dialing(7000)?;
+        let mut dialing = site.dialing(self.watch())?;
         dialing.wait_for(CALM, PATIENCE)?;
         let fault = now();
         self.inflict(site)?;
@@ -236,7 +249,7 @@ impl Fault {
 
 fn parted(site: &Site) -> Result<Vec<(Figure, f64)>> {
     let holder = &site.link.masters()[0];
-    let mut dialing = site.dialing(9000)?;
+    let mut dialing = site.dialing(6000)?;
     dialing.wait_for(CALM, PATIENCE)?;
     let fault = now();
     site.link.part(holder)?;

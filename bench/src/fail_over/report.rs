@@ -32,6 +32,8 @@ pub struct Report {
     pub machine: Machine,
     /// How often each fault was tried on each contender.
     pub rounds: u32,
+    /// Faults that were not tried.
+    pub not_run: Vec<Fault>,
     /// The share of the machine that other things took before each round, from 0 to 1.
     pub busy: Vec<f64>,
     /// Rounds that failed; they were tried again.
@@ -76,6 +78,7 @@ impl Report {
             samples: self.rows().into_iter().map(|row| self.samples_of(row)).collect(),
         };
         section.note_busy(&self.busy);
+        section.notes.extend(self.not_run.iter().map(|fault| format!("not run: {}", fault.title())));
         section.notes.extend(self.failures.iter().map(|failure| format!("tried again: {failure}")));
         section
     }
@@ -131,6 +134,7 @@ mod tests {
             command: "cargo bench".to_owned(),
             machine: Machine::default(),
             rounds: 3,
+            not_run: Vec::new(),
             busy: vec![0.5],
             failures: vec!["round 1: it broke".to_owned()],
             samples: values.iter().map(sample).collect(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ::tests::traffic::PACE;
 use serde_json::{Value, json};
 
 use super::variant::Variant;
@@ -44,7 +45,7 @@ impl Report {
                  machine; idle connections once, before all else",
                 self.rounds, self.milliseconds
             )],
-            comparisons: self.results.rows().iter().map(|row| self.comparison(row)).collect(),
+            comparisons: self.results.rows().iter().flat_map(|row| self.comparisons(row)).collect(),
             tables: vec![self.medians()],
             samples: self.samples(),
         };
@@ -56,7 +57,21 @@ impl Report {
         section
     }
 
-    fn comparison(&self, row: &Row<Variant>) -> Comparison {
+    fn comparisons(&self, row: &Row<Variant>) -> Vec<Comparison> {
+        let at_a_pace =
+            is_at_a_pace(&row.measure) && matches!(row.measure.figure, Figure::Median | Figure::Percentile99);
+        let balancers = Variant::ALL.into_iter().filter(|variant| at_a_pace && variant.program().is_some());
+        let added = balancers.map(|variant| Comparison {
+            what: format!("{}: {}", variant.name(), row.measure.title()),
+            beside: "more than direct".to_owned(),
+            unit: "ms".to_owned(),
+            value: row.difference(variant, Variant::Direct),
+            bar: None,
+        });
+        [self.beside_the_best(row)].into_iter().chain(added).collect()
+    }
+
+    fn beside_the_best(&self, row: &Row<Variant>) -> Comparison {
         let rival = row.best(Variant::ALL.into_iter().filter(|variant| variant.is_rival()));
         Comparison {
             what: row.measure.title(),
@@ -99,21 +114,29 @@ impl Report {
 
 /// What the ratio to the best rival is to reach.
 fn bar(measure: &Measure) -> Option<Bar> {
+    let paced = is_at_a_pace(measure);
     let connections = measure.run.starts_with("new");
     match measure.figure {
         Figure::Throughput => Some(Bar::AtLeast(1.3)),
         Figure::Rate => Some(Bar::AtLeast(1.1)),
-        Figure::Percentile99 if !connections => Some(Bar::AtMost(1.0)),
+        Figure::Percentile99 if !connections && !paced => Some(Bar::AtMost(1.0)),
         Figure::CpuPerGigabyte => Some(Bar::AtMost(0.5)),
-        Figure::CpuPer10k => Some(Bar::AtMost(0.8)),
+        Figure::CpuPer10k if !paced => Some(Bar::AtMost(0.8)),
         Figure::Resident => Some(Bar::AtMost(0.15)),
-        Figure::Median | Figure::Percentile99 | Figure::Percentile999 => None,
+        Figure::Median | Figure::Percentile99 | Figure::Percentile999 | Figure::CpuPer10k => None,
     }
+}
+
+/// Whether nobody was at the limit: what a balancer adds to the time of an answer then shows.
+fn is_at_a_pace(measure: &Measure) -> bool {
+    measure.run.starts_with(&PACE.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::measure::Run;
+    use ::tests::traffic::Work;
 
     fn report(samples: &[(Variant, &[f64])]) -> Report {
         let mut results = Results::default();
@@ -150,6 +173,30 @@ mod tests {
             ["1 stream up", "Gbit/s", "20.0 (12.0 – 24.0)", "12.0 (10.0 – 12.0)", "1.00", "not run", "–"];
         assert_eq!(section.tables[0].rows, [medians.map(str::to_owned)]);
         assert_eq!(section.samples[0]["of"]["fairway-lb"], json!([20.0, 24.0, 12.0]));
+    }
+
+    #[test]
+    fn what_a_balancer_adds_is_seen_at_a_fixed_rate() {
+        let mut report = report(&[]);
+        let run = Run { work: Work::Paced, connections: 32 }.title();
+        let samples = [(Variant::Direct, 0.2), (Variant::Fairway, 0.3), (Variant::HaproxyCopy, 0.5)];
+        for (variant, value) in samples {
+            for figure in [Figure::Percentile99, Figure::CpuPer10k] {
+                report.results.add(Measure { run: run.clone(), figure }, variant, 0, value);
+            }
+        }
+        let section = report.section();
+        let seen: Vec<(&str, Option<String>)> = section
+            .comparisons
+            .iter()
+            .map(|one| (&*one.beside, one.value.map(|value| format!("{:.1}", value.median))))
+            .collect();
+        let figure = |value: &str| Some(value.to_owned());
+        let (ours, theirs) = (("more than direct", figure("0.1")), ("more than direct", figure("0.3")));
+        let nobodys = ("more than direct", None);
+        let beside = ("HAProxy, 64 KiB", figure("0.6"));
+        assert_eq!(seen, [beside.clone(), ours, nobodys.clone(), theirs, nobodys, beside]);
+        assert!(section.comparisons.iter().all(|one| one.bar.is_none()));
     }
 
     #[test]

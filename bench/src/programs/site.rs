@@ -2,7 +2,7 @@
 //!
 //! A run does not make its packet anew, so what is translated must be for a service again: it is the other's turn then.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use dataplane::{Dataplane, Ebpf, PacketSettings, PacketTiming, Settings};
@@ -13,10 +13,17 @@ use tests::{BpfFs, Cgroup, Error, Namespace, Result, wait};
 use super::frame::{ACK, FIRST_FRAGMENT, LATER_FRAGMENT, SYN, UDP};
 use super::{Case, Frame};
 
-const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 80, 0, 1);
-const SERVICE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 254, 0, 80), 80);
-const OTHER: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 254, 0, 81), 8080);
-const NOBODY: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 9, 9, 9), 80);
+const CLIENT: SocketAddr = v4([10, 80, 0, 1], 1000);
+const SERVICE: SocketAddr = v4([10, 254, 0, 80], 80);
+const OTHER: SocketAddr = v4([10, 254, 0, 81], 8080);
+/// The same over IPv6.
+const CLIENT_V6: SocketAddr = v6(0x80, 1, 1000);
+const SERVICE_V6: SocketAddr = v6(0x254, 0x80, 80);
+const OTHER_V6: SocketAddr = v6(0x254, 0x81, 8080);
+/// A service without backends.
+const CLOSED: SocketAddr = v4([10, 254, 0, 82], 80);
+/// No service.
+const NOBODY: SocketAddr = v4([10, 9, 9, 9], 80);
 /// What a program says of a packet that it sends on itself, and of one that it lets pass.
 const REDIRECT: i32 = 7;
 const NEXT: i32 = -1;
@@ -45,14 +52,19 @@ pub(super) struct Site {
 impl Site {
     pub(super) fn start() -> Result<Self> {
         let (network, world) = (Namespace::new("node")?, Namespace::new("world")?);
-        for (interface, subnet) in [("eth0", "10.80.0"), ("eth1", "10.81.0")] {
+        for (interface, subnet, subnet_v6) in
+            [("eth0", "10.80.0", "2001:db8:80:"), ("eth1", "10.81.0", "2001:db8:81:")]
+        {
             network.cable(interface, &world, interface)?;
             network.address(interface, &format!("{subnet}.254/24"))?;
-            let neighbour = format!("{subnet}.1");
-            let lladdr = ["lladdr", "02:00:00:00:00:01", "dev", interface];
-            network.ip(&[&["neigh", "replace", &neighbour][..], &lladdr].concat())?;
+            network.address(interface, &format!("{subnet_v6}:254/64"))?;
+            for neighbour in [format!("{subnet}.1"), format!("{subnet_v6}:1")] {
+                let lladdr = ["lladdr", "02:00:00:00:00:01", "dev", interface];
+                network.ip(&[&["neigh", "replace", &neighbour][..], &lladdr].concat())?;
+            }
         }
         network.route("10.254.0.0/24", "10.81.0.1")?;
+        network.route("2001:db8:254::/64", "2001:db8:81::1")?;
         network.forward()?;
         let (cgroup, bpf_fs) = (Cgroup::new("node")?, BpfFs::new()?);
         let settings = Settings { cgroup: cgroup.path().to_owned(), bpf_fs: bpf_fs.path().join("fairway") };
@@ -84,27 +96,29 @@ impl Site {
 
     /// Nanoseconds for a packet.
     pub(super) fn packet(&mut self, case: Case) -> Result<f64> {
-        let client = SocketAddrV4::new(CLIENT, 1000);
+        let to_service = Frame::tcp(CLIENT, SERVICE, ACK);
+        let from_service = Frame::tcp(SERVICE, CLIENT, ACK);
         match case {
-            Case::Pass => self.run_often(PacketTiming::PASS, Frame::tcp(client, SERVICE, ACK), 0, NEXT),
-            Case::Miss => self.run_often("fairway_in", Frame::tcp(client, NOBODY, ACK), 0, NEXT),
-            Case::Hit => self.run_often("fairway_in", Frame::tcp(client, SERVICE, ACK), 0, REDIRECT),
-            Case::Reverse => self.run_often("fairway_in", Frame::tcp(SERVICE, client, ACK), 1, REDIRECT),
-            Case::Leaving => self.run_often("fairway_out", Frame::tcp(SERVICE, client, ACK), 0, NEXT),
-            Case::Fragment => {
-                // Without ports, in whose place is payload.
-                let later = Frame { fragment: LATER_FRAGMENT, ..fragment(client, SERVICE) };
-                self.run_often("fairway_in", later, 0, REDIRECT)
-            }
-            Case::PassOnce => self.run_each(PacketTiming::PASS, NEXT),
-            Case::New => self.run_each("fairway_in", REDIRECT),
+            Case::Pass => self.run_often(PacketTiming::PASS, to_service, 0, NEXT),
+            Case::Miss => self.run_often("fairway_in", Frame::tcp(CLIENT, NOBODY, ACK), 0, NEXT),
+            Case::LookUp => self.run_often(PacketTiming::LOOK_UP, to_service, 0, NEXT),
+            Case::Hit => self.run_often("fairway_in", to_service, 0, REDIRECT),
+            Case::HitV6 => self.run_often("fairway_in", Frame::tcp(CLIENT_V6, SERVICE_V6, ACK), 0, REDIRECT),
+            Case::Reverse => self.run_often("fairway_in", from_service, 1, REDIRECT),
+            Case::Leaving => self.run_often("fairway_out", from_service, 0, NEXT),
+            Case::FirstFragment => self.run_often("fairway_in", fragment(FIRST_FRAGMENT), 0, REDIRECT),
+            // Without ports, in whose place is payload.
+            Case::Fragment => self.run_often("fairway_in", fragment(LATER_FRAGMENT), 0, REDIRECT),
+            Case::PassOnce => self.run_each(PacketTiming::PASS, SERVICE, NEXT),
+            Case::New => self.run_each("fairway_in", SERVICE, REDIRECT),
+            Case::Refused => self.run_each("fairway_in", CLOSED, REDIRECT),
         }
     }
 
     /// Nanoseconds for connecting a datagram socket, which sends nothing.
     pub(super) fn connects(&self) -> Result<[(&'static str, f64); 3]> {
         let [outside, inside] = &self.sockets;
-        let time = |socket: &UdpSocket, address: SocketAddrV4| -> Result<f64> {
+        let time = |socket: &UdpSocket, address: SocketAddr| -> Result<f64> {
             let start = wait::now();
             for _ in 0..CONNECTS {
                 socket.connect(address).map_err(Error::system("connect to", address))?;
@@ -114,7 +128,7 @@ impl Site {
         self.network.run(|| {
             Ok([
                 ("no program", time(outside, SERVICE)?),
-                ("program, no service", time(inside, SocketAddrV4::new(CLIENT, 80))?),
+                ("program, no service", time(inside, v4([10, 80, 0, 1], 80))?),
                 ("program, a service", time(inside, SERVICE)?),
             ])
         })?
@@ -122,14 +136,23 @@ impl Site {
 
     /// Conversations under way.
     fn prepare(&mut self) -> Result<()> {
-        let client = SocketAddrV4::new(CLIENT, 1000);
-        let both = [SERVICE, OTHER];
-        let opened = both.map(|service| (Frame::tcp(client, service, SYN), 0));
-        let answered = both.map(|service| (Frame::tcp(service, client, SYN | ACK), 1));
-        let whole = both.map(|service| (fragment(client, service), 0));
-        let first = both.map(|service| (Frame { fragment: FIRST_FRAGMENT, ..fragment(client, service) }, 0));
-        for (frame, interface) in [opened, answered, whole, first].concat() {
-            self.run("fairway_in", frame, interface, (1, REDIRECT))?;
+        let pairs = [(CLIENT, SERVICE), (CLIENT, OTHER), (CLIENT_V6, SERVICE_V6), (CLIENT_V6, OTHER_V6)];
+        // Who answers is the other service's backend.
+        for flags in [SYN, SYN | ACK, ACK] {
+            for (client, service) in pairs {
+                let (frame, interface) = if flags == SYN | ACK {
+                    (Frame::tcp(service, client, flags), 1)
+                } else {
+                    (Frame::tcp(client, service, flags), 0)
+                };
+                self.run("fairway_in", frame, interface, (1, REDIRECT))?;
+            }
+        }
+        for part in [0, FIRST_FRAGMENT] {
+            for destination in [SERVICE, OTHER] {
+                let frame = Frame { destination, ..fragment(part) };
+                self.run("fairway_in", frame, 0, (1, REDIRECT))?;
+            }
         }
         Ok(())
     }
@@ -149,12 +172,12 @@ impl Site {
     }
 
     /// Each time another client's first packet, once.
-    fn run_each(&mut self, program: &'static str, verdict: i32) -> Result<f64> {
+    fn run_each(&mut self, program: &'static str, service: SocketAddr, verdict: i32) -> Result<f64> {
         let mut sum = 0.0;
         for _ in 0..REPEAT {
-            let client = SocketAddrV4::new(CLIENT, self.port);
+            let client = SocketAddr::new(CLIENT.ip(), self.port);
             self.port = self.port.checked_add(1).unwrap_or(2000);
-            sum += self.run(program, Frame::tcp(client, SERVICE, SYN), 0, (1, verdict))?;
+            sum += self.run(program, Frame::tcp(client, service, SYN), 0, (1, verdict))?;
         }
         Ok(sum / f64::from(REPEAT))
     }
@@ -179,8 +202,18 @@ impl Site {
     }
 }
 
-const fn fragment(client: SocketAddrV4, service: SocketAddrV4) -> Frame {
-    Frame { source: client, destination: service, protocol: UDP, flags: 0, fragment: 0 }
+/// Of a datagram to the service.
+const fn fragment(fragment: u16) -> Frame {
+    Frame { source: CLIENT, destination: SERVICE, protocol: UDP, flags: 0, fragment }
+}
+
+const fn v4(address: [u8; 4], port: u16) -> SocketAddr {
+    let [first, second, third, fourth] = address;
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::new(first, second, third, fourth)), port)
+}
+
+const fn v6(network: u16, host: u16, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, network, 0, 0, 0, 0, host)), port)
 }
 
 fn socket() -> Result<UdpSocket> {
@@ -205,17 +238,19 @@ fn open(settings: &Settings) -> Result<(Ebpf, PacketTiming)> {
 }
 
 fn services() -> Forwarding {
-    let port = |service: SocketAddrV4| Port::new(service.port());
-    let (Some(port), Some(other_port)) = (port(SERVICE), port(OTHER)) else { return Forwarding::default() };
-    let [address, other_address] = [SERVICE, OTHER].map(|service| IpAddr::from(*service.ip()));
-    let backend = |address, port| [Backend::new(address, port)].into_iter().collect();
-    let both = |protocol| {
-        [
-            (Frontend::new(address, port, protocol), backend(other_address, other_port)),
-            (Frontend::new(other_address, other_port, protocol), backend(address, port)),
-        ]
+    let pairs = [(SERVICE, OTHER), (OTHER, SERVICE), (SERVICE_V6, OTHER_V6), (OTHER_V6, SERVICE_V6)];
+    let served = pairs.map(|(service, backend)| (service, Some(backend)));
+    let of = |protocol| {
+        let service = move |(service, backend): (SocketAddr, Option<SocketAddr>)| {
+            let backends = backend
+                .into_iter()
+                .filter_map(|backend| Some(Backend::new(backend.ip(), Port::new(backend.port())?)));
+            let frontend = Frontend::new(service.ip(), Port::new(service.port())?, protocol);
+            Some((frontend, backends.collect()))
+        };
+        served.into_iter().chain([(CLOSED, None)]).filter_map(service)
     };
-    [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(both).collect()
+    [Protocol::Tcp, Protocol::Udp].into_iter().flat_map(of).collect()
 }
 
 fn interface(network: &Namespace, name: &str) -> Result<(u32, [u8; 6])> {

@@ -107,11 +107,13 @@ impl Report {
 
     fn medians(&self, path: Path) -> Table {
         let takes_part = |contender: &Contender| contender.way != Way::Nftables || self.not_run.is_none();
-        let contenders: Vec<Contender> = self.kernel.contenders().filter(takes_part).collect();
+        let contenders: Vec<Contender> = self.kernel.contenders().collect();
         let header = ["load".to_owned(), "figure".to_owned()];
         let row = |row: &Row<Contender>| {
             let mut cells = vec![row.measure.run.clone(), row.measure.figure.unit().to_owned()];
-            cells.extend(contenders.iter().map(|contender| cell(row.summary(*contender))));
+            cells.extend(contenders.iter().map(|contender| {
+                if takes_part(contender) { cell(row.summary(*contender)) } else { "not run".to_owned() }
+            }));
             cells
         };
         let rows = self.results.get(&path).map(|results| results.rows().iter().map(row).collect());
@@ -212,5 +214,8 @@ mod tests {
         assert_eq!(section.comparisons[1].value, None);
         assert_eq!(section.comparisons[1].beside, "nft is not installed");
         assert!(section.notes.iter().any(|note| note == "not run: nftables: nft is not installed"));
+        let table = &section.tables[0];
+        let theirs = table.header.iter().position(|name| name.starts_with("nftables")).unwrap();
+        assert_eq!(table.rows[0][theirs], "not run");
     }
 }

@@ -52,7 +52,11 @@ const BASE: &str = "
     ip daddr . meta l4proto . th dport vmap @service-ips
     ip daddr @nodeport-ips meta l4proto . th dport vmap @service-nodeports
   }
-  chain cluster-ips-check { ip daddr @cluster-ips reject; }
+  chain reject-chain { reject; }
+  chain cluster-ips-check {
+    ip daddr @cluster-ips reject
+    ip daddr { 10.96.0.0/12 } drop
+  }
   chain firewall-check { ip daddr . meta l4proto . th dport vmap @firewall-ips; }
   chain service-endpoints-check { ip daddr . meta l4proto . th dport vmap @no-endpoint-services; }
   chain nodeport-endpoints-check { ip daddr @nodeport-ips meta l4proto . th dport vmap @no-endpoint-nodeports; }

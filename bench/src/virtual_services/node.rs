@@ -10,36 +10,39 @@ use dataplane::{Dataplane, Ipvs, IpvsSettings, IpvsTraffic, Surroundings};
 use nix::time::{ClockId, clock_gettime};
 use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Scope, diff};
 
-use super::{ENDPOINTS, FEW, Round, SERVICES};
+use super::{ENDPOINTS, FEW, Round, SERVICES, SIZES};
 use crate::cluster;
 use crate::measure::float;
 use crate::statistics::median;
 
-/// Few and many take turns, so many times in a round.
+/// All sizes take turns, so many times in a round.
 const TURNS: usize = 5;
 /// Changes in a row whose cost is divided by their number.
 const CHANGES: u32 = 200;
 
 /// Measures everything once.
 pub(super) fn round() -> Result<Round> {
-    let (mut many, Programmed { all, addresses, table }) = Node::of(SERVICES)?;
+    let [few, more, many] = SIZES.map(Node::of);
+    let ((few, of_few), (more, of_more), (many, of_many)) = (few?, more?, many?);
     let programmed = many.ipvs.traffic();
-    let (mut few, _) = Node::of(FEW)?;
-    let (mut among_few, mut among_many) = (Vec::new(), Vec::new());
+    let mut nodes = [few, more, many];
+    let mut change = [const { Vec::new() }; SIZES.len()];
     for _ in 0..TURNS {
-        among_few.push(few.change()?);
-        among_many.push(many.change()?);
+        for (node, took) in nodes.iter_mut().zip(&mut change) {
+            took.push(node.change()?);
+        }
     }
     let changes = f64::from(CHANGES) * f64::from(u32::try_from(TURNS).unwrap_or_default());
-    let [messages, calls] = exchanged(programmed, many.ipvs.traffic()).map(|count| float(count) / changes);
+    let [messages, calls] =
+        exchanged(programmed, nodes[SIZES.len() - 1].ipvs.traffic()).map(|count| float(count) / changes);
     Ok(Round {
-        ours: all.as_secs_f64(),
-        addresses: addresses.as_secs_f64(),
-        table: table.as_secs_f64(),
+        ours: of_many.all.as_secs_f64(),
+        addresses: of_many.addresses.as_secs_f64(),
+        table: of_many.table.as_secs_f64(),
         ipvsadm: seconds_of_ipvsadm()?,
         ip: seconds_of_ip()?,
-        change_among_few: median(&among_few),
-        change_among_many: median(&among_many),
+        by_size: [of_few, of_more, of_many].map(|programmed| programmed.all.as_secs_f64()),
+        change: change.map(|took| median(&took)),
         messages,
         calls,
     })

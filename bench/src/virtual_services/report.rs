@@ -2,10 +2,10 @@
 
 use serde_json::json;
 
-use super::{ENDPOINTS, FEW, Round, SERVICES};
+use super::{ENDPOINTS, FEW, Round, SERVICES, SIZES};
 use crate::document::{Bar, Comparison, Section, Table, cell};
 use crate::machine::Machine;
-use crate::statistics::summarize;
+use crate::statistics::{Summary, slope, summarize};
 
 /// One whole run.
 #[derive(Clone, Debug)]
@@ -21,16 +21,22 @@ pub struct Report {
 /// A figure of a round.
 type Figure = fn(&Round) -> f64;
 
-const FIGURES: [(&str, Figure); 9] = [
+const FIGURES: [(&str, Figure); 7] = [
     ("all of it by fairway-proxy's dataplane, s", |round| round.ours),
     ("of this, addresses, s", |round| round.addresses),
     ("of this, elements of the nftables table, s", |round| round.table),
     ("services and servers by ipvsadm -R, s", |round| round.ipvsadm),
     ("addresses by ip -batch, s", |round| round.ip),
-    ("one endpoint changes among 10, CPU µs", |round| round.change_among_few),
-    ("one endpoint changes among 10,000, CPU µs", |round| round.change_among_many),
-    ("messages for it", |round| round.messages),
+    ("messages for one change", |round| round.messages),
     ("system calls for it", |round| round.calls),
+];
+
+/// A figure that every size has.
+type BySize = fn(&Round) -> [f64; SIZES.len()];
+
+const BY_SIZE: [(&str, BySize); 2] = [
+    ("all of it by fairway-proxy's dataplane, s", |round| round.by_size),
+    ("one endpoint changes, CPU µs", |round| round.change),
 ];
 
 impl Round {
@@ -54,13 +60,15 @@ impl Report {
                 "ipvsadm knows services and servers alone; beside these ours has addresses and a table".to_owned(),
                 "a change is half a change of either kind: an endpoint comes, its connections are asked for, it leaves"
                     .to_owned(),
+                "exponents: the slope of a line through the logarithms; 1 is in proportion to the services, 0 independent of them"
+                    .to_owned(),
             ],
             comparisons: self.comparisons(),
             tables: vec![Table {
                 title: "Medians (lowest – highest)".to_owned(),
                 header: vec!["figure".to_owned(), String::new()],
                 rows: FIGURES.into_iter().map(row).collect(),
-            }],
+            }, self.by_size()],
             samples: json!(self.rounds),
         }
     }
@@ -95,12 +103,31 @@ impl Report {
                 &format!("among {SERVICES} services: one endpoint changes, CPU"),
                 &format!("among {FEW}"),
                 Some(Bar::AtMost(1.2)),
-                |round| round.change_among_many / round.change_among_few,
+                |round| round.change[SIZES.len() - 1] / round.change[0],
             ),
         ]
     }
 
-    fn summary(&self, figure: Figure) -> Option<crate::statistics::Summary> {
+    fn by_size(&self) -> Table {
+        let sizes = SIZES.map(|services| services.to_string());
+        let row = |(title, figure): (&str, BySize)| {
+            let of = |size| self.summary(|round| figure(round)[size]);
+            let summaries: Vec<Option<Summary>> = (0..SIZES.len()).map(of).collect();
+            let points = SIZES.iter().zip(&summaries);
+            let points =
+                points.map(|(services, of)| Some((f64::from(*services).ln(), of.as_ref()?.median.ln())));
+            let exponent = points.collect::<Option<Vec<_>>>().and_then(|points| slope(&points));
+            let exponent = exponent.map_or_else(String::new, |exponent| format!("{exponent:.2}"));
+            [title.to_owned()].into_iter().chain(summaries.into_iter().map(cell)).chain([exponent]).collect()
+        };
+        Table {
+            title: "By services: medians (lowest – highest)".to_owned(),
+            header: ["figure".to_owned()].into_iter().chain(sizes).chain(["exponent".to_owned()]).collect(),
+            rows: BY_SIZE.into_iter().map(row).collect(),
+        }
+    }
+
+    fn summary(&self, figure: impl Fn(&Round) -> f64) -> Option<Summary> {
         summarize(&self.rounds.iter().map(figure).collect::<Vec<_>>())
     }
 }
@@ -117,8 +144,8 @@ mod tests {
             table: 2.0,
             ipvsadm: 12.0,
             ip: 8.0,
-            change_among_few: 100.0,
-            change_among_many: 110.0,
+            by_size: [0.01, 1.0, 10.0],
+            change: [100.0, 100.0, 110.0],
             messages: 4.0,
             calls: 6.0,
         };
@@ -129,5 +156,8 @@ mod tests {
             section.comparisons.iter().filter_map(|it| it.value).map(|value| value.median).collect();
         assert_eq!(ratios, [6.0, 1.2, 2.0, 1.1]);
         assert_eq!(section.comparisons.iter().filter(|it| it.bar.is_some()).count(), 2);
+        // As the services: to the power of 1; and of nothing.
+        let exponents: Vec<Option<&String>> = section.tables[1].rows.iter().map(|row| row.last()).collect();
+        assert_eq!(exponents, [Some(&"1.00".to_owned()), Some(&"0.01".to_owned())]);
     }
 }

@@ -4,6 +4,7 @@
 //! question and answer follow, each in four bytes. A datagram says nothing and is answered by one of a fixed size. The
 //! other end is [`super::answer()`]. Bounded in time and number.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::paced::{Turns, ask};
 use crate::{Error, Result, wait};
 
 pub(super) const CHUNK: usize = 128 * 1024;
@@ -37,6 +39,8 @@ pub enum Work {
     Down = b'D',
     /// A question of 256 bytes, an answer of 1,024, and so on.
     Requests = b'R',
+    /// The same at a fixed rate, [`PACE`](super::PACE), whatever the number of connections.
+    Paced = b'P',
     /// One question and one answer of the sizes of a TLS handshake with certificate, then the end; and so on.
     Connections = b'C',
     /// One question and one answer, then silence.
@@ -52,6 +56,7 @@ impl Work {
             Self::Up => "up",
             Self::Down => "down",
             Self::Requests => "requests",
+            Self::Paced => "paced",
             Self::Connections => "connections",
             Self::Idle => "idle",
             Self::Datagrams => "datagrams",
@@ -121,7 +126,16 @@ pub async fn load(settings: &Load, opened: impl FnOnce(usize)) -> Result<LoadRep
     for (number, connections) in shares(settings).into_iter().enumerate() {
         let mut settings = settings.clone();
         settings.take_turn(number);
-        tasks.spawn(work(settings, connections, end));
+        let turns = Turns {
+            start,
+            end,
+            number: u32::try_from(number).unwrap_or(u32::MAX),
+            connections: settings.connections,
+        };
+        match settings.work {
+            Work::Paced => drop(tasks.spawn_blocking(move || paced(&settings, &turns))),
+            _ => drop(tasks.spawn(work(settings, connections, end))),
+        }
     }
     let mut sum = Share::default();
     while let Some(share) = tasks.join_next().await {
@@ -150,7 +164,9 @@ fn shares(settings: &Load) -> Vec<usize> {
             let share = |opener| connections / OPENERS + usize::from(opener < connections % OPENERS);
             (0..OPENERS).map(share).collect()
         }
-        Work::Up | Work::Down | Work::Requests | Work::Connections | Work::Datagrams => vec![1; connections],
+        Work::Up | Work::Down | Work::Requests | Work::Paced | Work::Connections | Work::Datagrams => {
+            vec![1; connections]
+        }
     }
 }
 
@@ -217,8 +233,19 @@ async fn work(mut settings: Load, connections: usize, end: Instant) -> Share {
         }
         Work::Idle => idle(&settings, connections, &mut share).await,
         Work::Datagrams => datagrams(&settings, end, &mut share).await,
+        // On a thread of its own.
+        Work::Paced => Ok(()),
     };
     if let Err(error) = outcome {
+        share.fail(&error);
+    }
+    share
+}
+
+fn paced(settings: &Load, turns: &Turns) -> Share {
+    let mut share = Share::default();
+    let mut answered = |took: Duration| share.microseconds.push(microseconds(took));
+    if let Err(error) = settings.address().and_then(|address| ask(address, turns, &mut answered)) {
         share.fail(&error);
     }
     share
@@ -326,23 +353,30 @@ async fn datagrams(settings: &Load, end: Instant, share: &mut Share) -> std::io:
 }
 
 fn microseconds_since(start: Instant) -> u32 {
-    u32::try_from((wait::now() - start).as_micros()).unwrap_or(u32::MAX)
+    microseconds(wait::now() - start)
+}
+
+fn microseconds(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }
 
 /// Questions and answers of fixed sizes.
-struct Exchange {
+pub(super) struct Exchange {
     /// Goes before the first question.
     announcement: Option<[u8; 9]>,
     question: Vec<u8>,
-    answer: Vec<u8>,
+    /// Where an answer finds room.
+    pub(super) answer: Vec<u8>,
 }
 
 impl Exchange {
-    fn new(work: Work) -> Self {
+    pub(super) fn new(work: Work) -> Self {
         let (question, answer): (u32, u32) = match work {
             // A ClientHello; what a server with a chain of two certificates says to it.
             Work::Connections => (320, 2_400),
-            Work::Up | Work::Down | Work::Requests | Work::Idle | Work::Datagrams => (256, 1_024),
+            Work::Up | Work::Down | Work::Requests | Work::Paced | Work::Idle | Work::Datagrams => {
+                (256, 1_024)
+            }
         };
         let mut announcement = [work as u8; 9];
         announcement[1..5].copy_from_slice(&question.to_be_bytes());
@@ -350,11 +384,16 @@ impl Exchange {
         Self { announcement: Some(announcement), question: zeros(question), answer: zeros(answer) }
     }
 
-    async fn on(&mut self, stream: &mut TcpStream) -> std::io::Result<()> {
+    /// What is to be said next.
+    pub(super) fn question(&mut self) -> Cow<'_, [u8]> {
         match self.announcement.take() {
-            Some(announcement) => stream.write_all(&[&announcement[..], &self.question].concat()).await?,
-            None => stream.write_all(&self.question).await?,
+            Some(announcement) => [&announcement[..], &self.question].concat().into(),
+            None => (&self.question[..]).into(),
         }
+    }
+
+    async fn on(&mut self, stream: &mut TcpStream) -> std::io::Result<()> {
+        stream.write_all(&self.question()).await?;
         stream.read_exact(&mut self.answer).await.map(drop)
     }
 }
@@ -389,6 +428,7 @@ mod tests {
             (Work::Up, 2),
             (Work::Down, 2),
             (Work::Requests, 3),
+            (Work::Paced, 3),
             (Work::Connections, 3),
             (Work::Idle, 70),
             (Work::Datagrams, 3),
@@ -400,6 +440,8 @@ mod tests {
             assert!(report.p50 <= report.p99 && report.p99 <= report.p999, "{work:?}: {report:?}");
             match work {
                 Work::Up | Work::Down => assert!(report.bytes > 0, "{work:?}: {report:?}"),
+                // Not more than there are turns in that time.
+                Work::Paced => assert!((4..=2_000).contains(&report.answered), "{work:?}: {report:?}"),
                 Work::Requests | Work::Connections | Work::Datagrams => {
                     assert!(report.answered > 3, "{work:?}: {report:?}");
                 }
