@@ -4,7 +4,8 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 
 # Cargo, with tests run on another kernel. A guest has one processor: how several share turns is not for it. Before
-# Linux 6.4 a map does not tell that it has grown: what others write there is found by the next whole sync.
+# Linux 6.4 a map does not tell that it has grown: what others write there is found by the next whole sync. What the
+# programs do with each other, and how many messages they send, is the same on either kernel: one of them is asked.
 guest = cargo --config "target.'cfg(all())'.runner=['$(CURDIR)/tests/guest/run', '$(1)']"
 
 .PHONY: demo test fuzz lint bench setup
@@ -23,7 +24,7 @@ test: setup  ## every tier of tests; root is needed for network namespaces and e
 	cargo kernel-tests -- --test-threads=1
 	$(call guest,6.1) kernel-tests -- --test-threads=1 --skip balance:: --skip entries_that_somebody_else_writes
 	$(call guest,6.12) kernel-tests -- --test-threads=1 --skip balance::
-	$(call guest,6.1) ipvs-tests -- --test-threads=1
+	$(call guest,6.1) ipvs-tests -- --test-threads=1 --skip modes:: --skip neighbours:: --skip scale::
 	$(call guest,6.12) ipvs-tests -- --test-threads=1
 	cargo network-tests -- --test-threads=1
 	cargo cluster-tests -- --test-threads=1

@@ -8,7 +8,7 @@ use plan::{Frontend, Protocol};
 use tests::Namespace;
 
 /// Who is refused hears of it long before this has passed.
-pub(crate) const SILENCE: Duration = Duration::from_secs(2);
+pub(crate) const SILENCE: Duration = Duration::from_secs(1);
 /// A guest without hardware support is slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -9,6 +9,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
+mod absent_modules;
 mod ask;
 mod contract;
 mod drain;
@@ -19,7 +20,6 @@ mod neighbours;
 #[path = "../scenarios/planned.rs"]
 mod planned;
 mod process;
-mod refusal;
 mod rules;
 mod scale;
 mod scenarios;

@@ -112,13 +112,16 @@ impl Site {
         }
         let place = Namespace::new(&label).unwrap();
         place.cable("eth0", &self.node, &label).unwrap();
+        let (mut at_node, mut at_place) = (Vec::new(), Vec::new());
         for (theirs, ours) in &addresses {
-            let (family, length) = if theirs.is_ipv4() { ("-4", 32) } else { ("-6", 128) };
-            place.address("eth0", &format!("{theirs}/{length}")).unwrap();
-            self.node.address(&label, &format!("{ours}/{length}")).unwrap();
-            self.node.ip(&[family, "route", "add", &theirs.to_string(), "dev", &label]).unwrap();
-            place.ip(&[family, "route", "add", "default", "via", ours, "dev", "eth0", "onlink"]).unwrap();
+            let (length, at_once) = if theirs.is_ipv4() { (32, "") } else { (128, " nodad") };
+            at_node.push(format!("address add {ours}/{length} dev {label}{at_once}"));
+            at_node.push(format!("route add {theirs}/{length} dev {label}"));
+            at_place.push(format!("address add {theirs}/{length} dev eth0{at_once}"));
+            at_place.push(format!("route add default via {ours} dev eth0 onlink"));
         }
+        self.node.ip_lines(&at_node).unwrap();
+        place.ip_lines(&at_place).unwrap();
         self.others.insert(addresses[0].0, place.clone());
         place
     }

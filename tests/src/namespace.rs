@@ -15,12 +15,16 @@
 //! [`Namespace::run`] and served from anywhere.
 
 use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Once};
 
+use nix::mount::{MntFlags, umount2};
 use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
 use crate::error::report_leftover;
 use crate::{Error, Result, label};
@@ -48,7 +52,7 @@ impl Namespace {
         let path = Path::new(DIRECTORY).join(&name);
         let file = File::open(&path).map_err(Error::system("open", path.display()))?;
         let namespace = Self(Arc::new(Inner { name, file }));
-        namespace.ip(&["link", "set", "lo", "up"])?;
+        namespace.run(|| loopback_up().map_err(Error::system("bring up", "lo")))??;
         Ok(namespace)
     }
 
@@ -80,6 +84,22 @@ impl Namespace {
         command("ip", &[&["-n", self.name()], arguments].concat())
     }
 
+    /// The same for many lines of arguments by one process: in a guest most of the time goes into starting them.
+    pub fn ip_lines(&self, lines: &[String]) -> Result<()> {
+        let line = || format!("ip -n {} -batch: {}", self.name(), lines.join("; "));
+        let failed = || Error::system("run", line());
+        let mut child = Command::new("ip")
+            .args(["-n", self.name(), "-batch", "-"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .map_err(failed())?;
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(lines.join("\n").as_bytes()).map_err(failed())?;
+        }
+        printed(line, &child.wait_with_output().map_err(failed())?).map(drop)
+    }
+
     /// Runs `program` inside this namespace to its end and returns what it printed; a non-zero exit is an error.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Result<String> {
         self.run(|| command(program, arguments))?
@@ -87,11 +107,12 @@ impl Namespace {
 
     /// Gives `interface` an address with its prefix length (`192.0.2.1/24`, `2001:db8::1/64`), at once usable.
     pub fn address(&self, interface: &str, address: &str) -> Result<()> {
-        let mut arguments = vec!["address", "add", address, "dev", interface];
-        if address.contains(':') {
-            arguments.push("nodad");
-        }
-        self.ip(&arguments).map(drop)
+        self.addresses(interface, &[address])
+    }
+
+    /// The same for several.
+    pub fn addresses(&self, interface: &str, addresses: &[&str]) -> Result<()> {
+        self.ip_lines(&addresses.iter().map(|address| adding(interface, address)).collect::<Vec<_>>())
     }
 
     /// Adds a route: `namespace.route("default", "192.0.2.254")`.
@@ -121,17 +142,21 @@ impl Namespace {
 
     /// Connects two namespaces by a cable (veth) with an interface at each end, both up.
     pub fn cable(&self, interface: &str, other: &Self, other_interface: &str) -> Result<()> {
-        let (near, far) = (self.name(), other.name());
-        let cable = ["link", "add", "name", interface, "netns", near, "type", "veth"];
-        command("ip", &[&cable[..], &["peer", "name", other_interface, "netns", far]].concat())?;
-        self.link_up(interface)?;
+        self.cable_with(interface, &[], (other, other_interface))?;
         other.link_up(other_interface)
+    }
+
+    /// A cable whose near end is up, with these settings; the far one is not.
+    fn cable_with(&self, interface: &str, settings: &[&str], (other, far): (&Self, &str)) -> Result<()> {
+        let near = ["link", "add", "name", interface, "up"];
+        let kind = ["type", "veth", "peer", "name", far, "netns", other.name()];
+        self.ip(&[&near, settings, &kind].concat()).map(drop)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Err(error) = command("ip", &["netns", "delete", &self.name]) {
+        if let Err(error) = delete(&self.name) {
             report_leftover(&self.name, &error);
         }
     }
@@ -150,19 +175,27 @@ impl Switch {
     /// A switch without ports, which floods multicast as VRRP needs it.
     pub fn new(label: &str) -> Result<Self> {
         let namespace = Namespace::new(label)?;
-        namespace.ip(&["link", "add", "name", Self::BRIDGE, "type", "bridge", "mcast_snooping", "0"])?;
-        namespace.link_up(Self::BRIDGE)?;
+        namespace.ip(&[
+            "link",
+            "add",
+            "name",
+            Self::BRIDGE,
+            "up",
+            "type",
+            "bridge",
+            "mcast_snooping",
+            "0",
+        ])?;
         Ok(Self { namespace, next_port: Arc::new(AtomicU32::new(0)) })
     }
 
     /// Plugs `namespace` in by a new interface that has `addresses`; returns the port to [`Switch::unplug`].
     pub fn attach(&self, namespace: &Namespace, interface: &str, addresses: &[&str]) -> Result<Plug> {
         let port = format!("port{}", self.next_port.fetch_add(1, Ordering::Relaxed));
-        namespace.cable(interface, &self.namespace, &port)?;
-        self.namespace.ip(&["link", "set", &port, "master", Self::BRIDGE])?;
-        for address in addresses {
-            namespace.address(interface, address)?;
-        }
+        self.namespace.cable_with(&port, &["master", Self::BRIDGE], (namespace, interface))?;
+        let up = format!("link set {interface} up");
+        let addresses = addresses.iter().map(|address| adding(interface, address));
+        namespace.ip_lines(&std::iter::once(up).chain(addresses).collect::<Vec<_>>())?;
         Ok(Plug(port))
     }
 
@@ -226,12 +259,53 @@ pub fn require_root(action: &'static str) -> Result<()> {
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<String> {
     let line = || format!("{program} {}", arguments.join(" "));
     let output = Command::new(program).args(arguments).output().map_err(Error::system("run", line()))?;
+    printed(line, &output)
+}
+
+/// What the command of this `line` printed.
+fn printed(line: impl FnOnce() -> String, output: &Output) -> Result<String> {
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
         let printed = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         Err(Error::Command { command: line(), output: printed })
     }
+}
+
+/// Brings up `lo` of the namespace that this thread is in, as `ip link set lo up` does.
+fn loopback_up() -> std::io::Result<()> {
+    const UP: u32 = nix::libc::IFF_UP as u32;
+    const LOOPBACK: u32 = 1;
+    let (length, kind, flags) =
+        (32_u32, nix::libc::RTM_NEWLINK, nix::libc::NLM_F_REQUEST | nix::libc::NLM_F_ACK);
+    // struct nlmsghdr: length, type, flags, sequence, port; struct ifinfomsg: family, type, index, flags, mask.
+    let (header, numbers) = ([length, 0, 0, 0], [0, LOOPBACK, UP, UP]);
+    let mut request = [header, numbers].concat().into_iter().flat_map(u32::to_ne_bytes).collect::<Vec<u8>>();
+    request[4..6].copy_from_slice(&kind.to_ne_bytes());
+    request[6..8].copy_from_slice(&u16::try_from(flags).unwrap_or_default().to_ne_bytes());
+    let socket =
+        socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+    send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
+    let mut answer = [0; 64];
+    recv(socket.as_raw_fd(), &mut answer, MsgFlags::empty())?;
+    // struct nlmsgerr follows the header, and begins with the error, below zero.
+    match i32::from_ne_bytes([answer[16], answer[17], answer[18], answer[19]]) {
+        0 => Ok(()),
+        code => Err(std::io::Error::from_raw_os_error(-code)),
+    }
+}
+
+/// What `ip` is told to give an interface an address that can be used at once.
+fn adding(interface: &str, address: &str) -> String {
+    let at_once = if address.contains(':') { " nodad" } else { "" };
+    format!("address add {address} dev {interface}{at_once}")
+}
+
+/// As `ip netns delete` does.
+fn delete(name: &str) -> Result<()> {
+    let path = Path::new(DIRECTORY).join(name);
+    umount2(&path, MntFlags::MNT_DETACH).map_err(Error::system("unmount", path.display()))?;
+    std::fs::remove_file(&path).map_err(Error::system("remove", path.display()))
 }
 
 /// Removes the namespaces of runs that are dead, with the processes still in them.
@@ -253,7 +327,7 @@ pub(crate) fn sweep() -> Result<()> {
         let Some(name) = name.to_str().filter(|name| label::is_orphan(name)) else { continue };
         let removed = command("ip", &["netns", "pids", name]).and_then(|processes| {
             processes.split_whitespace().for_each(kill_leftover);
-            command("ip", &["netns", "delete", name])
+            delete(name)
         });
         match removed {
             // Another run swept it at the same time.
