@@ -41,7 +41,7 @@ fn one_endpoint_short(desired: &plan::Forwarding) -> (Observed, plan::Frontend) 
         observed.advance(&change);
     }
     let (&frontend, service) = desired.first_key_value().expect("the cluster has services");
-    let &backend = service.backends.first().expect("the service has endpoints");
+    let (&backend, _) = service.backends.first_key_value().expect("the service has endpoints");
     observed.advance(&plan::Change::RemoveBackend { frontend, backend });
     (observed, frontend)
 }

@@ -92,7 +92,7 @@ fn updates(desired: &Forwarding) -> Vec<Update> {
         };
         let group = Group {
             ports: vec![EndpointPort { name: String::new(), port: PORT, protocol: Protocol::Tcp }],
-            endpoints: service.backends.iter().map(endpoint).collect(),
+            endpoints: service.backends.keys().map(endpoint).collect(),
         };
         let slice = Slice { service: name.clone(), groups: vec![group], triggered: None };
         slices.insert(name, slice);

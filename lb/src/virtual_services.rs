@@ -19,10 +19,11 @@ use std::time::Duration;
 use daemon::exit::chain;
 use dataplane::{Dataplane, Error, Ipvs, IpvsSettings};
 use plan::{
-    Backend, Change, Frontend, Masquerade, Observed, Port, Protocol, Rules, Scheduler, Scope, Service, diff,
+    Backend, Change, Frontend, Masquerade, Observed, Port, Protocol, Rules, Scheduler, Scope, Service,
+    Weight, diff,
 };
 
-use crate::config::{self, Config, Policy};
+use crate::config::{self, Backends, Config, Policy};
 use crate::health::Status;
 use crate::pool::{Carried, Pool, Standing};
 
@@ -48,11 +49,7 @@ impl VirtualServices {
         if config.frontend.forwarding == config::Forwarding::Relay {
             return Ok(None);
         }
-        let scheduler = match config.frontend.balance.policy {
-            Policy::RoundRobin => Scheduler::RoundRobin,
-            Policy::LeastConnections => Scheduler::LeastConnections,
-            Policy::SourceHash => Scheduler::SourceHash,
-        };
+        let scheduler = scheduler(config.frontend.balance.policy, &config.backends);
         let listen = &config.frontend.listen;
         let owned = listen.iter().chain(formerly).copied().filter_map(frontend).collect();
         let drain_deadline = config.health_check.drain_deadline.unwrap_or(Duration::MAX);
@@ -126,9 +123,24 @@ impl VirtualServices {
     }
 }
 
-/// Those who take new connections.
-fn takers(standings: &[Standing]) -> BTreeSet<Backend> {
-    standings.iter().filter(|standing| takes_connections(standing)).filter_map(backend).collect()
+/// What chooses as the relay would. In turn, and the fewest connections, take no weights into account; hashes do.
+fn scheduler(policy: Policy, backends: &Backends) -> Scheduler {
+    let mut weights = backends.iter().map(|backend| backend.weight).filter(|weight| *weight > 0);
+    let first = weights.next();
+    match (policy, weights.all(|weight| Some(weight) == first)) {
+        (Policy::RoundRobin, true) => Scheduler::RoundRobin,
+        (Policy::RoundRobin, false) => Scheduler::WeightedRoundRobin,
+        (Policy::LeastConnections, true) => Scheduler::LeastConnections,
+        (Policy::LeastConnections, false) => Scheduler::WeightedLeastConnections,
+        (Policy::SourceHash, _) => Scheduler::Maglev,
+    }
+}
+
+/// Those who take new connections, and how many of them in relation to others.
+fn takers(standings: &[Standing]) -> BTreeMap<Backend, Weight> {
+    let taker =
+        |standing: &Standing| Some((backend(standing)?, Weight::new(standing.member.backend.weight)?));
+    standings.iter().filter(|standing| takes_connections(standing)).filter_map(taker).collect()
 }
 
 /// Those whose connections are of no use to anybody. None where nobody else takes connections: it may well be this node
@@ -167,7 +179,7 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::config::{Backends, Balance};
+    use crate::config::Balance;
     use crate::health::{Event, Thresholds};
     use crate::metrics::Metrics;
 
@@ -195,8 +207,31 @@ mod tests {
         pool.standings()
     }
 
-    fn numbers(backends: &BTreeSet<Backend>) -> Vec<String> {
-        backends.iter().map(ToString::to_string).collect()
+    fn numbers<'a>(backends: impl IntoIterator<Item = &'a Backend>) -> Vec<String> {
+        backends.into_iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn weights_are_the_kernels_where_they_differ() {
+        let weighted = |weights: [u16; 3]| {
+            let backends = Backends::numbered(3);
+            (0..).zip(weights).fold(backends, |backends, (position, weight)| {
+                backends.with(position, |backend| backend.weight = weight)
+            })
+        };
+        let (alike, different) = ([[1, 1, 1], [7, 7, 7], [7, 0, 7]], [[1, 1, 2], [7, 0, 1]]);
+        for (policy, even, weighing) in [
+            (Policy::RoundRobin, Scheduler::RoundRobin, Scheduler::WeightedRoundRobin),
+            (Policy::LeastConnections, Scheduler::LeastConnections, Scheduler::WeightedLeastConnections),
+            (Policy::SourceHash, Scheduler::Maglev, Scheduler::Maglev),
+        ] {
+            for weights in alike {
+                assert_eq!(scheduler(policy, &weighted(weights)), even, "{policy:?} {weights:?}");
+            }
+            for weights in different {
+                assert_eq!(scheduler(policy, &weighted(weights)), weighing, "{policy:?} {weights:?}");
+            }
+        }
     }
 
     /// Probes of each backend, those drained, and who then takes connections, and who is given up.
@@ -215,7 +250,7 @@ mod tests {
         ];
         for (probes, drained, takes, gives_up) in rows {
             let standings = standings(probes, drained);
-            assert_eq!(numbers(&takers(&standings)), takes, "{probes:?} {drained:?}");
+            assert_eq!(numbers(takers(&standings).keys()), takes, "{probes:?} {drained:?}");
             assert_eq!(numbers(&dead(&standings)), gives_up, "{probes:?} {drained:?}");
         }
     }

@@ -321,7 +321,7 @@ impl Writer {
             }
             let desired = desired.filter(|_| is_served);
             if let Some((known, desired)) = applied.services.get_mut(&frontend).zip(desired)
-                && known.backends.keys().any(|backend| !desired.backends.contains(backend))
+                && known.backends.keys().any(|backend| !desired.backends.contains_key(backend))
                 && let Some(counted) = self.dataplane.recount(frontend)?
             {
                 known.backends = counted;

@@ -9,7 +9,7 @@ mod traffic_policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use plan::{Audience, Forwarding, Frontend, Scheduler};
+use plan::{Audience, Forwarding, Frontend, Scheduler, Weight};
 
 pub use self::node_port::NodePortAddresses;
 pub use self::topology::{Endpoints, Judgement, List, Topology};
@@ -62,7 +62,10 @@ pub fn translate<'a>(
     // Of two ports that would be served at one address, the first is.
     let mut forwarding = Forwarding::new();
     for Derivation { frontend, list, endpoints, rules, .. } in derivations {
-        let service = || plan::Service { rules, backends: endpoints.list(list).collect() };
+        let service = || plan::Service {
+            rules,
+            backends: endpoints.list(list).map(|backend| (backend, Weight::ONE)).collect(),
+        };
         forwarding.entry(frontend).or_insert_with(service);
     }
     forwarding

@@ -1,12 +1,13 @@
 //! A backend that leaves while it has connections.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use dataplane::{Dataplane, Ipvs, IpvsSettings, Surroundings};
-use plan::{Change, Forwarding, Scope, diff};
+use dataplane::{Dataplane, Deviation, Ipvs, IpvsSettings, Surroundings};
+use plan::{Change, Forwarding, Rules, Scope, Service, Weight, diff};
 use tests::wait;
 
-use crate::site::{Site, frontend, server, service};
+use crate::site::{SERVERS, Site, apply, frontend, server, service};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -69,11 +70,35 @@ fn a_server_that_returns_while_it_drains_is_as_before() {
     let change = |change: fn(plan::Frontend, plan::Backend) -> Change| change(frontend(), server("one"));
     let before = site.tool("ipvsadm", &["-Ln", "--thresholds"]);
     let drain = change(|frontend, backend| Change::DrainBackend { frontend, backend });
-    let back = change(|frontend, backend| Change::AddBackend { frontend, backend });
+    let back = change(|frontend, backend| Change::AddBackend { frontend, backend, weight: Weight::ONE });
     assert_eq!(ipvs.apply(&[drain]).len(), 0);
     assert_ne!(site.tool("ipvsadm", &["-Ln", "--thresholds"]), before);
     assert_eq!(ipvs.apply(&[back]).len(), 0);
     assert_eq!(site.tool("ipvsadm", &["-Ln", "--thresholds"]), before);
     assert_eq!(held.ask().unwrap(), "one");
     assert_eq!(site.dial(frontend(), 3).unwrap().len(), 1);
+}
+
+#[test]
+fn whatever_chooses_new_clients_are_served_while_a_server_drains() {
+    let site = Site::new();
+    let clients: Vec<IpAddr> = (21..=32).map(|last| IpAddr::from([10, 1, 0, last])).collect();
+    let addresses: Vec<String> = clients.iter().map(|client| format!("{client}/24")).collect();
+    site.client.addresses("eth0", &addresses.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
+    let mut ipvs = open(&site, Duration::from_hours(1));
+    for (name, scheduler) in Ipvs::schedulers() {
+        let service = Service { rules: Rules { scheduler, ..Rules::default() }, ..service(&SERVERS) };
+        let drains = ipvs.supports(frontend(), &service) != Ok(Some(Deviation::NoDrain));
+        assert_eq!(drains, name != "dh");
+        let remove = Change::RemoveService { frontend: frontend() };
+        apply(&mut ipvs, &[remove, Change::AddService { frontend: frontend(), service }]);
+        let mut held = site.hold(frontend());
+        let leaves = server(&held.name);
+        apply(&mut ipvs, &[Change::DrainBackend { frontend: frontend(), backend: leaves }]);
+        for client in &clients {
+            let served = site.hold_as(*client, frontend()).map(|other| other.name);
+            assert!(served.as_ref().is_ok_and(|other| *other != held.name), "{name}, {client}: {served:?}");
+        }
+        assert_eq!(held.ask().is_ok_and(|answer| answer == held.name), drains, "{name}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use dataplane::{Dataplane, Ipvs};
-use plan::{Change, Forwarding, Observed, Rules, Scheduler, Scope, diff};
+use plan::{Change, Forwarding, Observed, Rules, Scheduler, Scope, Service, Weight, diff};
 
 use crate::site::{SERVERS, Site, apply, frontend, server, service};
 
@@ -28,12 +28,53 @@ fn connections_are_shared_out_in_turn() {
 }
 
 #[test]
+fn connections_are_shared_out_by_weight() {
+    let site = Site::new();
+    let mut ipvs = site.open();
+    let weight = |weight| Weight::new(weight).unwrap();
+    let of =
+        |counts: [usize; 3]| SERVERS.into_iter().map(str::to_owned).zip(counts).collect::<BTreeMap<_, _>>();
+    let rules = Rules { scheduler: Scheduler::WeightedRoundRobin, ..Rules::default() };
+    let backends = SERVERS.into_iter().map(server).zip([3, 1, 2].map(weight)).collect();
+    let desired: Forwarding = [(frontend(), Service { rules, backends })].into();
+    let sync = |ipvs: &mut Ipvs, desired: &Forwarding| {
+        let steps = diff(&ipvs.observe().unwrap(), desired, &Scope::everything());
+        apply(ipvs, &steps);
+        steps.len()
+    };
+    sync(&mut ipvs, &desired);
+    assert_eq!(site.dial(frontend(), 24).unwrap(), of([12, 4, 8]));
+
+    // One that drains gets nothing, and when it is back its own share at once. It keeps its connection throughout.
+    let mut held = site.hold(frontend());
+    let leaving = server(&held.name);
+    apply(&mut ipvs, &[Change::DrainBackend { frontend: frontend(), backend: leaving }]);
+    assert!(!site.dial(frontend(), 12).unwrap().contains_key(&held.name));
+    assert_eq!(sync(&mut ipvs, &desired), 1);
+    assert_eq!(site.dial(frontend(), 24).unwrap(), of([12, 4, 8]));
+
+    // Another share is one step, and so is to put right what somebody else made of it.
+    let mut other = desired.clone();
+    other.get_mut(&frontend()).unwrap().backends.insert(server("one"), weight(1));
+    assert_eq!(sync(&mut ipvs, &other), 1);
+    assert_eq!(site.dial(frontend(), 16).unwrap(), of([4, 4, 8]));
+    site.tool("ipvsadm", &["-e", "-t", "10.254.0.1:443", "-r", "10.2.0.13:6443", "-m", "-w", "9"]);
+    assert!(site.on_director(|| ipvs.inspect().unwrap().entries_differ));
+    assert_eq!(sync(&mut ipvs, &other), 1);
+    assert_eq!(site.dial(frontend(), 16).unwrap(), of([4, 4, 8]));
+    assert_eq!(held.ask().unwrap(), held.name);
+}
+
+#[test]
 fn without_servers_a_client_is_refused_at_once() {
     let site = Site::new();
     let mut ipvs = site.open();
     apply(&mut ipvs, &[add(&[])]);
     assert_eq!(site.dial(frontend(), 1).unwrap_err().kind(), ErrorKind::ConnectionRefused);
-    apply(&mut ipvs, &[Change::AddBackend { frontend: frontend(), backend: server("two") }]);
+    apply(
+        &mut ipvs,
+        &[Change::AddBackend { frontend: frontend(), backend: server("two"), weight: Weight::ONE }],
+    );
     assert_eq!(site.dial(frontend(), 2).unwrap(), BTreeMap::from([("two".to_owned(), 2)]));
 }
 
@@ -59,7 +100,7 @@ fn a_server_that_leaves_keeps_its_connections_and_gets_none() {
     drop(ipvs);
     let mut ipvs = site.open();
     assert_eq!(sync(&mut ipvs), [], "it still has connections");
-    let back = Change::AddBackend { frontend: frontend(), backend: server("one") };
+    let back = Change::AddBackend { frontend: frontend(), backend: server("one"), weight: Weight::ONE };
     apply(&mut ipvs, &[back]);
     assert_eq!(site.dial(frontend(), 4).unwrap().len(), 2, "it is back");
 }

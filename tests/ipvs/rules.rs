@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use dataplane::{Dataplane, Deviation, Ipvs};
 use plan::{
-    Affinity, AffinityGroup, Backend, Change, Frontend, Masquerade, Port, Protocol, Rules, Service, WhenEmpty,
+    Affinity, AffinityGroup, Backend, Change, Frontend, Masquerade, Port, Protocol, Rules, Service, Weight,
+    WhenEmpty,
 };
 use tests::{Namespace, wait};
 
@@ -41,7 +42,7 @@ impl Family {
     }
 
     fn service(self, rules: Rules, names: &[&str]) -> Service {
-        Service { rules, backends: names.iter().map(|name| self.backend(name)).collect() }
+        Service { rules, ..names.iter().map(|name| self.backend(name)).collect() }
     }
 }
 
@@ -138,7 +139,7 @@ fn who_is_not_to_be_served_is_dropped_or_refused() {
         let drop = Rules { when_empty: WhenEmpty::Drop, ..Rules::default() };
         serve(&mut ipvs, tcp, &family.service(drop, &[]));
         assert_dropped(&site.client, tcp);
-        let comes = Change::AddBackend { frontend: tcp, backend: family.backend("two") };
+        let comes = Change::AddBackend { frontend: tcp, backend: family.backend("two"), weight: Weight::ONE };
         assert!(ipvs.apply(&[comes]).is_empty());
         assert_eq!(ask(&site.client, tcp).name, "two");
     }

@@ -1,7 +1,7 @@
 //! What one change takes of the kernel, however much there is.
 
 use dataplane::{Dataplane, Ipvs, IpvsTraffic, Traffic};
-use plan::{Backend, Change, Frontend, Port, Protocol, Service};
+use plan::{Backend, Change, Frontend, Port, Protocol, Service, Weight};
 use tests::Namespace;
 
 use crate::site::{self, apply};
@@ -37,7 +37,7 @@ fn exchanged_among(services: u16) -> [IpvsTraffic; 2] {
         before = now;
         exchanged
     };
-    apply(&mut ipvs, &[Change::AddBackend { frontend, backend }]);
+    apply(&mut ipvs, &[Change::AddBackend { frontend, backend, weight: Weight::ONE }]);
     let came = since(&ipvs);
     // As the sync does it: whether it has connections is asked first.
     ipvs.recount(frontend).unwrap();

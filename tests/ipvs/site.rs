@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use dataplane::{Dataplane, Ipvs, IpvsSettings, Surroundings};
 use plan::{Backend, Change, Frontend, Port, Protocol, Service};
+use socket2::{Domain, Socket, Type};
 use tests::{Namespace, Process, Program, Switch, traffic, wait};
 
 /// What the servers are called.
@@ -31,15 +32,13 @@ impl Site {
     pub(crate) fn new() -> Self {
         let [client, director, pod] =
             ["client", "director", "pod"].map(|label| Namespace::new(label).unwrap());
-        let gateway = |place: &Namespace, network: u8, interface: &str| {
-            director.address(interface, &format!("10.{network}.0.1/24")).unwrap();
-            director.address(interface, &format!("fd00:{network}::1/64")).unwrap();
+        for (place, network, interface) in [(&client, 1, "eth0"), (&pod, 3, "pod")] {
+            place.cable("eth0", &director, interface).unwrap();
+            director
+                .addresses(interface, &[&format!("10.{network}.0.1/24"), &format!("fd00:{network}::1/64")])
+                .unwrap();
             leave_by(place, network, 2);
-        };
-        client.cable("eth0", &director, "eth0").unwrap();
-        gateway(&client, 1, "eth0");
-        pod.cable("eth0", &director, "pod").unwrap();
-        gateway(&pod, 3, "pod");
+        }
         let switch = Switch::new("servers").unwrap();
         switch.attach(&director, "eth1", &["10.2.0.1/24", "fd00:2::1/64"]).unwrap();
         let (mut servers, mut processes) = (Vec::new(), Vec::new());
@@ -102,6 +101,18 @@ impl Site {
         self.processes[position].kill().unwrap();
     }
 
+    /// The same by this one of its addresses, if it is served.
+    pub(crate) fn hold_as(&self, client: IpAddr, to: Frontend) -> std::io::Result<Held> {
+        let address = SocketAddr::new(to.address(), to.port().number());
+        let open = || {
+            let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+            socket.bind(&SocketAddr::new(client, 0).into())?;
+            socket.connect_timeout(&address.into(), PATIENCE)?;
+            Held::of(socket.into())
+        };
+        self.client.run(open).unwrap()
+    }
+
     /// A connection of the client's that stays.
     pub(crate) fn hold(&self, to: Frontend) -> Held {
         Self::hold_from(&self.client, to)
@@ -125,10 +136,13 @@ impl Site {
 
 /// Gives a place its addresses in a network, and the director as its gateway.
 fn leave_by(place: &Namespace, network: u8, number: u8) {
-    place.address("eth0", &format!("10.{network}.0.{number}/24")).unwrap();
-    place.address("eth0", &format!("fd00:{network}::{number}/64")).unwrap();
-    place.route("default", &format!("10.{network}.0.1")).unwrap();
-    place.ip(&["-6", "route", "add", "default", "via", &format!("fd00:{network}::1")]).unwrap();
+    let lines = [
+        format!("address add 10.{network}.0.{number}/24 dev eth0"),
+        format!("address add fd00:{network}::{number}/64 dev eth0 nodad"),
+        format!("route add default via 10.{network}.0.1"),
+        format!("route add default via fd00:{network}::1"),
+    ];
+    place.ip_lines(&lines).unwrap();
 }
 
 /// The virtual services of this network. Pods are those behind the interface `pod`.
@@ -151,7 +165,10 @@ pub(crate) struct Held {
 
 impl Held {
     fn open(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Self::of(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    fn of(stream: TcpStream) -> std::io::Result<Self> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut held = Self { name: String::new(), stream: BufReader::new(stream) };
         held.name = held.ask()?;

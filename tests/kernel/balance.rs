@@ -8,7 +8,7 @@ use std::thread::ScopedJoinHandle;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use plan::Change;
+use plan::{Change, Weight};
 
 use crate::node::{Node, apply, backend, frontend, serve};
 use crate::server::{TcpServer, UdpServer, ask, connect, exchange, greeting};
@@ -85,7 +85,10 @@ fn an_exchange_of_datagrams_stays_with_its_backend_until_that_is_removed() {
         assert_eq!([meet(), meet(), meet()], [second; 3]);
 
         // Returning makes it a new backend: the exchange does not go back.
-        apply(&mut ebpf, &[Change::AddBackend { frontend: service, backend: backend(first) }]);
+        apply(
+            &mut ebpf,
+            &[Change::AddBackend { frontend: service, backend: backend(first), weight: Weight::ONE }],
+        );
         assert_eq!(meet(), second);
     });
 }
@@ -138,8 +141,8 @@ fn no_connection_fails_while_backends_come_and_go() {
                 round += 1;
                 let server = |offset: usize| backend(servers[(round + offset) % 3].address());
                 let steps = [
-                    Change::AddBackend { frontend: service, backend: server(1) },
-                    Change::AddBackend { frontend: service, backend: server(2) },
+                    Change::AddBackend { frontend: service, backend: server(1), weight: Weight::ONE },
+                    Change::AddBackend { frontend: service, backend: server(2), weight: Weight::ONE },
                     Change::RemoveBackend { frontend: service, backend: server(0) },
                     Change::RemoveBackend { frontend: service, backend: server(2) },
                 ];

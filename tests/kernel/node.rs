@@ -134,8 +134,8 @@ pub(crate) fn serve(ebpf: &mut Ebpf, frontend: Frontend, backends: &[SocketAddr]
 
 /// Adds `frontend` with these rules and backends.
 pub(crate) fn serve_by(ebpf: &mut Ebpf, frontend: Frontend, rules: Rules, backends: &[SocketAddr]) {
-    let backends = backends.iter().copied().map(backend).collect();
-    apply(ebpf, &[Change::AddService { frontend, service: Service { rules, backends } }]);
+    let service = Service { rules, ..backends.iter().copied().map(backend).collect() };
+    apply(ebpf, &[Change::AddService { frontend, service }]);
 }
 
 /// Applies changes that must succeed.

@@ -1,5 +1,6 @@
 //! A node in a box: fairway-proxy's whole sync loop against a stub, on a dataplane in memory.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -119,9 +120,9 @@ impl Node {
     /// Waits until TCP to `frontend` reaches exactly `backends`; no backends: until it is refused.
     pub(crate) fn reaches(&self, frontend: &str, backends: &[&str]) -> Result<()> {
         let frontend = frontend_of(frontend);
-        let wanted = backends.iter().map(|backend| backend_of(backend)).collect();
+        let wanted: BTreeSet<Backend> = backends.iter().map(|backend| backend_of(backend)).collect();
         let what = format!("{frontend} reaches {backends:?}");
-        let reaches = |service: &Service| service.backends == wanted;
+        let reaches = |service: &Service| service.backends.keys().eq(&wanted);
         wait::until(&what, SOON, || self.forwarding().get(&frontend).is_some_and(reaches))
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ::tests::{Error, Namespace, Result, wait};
 use dataplane::{Dataplane, Ipvs, IpvsSettings, IpvsTraffic, Surroundings};
 use nix::time::{ClockId, clock_gettime};
-use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Scope, diff};
+use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Scope, Weight, diff};
 
 use super::{ENDPOINTS, FEW, Round, SERVICES, SIZES};
 use crate::cluster;
@@ -99,7 +99,7 @@ impl Node {
         let frontends: Vec<Frontend> = self.plan.keys().copied().step_by(step).collect();
         let before = processor_time()?;
         for &frontend in frontends.iter().cycle().take(CHANGES as usize / 2) {
-            apply(&mut self.ipvs, &[Change::AddBackend { frontend, backend }])?;
+            apply(&mut self.ipvs, &[Change::AddBackend { frontend, backend, weight: Weight::ONE }])?;
             self.ipvs.recount(frontend).map_err(failed)?;
             apply(&mut self.ipvs, &[Change::RemoveBackend { frontend, backend }])?;
         }
@@ -120,7 +120,7 @@ fn seconds_of_ipvsadm() -> Result<f64> {
     for (frontend, service) in cluster(SERVICES, ENDPOINTS) {
         let at = format!("{}:{}", frontend.address(), frontend.port());
         writeln!(rules, "-A -t {at} -s rr").map_err(failed)?;
-        for backend in service.backends {
+        for backend in service.backends.into_keys() {
             writeln!(rules, "-a -t {at} -r {backend} -m -w 1").map_err(failed)?;
         }
     }

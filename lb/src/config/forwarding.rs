@@ -2,7 +2,7 @@
 
 use daemon::document::Section;
 
-use super::{Backend, Balance, Frontend, Rebalance, defaults};
+use super::{Backend, Balance, Frontend, Rebalance};
 
 /// Who carries the bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,10 +48,6 @@ pub(super) fn refuse_what_only_the_relay_does(
     }
     for (backend, position) in backends {
         let at = |field: &str| format!("backends[{position}].{field}");
-        // 0 is for whoever is to take none.
-        if ![0, defaults::WEIGHT].contains(&backend.weight) {
-            root.problem(&at("weight"), lacks);
-        }
         for (field, is_asked_for) in [
             ("backup", backend.backup),
             ("maxConnections", backend.max_connections.is_some()),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use plan::{
     Affinity, AffinityGroup, Backend, Change, Forwarding, Frontend, Masquerade, Observed, Port, Protocol,
-    Rules, Scheduler, Scope, Service, WhenEmpty, diff,
+    Rules, Scheduler, Scope, Service, Weight, WhenEmpty, diff,
 };
 
 use crate::{Dataplane, Error};
@@ -26,6 +26,7 @@ pub fn holds(mut open: impl Open) {
     survives_a_restart(&mut open);
     removes_backends_with_their_service(&mut open);
     gives_a_draining_backend_nothing_new(&mut open);
+    keeps_weights_where_it_knows_them(&mut open);
     has_no_effect_on_what_is_not_there(&mut open);
     speaks_for_what_it_supports(&mut open);
 }
@@ -42,7 +43,8 @@ fn keeps_its_services_when_full(open: &mut impl Open, services: u8) {
     let add = |number| add(frontend(number, Protocol::Tcp), []);
     let steps: Vec<Change> = (0..services).map(add).collect();
     must(&mut *dataplane, &steps);
-    let fits = Change::AddBackend { frontend: frontend(0, Protocol::Tcp), backend: backend(0) };
+    let fits =
+        Change::AddBackend { frontend: frontend(0, Protocol::Tcp), backend: backend(0), weight: Weight::ONE };
     let failures = dataplane.apply(&[add(services), fits, add(services)]);
     let [first, second] = &failures[..] else { panic!("two of the steps are too much: {failures:?}") };
     assert!(matches!(first.error, Error::Full { .. }), "full is said to be full: {:?}", first.error);
@@ -56,7 +58,8 @@ fn keeps_its_backends_when_full(open: &mut impl Open, backends: u16) {
     let mut dataplane = emptied(open);
     let (first, second) = (frontend(0, Protocol::Tcp), frontend(1, Protocol::Tcp));
     must(&mut *dataplane, &[add(first, 0..backends - 1), add(second, [])]);
-    let add_one = |frontend, number| Change::AddBackend { frontend, backend: backend(number) };
+    let add_one =
+        |frontend, number| Change::AddBackend { frontend, backend: backend(number), weight: Weight::ONE };
     must(&mut *dataplane, &[add_one(first, backends - 1)]);
     let before = observed(&mut *dataplane);
 
@@ -96,12 +99,12 @@ fn takes_a_step_twice(open: &mut impl Open) {
     let mut dataplane = emptied(open);
     let frontend = frontend(0, Protocol::Tcp);
     let masquerading = Rules { masquerade: Masquerade::Always, ..Rules::default() };
-    let other = Service { rules: masquerading, backends: [].into() };
+    let other = Service { rules: masquerading, ..Service::default() };
     let rules =
         supported(&*dataplane, [(frontend, other)].into()).remove(&frontend).unwrap_or_default().rules;
     for change in [
         add(frontend, [0]),
-        Change::AddBackend { frontend, backend: backend(1) },
+        Change::AddBackend { frontend, backend: backend(1), weight: Weight::ONE },
         Change::SetRules { frontend, rules },
         Change::RemoveBackend { frontend, backend: backend(0) },
         Change::RemoveService { frontend },
@@ -152,11 +155,43 @@ fn gives_a_draining_backend_nothing_new(open: &mut impl Open) {
     let drained = observed(&mut *dataplane);
     let taking =
         |observed: &Observed| observed.forwarding().get(&frontend).cloned().unwrap_or_default().backends;
-    assert_eq!(taking(&drained), [stays].into(), "only the other takes new connections");
+    assert_eq!(
+        taking(&drained),
+        Service::from_iter([stays]).backends,
+        "only the other takes new connections"
+    );
     let left = drained.services.get(&frontend).and_then(|service| service.backends.get(&leaves));
     assert!(left.is_none_or(|found| found.draining), "it is gone, or known to be draining");
-    must(&mut *dataplane, &[Change::AddBackend { frontend, backend: leaves }]);
-    assert_eq!(taking(&observed(&mut *dataplane)), [stays, leaves].into(), "it can come back");
+    must(&mut *dataplane, &[Change::AddBackend { frontend, backend: leaves, weight: Weight::ONE }]);
+    let both = Service::from_iter([stays, leaves]).backends;
+    assert_eq!(taking(&observed(&mut *dataplane)), both, "it can come back");
+}
+
+/// One that drained has its own weight back at once. Who knows no weights says so, and is asked for none.
+fn keeps_weights_where_it_knows_them(open: &mut impl Open) {
+    let mut dataplane = emptied(open);
+    let frontend = frontend(0, Protocol::Tcp);
+    let weighted = |weights: [u16; 2]| {
+        let weights = weights.map(|weight| Weight::new(weight).unwrap_or_default());
+        let rules = Rules { scheduler: Scheduler::WeightedRoundRobin, ..Rules::default() };
+        Service { rules, backends: (0..).map(backend).zip(weights).collect() }
+    };
+    let service = weighted([3, 1]);
+    if dataplane.supports(frontend, &service).is_err() {
+        return;
+    }
+    must(&mut *dataplane, &[Change::AddService { frontend, service: service.clone() }]);
+    let served = |dataplane: &mut dyn Dataplane| observed(dataplane).forwarding().remove(&frontend);
+    assert_eq!(served(&mut *dataplane), Some(service.clone()));
+    let add = |number: u16, weight: u16| Change::AddBackend {
+        frontend,
+        backend: backend(number),
+        weight: Weight::new(weight).unwrap_or_default(),
+    };
+    must(&mut *dataplane, &[add(1, u16::MAX)]);
+    assert_eq!(served(&mut *dataplane), Some(weighted([3, u16::MAX])), "a weight changes in place");
+    must(&mut *dataplane, &[Change::DrainBackend { frontend, backend: backend(0) }, add(0, 3), add(1, 1)]);
+    assert_eq!(served(&mut *dataplane), Some(service), "one that is back has its own weight");
 }
 
 fn has_no_effect_on_what_is_not_there(open: &mut impl Open) {
@@ -169,7 +204,7 @@ fn has_no_effect_on_what_is_not_there(open: &mut impl Open) {
         &[
             Change::RemoveBackend { frontend, backend: backend(1) },
             Change::DrainBackend { frontend, backend: backend(1) },
-            Change::AddBackend { frontend: absent, backend: backend(1) },
+            Change::AddBackend { frontend: absent, backend: backend(1), weight: Weight::ONE },
             Change::RemoveBackend { frontend: absent, backend: backend(0) },
             Change::SetRules { frontend: absent, rules: Rules::default() },
             Change::RemoveService { frontend: absent },
@@ -266,7 +301,12 @@ impl Dice {
     /// Every other one with rules of its own.
     fn service(&mut self) -> Service {
         let rules = if self.roll(2) == 0 { Rules::default() } else { self.rules() };
-        Service { rules, backends: (0..self.roll(6)).map(|_| backend(self.roll(8).into())).collect() }
+        let heaviest = if self.roll(4) == 0 { 3 } else { 1 };
+        let backends = (0..self.roll(6)).map(|_| {
+            let weight = Weight::new(1 + u16::from(self.roll(heaviest))).unwrap_or_default();
+            (backend(self.roll(8).into()), weight)
+        });
+        Service { rules, backends: backends.collect() }
     }
 
     fn rules(&mut self) -> Rules {

@@ -26,7 +26,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-use plan::{Change, Frontend, Observed, Protocol, Scheduler, Service};
+use plan::{Change, Frontend, Observed, Protocol, Scheduler, Service, Weight};
 
 pub use self::live::LiveServices;
 use self::load::Attached;
@@ -234,6 +234,10 @@ impl Dataplane for Ebpf {
         match service.rules.scheduler {
             Scheduler::RoundRobin | Scheduler::Random | Scheduler::Maglev => {}
             scheduler => return Err(Unsupported::Scheduler { frontend, scheduler }),
+        }
+        if let Some((&backend, &weight)) = service.backends.iter().find(|(_, weight)| **weight != Weight::ONE)
+        {
+            return Err(Unsupported::Weight { frontend, backend, weight });
         }
         Unsupported::unless_of_one_family(frontend, service).map(|()| None)
     }

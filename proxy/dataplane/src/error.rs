@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use aya::maps::MapError;
-use plan::{Backend, Frontend, Protocol, Scheduler, Service};
+use plan::{Backend, Frontend, Protocol, Scheduler, Service, Weight};
 
 /// Why the kernel could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -123,6 +123,9 @@ pub enum Deviation {
     /// A client is not remembered.
     #[error("affinity is a hash of the client's address, without a time")]
     AffinityByHash,
+    /// The connections of a backend that leaves end with it.
+    #[error("by destination, a backend that leaves takes its connections with it")]
+    NoDrain,
 }
 
 /// A service that a dataplane cannot serve.
@@ -143,6 +146,16 @@ pub enum Unsupported {
         frontend: Frontend,
         /// Its backend.
         backend: Backend,
+    },
+    /// The dataplane shares out connections evenly.
+    #[error("{frontend}: {backend} has a weight of {weight}, and weights are not served")]
+    Weight {
+        /// The frontend.
+        frontend: Frontend,
+        /// Its backend.
+        backend: Backend,
+        /// Its share.
+        weight: Weight,
     },
     /// The dataplane does not have this scheduler.
     #[error("{frontend}: the scheduler {} is not served", scheduler.name())]
@@ -166,7 +179,7 @@ impl Unsupported {
     /// The backends of `service` are of the family of `frontend`, or one is not.
     pub(crate) fn unless_of_one_family(frontend: Frontend, service: &Service) -> Result<(), Self> {
         let foreign = |backend: &&Backend| backend.address().is_ipv4() != frontend.address().is_ipv4();
-        match service.backends.iter().find(foreign) {
+        match service.backends.keys().find(foreign) {
             Some(backend) => Err(Self::Family { frontend, backend: *backend }),
             None => Ok(()),
         }

@@ -25,6 +25,7 @@ mod scheduler;
 mod served;
 mod settings;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
@@ -33,7 +34,9 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use nix::errno::Errno;
-use plan::{Audience, Backend, Change, Frontend, Observed, ObservedBackend, Rules, Scheduler, Service};
+use plan::{
+    Audience, Backend, Change, Frontend, Observed, ObservedBackend, Rules, Scheduler, Service, Weight,
+};
 
 use self::addresses::{Addresses, INTERFACE, Interface};
 use self::message::{Command, Target};
@@ -243,16 +246,17 @@ impl Ipvs {
             Change::AddService { service: Service { rules, backends }, .. } => {
                 // It may be left by a process that ended before it could give it an address.
                 let new = Order::or(service(Command::NewService, rules), Errno::EEXIST, Command::SetService);
-                std::iter::once(new).chain(backends.iter().map(|backend| add(target, *backend))).collect()
+                let add = |(backend, weight): (&Backend, &Weight)| add(target, *backend, *weight);
+                std::iter::once(new).chain(backends.iter().map(add)).collect()
             }
             Change::SetRules { rules, .. } => vec![Order::plain(service(Command::SetService, rules))],
-            Change::AddBackend { backend, .. } => vec![add(target, *backend)],
+            Change::AddBackend { backend, weight, .. } => vec![add(target, *backend, *weight)],
             Change::DrainBackend { backend, .. } => {
                 let draining = drain::draining(since_start());
                 vec![Order::unless(server(Command::SetServer, *backend, draining), Errno::ENOENT)]
             }
             Change::RemoveBackend { backend, .. } => {
-                let delete = server(Command::DeleteServer, *backend, drain::SERVING);
+                let delete = server(Command::DeleteServer, *backend, drain::serving(Weight::ONE));
                 vec![Order::unless(delete, Errno::ENOENT)]
             }
             Change::RemoveService { .. } => {
@@ -268,12 +272,13 @@ impl Ipvs {
         let mut refusals = vec![None; changes.len()];
         let mut orders = Vec::new();
         for (position, change) in changes.iter().enumerate() {
-            let Some(wanted) = self.orders(change) else {
+            let change = self.in_place_of(change);
+            let Some(wanted) = self.orders(&change) else {
                 refusals[position] = Some(Errno::ENOSPC);
                 continue;
             };
             orders.extend(wanted.into_iter().map(|order| (position, order)));
-            self.served.advance(change);
+            self.served.advance(&change);
         }
         let Difference { first, then, lost, gained } = self.served.difference(&before);
         self.table.change(&first.removed, &first.added)?;
@@ -287,6 +292,25 @@ impl Ipvs {
             }
         }
         Ok(refusals)
+    }
+
+    /// The step itself, or what is done in its place. By destination (`ip_vs_dh_schedule`) new clients are for one server,
+    /// and turned away while it takes none: there, one that leaves does so at once.
+    fn in_place_of<'change>(&self, change: &'change Change) -> Cow<'change, Change> {
+        let scheduler = |frontend| self.served.service(frontend).map(|service| service.rules.scheduler);
+        match *change {
+            Change::DrainBackend { frontend, backend }
+                if scheduler(frontend) == Some(Scheduler::DestinationHash) =>
+            {
+                Cow::Owned(Change::RemoveBackend { frontend, backend })
+            }
+            Change::AddService { .. }
+            | Change::SetRules { .. }
+            | Change::AddBackend { .. }
+            | Change::DrainBackend { .. }
+            | Change::RemoveBackend { .. }
+            | Change::RemoveService { .. } => Cow::Borrowed(change),
+        }
     }
 
     /// Gives orders, each about the change at a position, and notes which changes were refused.
@@ -393,12 +417,14 @@ impl Dataplane for Ipvs {
     }
 }
 
-/// A client is remembered by the service it asks, and by that of a mark not at all.
+/// A client is remembered by the service it asks, and by that of a mark not at all. Nobody drains by destination.
 fn deviation(frontend: Frontend, rules: &Rules) -> Option<Deviation> {
-    rules.affinity.map(|_| match frontend.audience() {
-        Audience::Everyone => Deviation::AffinityByFrontend,
-        Audience::Outside => Deviation::AffinityByHash,
-    })
+    match (rules.affinity, frontend.audience(), rules.scheduler) {
+        (Some(_), Audience::Everyone, _) => Some(Deviation::AffinityByFrontend),
+        (Some(_), Audience::Outside, _) => Some(Deviation::AffinityByHash),
+        (None, _, Scheduler::DestinationHash) => Some(Deviation::NoDrain),
+        (None, _, _) => None,
+    }
 }
 
 /// What IPVS is told of a service's scheduler and affinity.
@@ -409,9 +435,9 @@ fn schedule(target: Target, rules: &Rules) -> (Scheduler, Option<Duration>) {
     }
 }
 
-/// Makes a backend take new connections, whether it is known or not.
-fn add(target: Target, backend: Backend) -> Order {
-    let new = message::server(Command::NewServer, target, backend, drain::SERVING);
+/// Makes a backend take its share of new connections, whether it is known or not.
+fn add(target: Target, backend: Backend, weight: Weight) -> Order {
+    let new = message::server(Command::NewServer, target, backend, drain::serving(weight));
     Order::or(new, Errno::EEXIST, Command::SetServer)
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 
 use crate::Port;
 
@@ -26,6 +27,41 @@ impl Backend {
     /// The endpoint's port.
     pub const fn port(self) -> Port {
         self.port
+    }
+}
+
+/// A backend's share of new connections in relation to those of others, 1 to 65535. Endpoints of Kubernetes are all
+/// alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Weight(NonZeroU16);
+
+impl Weight {
+    /// That of whoever is like all others.
+    pub const ONE: Self = Self(NonZeroU16::MIN);
+
+    /// `None` for 0: who takes no connections is no backend.
+    pub const fn new(number: u16) -> Option<Self> {
+        match NonZeroU16::new(number) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// The weight as a number.
+    pub const fn number(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::ONE
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(formatter)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Backend, Frontend, Rules, Service};
+use crate::{Backend, Frontend, Rules, Service, Weight};
 
 /// One step that a dataplane carries out. Every step is idempotent: adding what is there and removing what is not are
 /// successes.
@@ -22,12 +22,14 @@ pub enum Change {
         /// How.
         rules: Rules,
     },
-    /// Let this backend take new connections, also when it was draining.
+    /// Let this backend take so much of the new connections, also when it was draining or took another share.
     AddBackend {
         /// Whose backend.
         frontend: Frontend,
         /// Which backend.
         backend: Backend,
+        /// Its share.
+        weight: Weight,
     },
     /// Give this backend no new connections and keep those it has.
     DrainBackend {
@@ -71,7 +73,12 @@ impl fmt::Display for Change {
                 write!(formatter, "add {frontend} -> {} backends, {rules}", backends.len())
             }
             Self::SetRules { frontend, rules } => write!(formatter, "set {frontend}: {rules}"),
-            Self::AddBackend { frontend, backend } => write!(formatter, "add {frontend} -> {backend}"),
+            Self::AddBackend { frontend, backend, weight: Weight::ONE } => {
+                write!(formatter, "add {frontend} -> {backend}")
+            }
+            Self::AddBackend { frontend, backend, weight } => {
+                write!(formatter, "add {frontend} -> {backend}, weight {weight}")
+            }
             Self::DrainBackend { frontend, backend } => write!(formatter, "drain {frontend} -> {backend}"),
             Self::RemoveBackend { frontend, backend } => write!(formatter, "remove {frontend} -> {backend}"),
             Self::RemoveService { frontend } => write!(formatter, "remove {frontend}"),

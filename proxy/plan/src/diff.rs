@@ -39,14 +39,15 @@ pub fn diff_frontend(
             let first = observed.rules.source_ranges != desired.rules.source_ranges;
             let (first, later) = if first { (rules, None) } else { (None, rules) };
             let mut changes = Vec::from_iter(first);
-            for &backend in &desired.backends {
-                if observed.backends.get(&backend).is_none_or(|found| found.draining) {
-                    changes.push(Change::AddBackend { frontend, backend });
+            for (&backend, &weight) in &desired.backends {
+                let serves = |found: &ObservedBackend| !found.draining && found.weight == weight;
+                if !observed.backends.get(&backend).is_some_and(serves) {
+                    changes.push(Change::AddBackend { frontend, backend, weight });
                 }
             }
             changes.extend(later);
             for (&backend, found) in &observed.backends {
-                if !desired.backends.contains(&backend) {
+                if !desired.backends.contains_key(&backend) {
                     changes.extend(match farewell(frontend.protocol(), *found) {
                         Farewell::Keep => None,
                         Farewell::Drain => Some(Change::DrainBackend { frontend, backend }),

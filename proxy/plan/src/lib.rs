@@ -26,7 +26,7 @@ mod scope;
 mod service;
 mod trace;
 
-pub use backend::Backend;
+pub use backend::{Backend, Weight};
 pub use change::Change;
 pub use diff::{diff, diff_frontend};
 pub use forwarding::Forwarding;

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Backend, Change, Forwarding, Frontend, Rules, Service};
+use crate::{Backend, Change, Forwarding, Frontend, Rules, Service, Weight};
 
 /// A backend as found in the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ObservedBackend {
+    /// Its share of new connections. What it is does not matter while it drains.
+    pub weight: Weight,
     /// Takes no new connections; those it has may end by themselves.
     pub draining: bool,
     /// Connections the dataplane itself still has to carry. Zero where the dataplane is not on the path of established
@@ -52,10 +54,10 @@ impl Observed {
             Change::RemoveService { frontend } => {
                 self.services.remove(frontend);
             }
-            Change::AddBackend { frontend, backend } => {
+            Change::AddBackend { frontend, backend, weight } => {
                 if let Some(service) = self.services.get_mut(frontend) {
                     let found = service.backends.entry(*backend).or_default();
-                    (found.draining, found.overdue) = (false, false);
+                    (found.weight, found.draining, found.overdue) = (*weight, false, false);
                 }
             }
             Change::DrainBackend { frontend, backend } => {
@@ -77,7 +79,8 @@ impl Observed {
 impl ObservedService {
     /// What new connections to this service meet.
     pub fn forwarding(&self) -> Service {
-        let backends = self.backends.iter().filter(|(_, found)| !found.draining).map(|(backend, _)| *backend);
+        let backends = self.backends.iter().filter(|(_, found)| !found.draining);
+        let backends = backends.map(|(backend, found)| (*backend, found.weight));
         Service { rules: self.rules.clone(), backends: backends.collect() }
     }
 }
@@ -85,7 +88,8 @@ impl ObservedService {
 /// A service that was just added.
 impl From<Service> for ObservedService {
     fn from(Service { rules, backends }: Service) -> Self {
-        let backends = backends.into_iter().map(|backend| (backend, ObservedBackend::default()));
+        let found = |weight| ObservedBackend { weight, ..ObservedBackend::default() };
+        let backends = backends.into_iter().map(|(backend, weight)| (backend, found(weight)));
         Self { rules, backends: backends.collect() }
     }
 }

@@ -1,8 +1,8 @@
 //! What stands behind a frontend.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use crate::{Backend, Rules};
+use crate::{Backend, Rules, Weight};
 
 /// One frontend's rules, and the backends that take its new connections.
 ///
@@ -11,13 +11,15 @@ use crate::{Backend, Rules};
 pub struct Service {
     /// How clients are treated.
     pub rules: Rules,
-    /// The endpoints that take new connections.
-    pub backends: BTreeSet<Backend>,
+    /// The endpoints that take new connections, and their shares. What a scheduler makes of shares is its own: in turn
+    /// they are all alike, and by weight or by a hash they are not.
+    pub backends: BTreeMap<Backend, Weight>,
 }
 
-/// With the default rules.
+/// With the default rules, and all alike.
 impl FromIterator<Backend> for Service {
     fn from_iter<T: IntoIterator<Item = Backend>>(backends: T) -> Self {
-        Self { rules: Rules::default(), backends: backends.into_iter().collect() }
+        let backends = backends.into_iter().map(|backend| (backend, Weight::ONE));
+        Self { rules: Rules::default(), backends: backends.collect() }
     }
 }

@@ -1,9 +1,9 @@
 //! Where may this packet go? The plan read by a human, or by a test.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::{Backend, Forwarding, Frontend, Masquerade, Port, Protocol, Service, WhenEmpty};
+use crate::{Backend, Forwarding, Frontend, Masquerade, Port, Protocol, Service, Weight, WhenEmpty};
 
 /// The first packet of a flow, as its sender sends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub enum Verdict<'plan> {
     /// It reaches one of these backends.
     Forward {
         /// Those it may reach.
-        backends: &'plan BTreeSet<Backend>,
+        backends: &'plan BTreeMap<Backend, Weight>,
         /// Whether the backend sees an address of the node in place of the sender's.
         masqueraded: bool,
     },

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 use plan::{
     Affinity, AffinityGroup, Audience, Backend, Change, Forwarding, Frontend, Masquerade, Observed,
     ObservedBackend, ObservedService, Packet, Port, Protocol, Rules, Scheduler, Scope, Service, Source,
-    Verdict, WhenEmpty, diff, diff_frontend, trace,
+    Verdict, Weight, WhenEmpty, diff, diff_frontend, trace,
 };
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::prelude::*;
@@ -128,8 +128,8 @@ proptest! {
             let Some(wanted) = desired.get(frontend) else { continue };
             for (backend, found) in &service.backends {
                 let kept = after.services[frontend].backends.get(backend);
-                if wanted.backends.contains(backend) {
-                    prop_assert_eq!(kept, Some(&ObservedBackend { draining: false, overdue: false, ..*found }));
+                if let Some(&weight) = wanted.backends.get(backend) {
+                    prop_assert_eq!(kept, Some(&ObservedBackend { weight, draining: false, overdue: false, ..*found }));
                 } else if frontend.protocol() != Protocol::Udp && found.connections > 0 && !found.overdue {
                     prop_assert_eq!(kept, Some(&ObservedBackend { draining: true, ..*found }));
                 } else {
@@ -225,9 +225,14 @@ fn backend() -> impl Strategy<Value = Backend> {
     (address(), port()).prop_map(|(address, port)| Backend::new(address, port))
 }
 
+fn weight() -> impl Strategy<Value = Weight> {
+    (1..4_u16).prop_filter_map("weight 0", Weight::new)
+}
+
 fn observed_backend() -> impl Strategy<Value = ObservedBackend> {
     // Not draining, draining, and for too long.
-    (0..3_u8, 0..3_u64).prop_map(|(stage, connections)| ObservedBackend {
+    (weight(), 0..3_u8, 0..3_u64).prop_map(|(weight, stage, connections)| ObservedBackend {
+        weight,
         draining: stage > 0,
         connections,
         overdue: stage > 1,
@@ -240,7 +245,7 @@ fn found_service() -> impl Strategy<Value = ObservedService> {
 }
 
 fn service() -> impl Strategy<Value = Service> {
-    (rules(), btree_set(backend(), 0..5)).prop_map(|(rules, backends)| Service { rules, backends })
+    (rules(), btree_map(backend(), weight(), 0..5)).prop_map(|(rules, backends)| Service { rules, backends })
 }
 
 fn observed() -> impl Strategy<Value = Observed> {
@@ -301,14 +306,14 @@ fn scope() -> impl Strategy<Value = Scope> {
 }
 
 type Found = (Frontend, Backend, ObservedBackend);
-type Wanted = (Frontend, Backend, ());
+type Wanted = (Frontend, Backend, Weight);
 
 fn found_backend() -> impl Strategy<Value = Found> {
     (frontend(), backend(), observed_backend())
 }
 
 fn wanted_backend() -> impl Strategy<Value = Wanted> {
-    (frontend(), backend(), Just(()))
+    (frontend(), backend(), weight())
 }
 
 /// One entry per key, so that the order of insertion says nothing.
@@ -327,8 +332,8 @@ fn gathered(entries: &[Found]) -> Observed {
 
 fn planned(entries: &[Wanted]) -> Forwarding {
     let mut plan = Forwarding::new();
-    for (frontend, backend, ()) in entries {
-        plan.entry(*frontend).or_default().backends.insert(*backend);
+    for (frontend, backend, weight) in entries {
+        plan.entry(*frontend).or_default().backends.insert(*backend, *weight);
     }
     plan
 }

@@ -175,7 +175,7 @@ fn frontend(port: u16) -> Frontend {
 
 fn served(ports: std::ops::RangeInclusive<u16>) -> Forwarding {
     let backend = plan::Backend::new([10, 1, 0, 1].into(), plan::Port::new(80).expect("not 0"));
-    let service = plan::Service { backends: [backend].into(), ..plan::Service::default() };
+    let service = plan::Service::from_iter([backend]);
     ports.map(|port| (frontend(port), service.clone())).collect()
 }
 

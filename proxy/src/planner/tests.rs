@@ -49,7 +49,7 @@ fn applied_service(planner: &mut Planner, of: &str, service: Service) {
 /// The first backend's last byte, which in these tests says whose rules they are.
 fn holder(planner: &Planner) -> Option<u8> {
     let frontend = Frontend::new([10, 0, 0, 1].into(), port(80), Protocol::Tcp);
-    let backend = planner.desired(frontend)?.backends.first()?;
+    let backend = planner.desired(frontend)?.backends.keys().next()?;
     let address = backend.address().to_string();
     address.rsplit('.').next().and_then(|last| last.parse().ok())
 }

@@ -60,7 +60,7 @@ fn forwarding(service: &Service, slices: &[Slice], settings: &Settings) -> Forwa
 /// Each frontend, its backends and its rules, as one line.
 fn lines(forwarding: &Forwarding) -> Vec<String> {
     let line = |(frontend, service): (&Frontend, &plan::Service)| {
-        let backends: Vec<String> = service.backends.iter().map(ToString::to_string).collect();
+        let backends: Vec<String> = service.backends.keys().map(ToString::to_string).collect();
         let plan::Service { rules, .. } = service;
         let rules = if *rules == Rules::default() { String::new() } else { format!(" ({rules})") };
         format!("{frontend} -> {}{rules}", backends.join(" "))
@@ -427,7 +427,7 @@ proptest! {
                     Audience::Everyone => is_cluster_address && internal == TrafficPolicy::Local,
                 };
                 let expected = if bound { &local } else { &cluster };
-                let backends: BTreeSet<_> = service.backends.iter().map(|backend| backend.address()).collect();
+                let backends: BTreeSet<_> = service.backends.keys().map(|backend| backend.address()).collect();
                 prop_assert_eq!(&backends, expected, "{}", frontend);
                 let drops = bound && !cluster.is_empty();
                 prop_assert_eq!(service.rules.when_empty == WhenEmpty::Drop, drops, "{}", frontend);

@@ -42,7 +42,7 @@ impl Mirror {
             Change::SetRules { frontend, rules } => {
                 Some(self.of(*frontend, |entry| entry.change_rules(rules)))
             }
-            Change::AddBackend { frontend, backend } => self.add_backend(*frontend, *backend),
+            Change::AddBackend { frontend, backend, .. } => self.add_backend(*frontend, *backend),
             // Connections do not pass through here, so there are none to wait for.
             Change::RemoveBackend { frontend, backend } | Change::DrainBackend { frontend, backend } => {
                 Some(self.of(*frontend, |entry| entry.drop_backend(*backend)))
@@ -65,7 +65,7 @@ impl Mirror {
                     entry.set_rules(rules.clone());
                 }
             }
-            Change::AddBackend { frontend, backend } => {
+            Change::AddBackend { frontend, backend, .. } => {
                 if let Some(entry) = self.services.get_mut(frontend)
                     && !entry.contains(*backend)
                 {

@@ -10,7 +10,7 @@ use ebpf_abi::{
 };
 use ebpf_programs::Tables;
 use ebpf_programs::forwarding::{Asker, Socket, Verdict, connect};
-use plan::{AffinityGroup, Change, Frontend, Port, Protocol, Rules, Scheduler};
+use plan::{AffinityGroup, Change, Frontend, Port, Protocol, Rules, Scheduler, Weight};
 use proptest::prelude::*;
 
 use super::encode;
@@ -185,10 +185,11 @@ pub(super) fn changes() -> impl Strategy<Value = Vec<Change>> {
     let backends = proptest::collection::btree_set(backend(), 0..3);
     let change = prop_oneof![
         1 => (frontend(), rules(), backends).prop_map(|(frontend, rules, backends)| {
-            Change::AddService { frontend, service: plan::Service { rules, backends } }
+            let service = plan::Service { rules, ..backends.into_iter().collect() };
+            Change::AddService { frontend, service }
         }),
         2 => (frontend(), rules()).prop_map(|(frontend, rules)| Change::SetRules { frontend, rules }),
-        6 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::AddBackend { frontend, backend }),
+        6 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::AddBackend { frontend, backend, weight: Weight::ONE }),
         4 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::RemoveBackend { frontend, backend }),
         1 => (frontend(), backend()).prop_map(|(frontend, backend)| Change::DrainBackend { frontend, backend }),
         1 => frontend().prop_map(|frontend| Change::RemoveService { frontend }),

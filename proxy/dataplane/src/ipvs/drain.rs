@@ -5,12 +5,14 @@
 
 use std::time::Duration;
 
-use plan::ObservedBackend;
+use plan::{ObservedBackend, Weight};
 
 use super::message::{FoundServer, Share};
 
-/// Every backend has the same weight.
-pub(super) const SERVING: Share = Share { weight: 1, upper_threshold: 0 };
+/// A server that takes connections.
+pub(super) const fn serving(weight: Weight) -> Share {
+    Share { weight: weight.number() as u32, upper_threshold: 0 }
+}
 
 /// A server that drains from `now` on, a time since the machine's start.
 pub(super) fn draining(now: Duration) -> Share {
@@ -21,9 +23,13 @@ pub(super) fn draining(now: Duration) -> Share {
 /// What is known of a server that may drain for `deadline`.
 pub(super) fn observed(found: FoundServer, now: Duration, deadline: Duration) -> ObservedBackend {
     let draining = found.weight == 0;
+    // Somebody else may have given it more than a plan can.
+    let heaviest = Weight::new(u16::MAX).unwrap_or_default();
+    let weight =
+        u16::try_from(found.weight).map_or(heaviest, |weight| Weight::new(weight).unwrap_or_default());
     let since = Duration::from_secs(found.upper_threshold.into());
     let overdue = draining && !is_unmarked(found) && now.saturating_sub(since) >= deadline;
-    ObservedBackend { draining, connections: found.connections(), overdue }
+    ObservedBackend { weight, draining, connections: found.connections(), overdue }
 }
 
 /// Whether it drains and nobody noted since when: kube-proxy does not.
@@ -59,14 +65,15 @@ mod tests {
             (left, 160, true, true),
             // Just after the start of the machine.
             (found(draining(Duration::ZERO)), 30, true, false),
-            (found(SERVING), 160, false, false),
+            (found(serving(Weight::ONE)), 160, false, false),
             (found(Share { weight: 0, upper_threshold: 0 }), 1_000_000, true, false),
         ];
         for (server, now, draining, overdue) in cases {
-            let expected = ObservedBackend { draining, connections: 3, overdue };
+            let expected =
+                ObservedBackend { draining, connections: 3, overdue, ..ObservedBackend::default() };
             assert_eq!(observed(server, second(now), second(60)), expected, "{server:?} at {now}");
         }
         assert!(is_unmarked(found(Share { weight: 0, upper_threshold: 0 })));
-        assert!(!is_unmarked(left) && !is_unmarked(found(SERVING)));
+        assert!(!is_unmarked(left) && !is_unmarked(found(serving(Weight::ONE))));
     }
 }

@@ -76,6 +76,11 @@ const CONNECTIONS: u16 = 1;
 const MASQUERADE: u32 = 0;
 /// `IP_VS_SVC_F_PERSISTENT`.
 const PERSISTENT: u32 = 1;
+/// `IP_VS_SVC_F_SCHED_SH_FALLBACK` and `IP_VS_SVC_F_SCHED_MH_FALLBACK`: a client whose server takes no connections is
+/// given to another one.
+const FALLBACK: u32 = 8;
+/// The schedulers that know it.
+const FALLING_BACK: [&str; 2] = ["sh", "mh"];
 /// `IP_VS_CONN_F_FWD_MASK`.
 const FORWARDING_MASK: u32 = 7;
 
@@ -98,6 +103,8 @@ pub(super) struct FoundService {
     pub(super) target: Target,
     /// The kernel's name of it: `rr`.
     pub(super) scheduler: String,
+    /// Whether new clients of a server that drains are given to another one.
+    pub(super) falls_back: bool,
     /// How long a client comes back to the same server.
     pub(super) persistence: Option<Duration>,
 }
@@ -172,7 +179,8 @@ pub(super) fn service(
     let mut attributes = key(target);
     attribute(&mut attributes, service::SCHEDULER, format!("{scheduler}\0").as_bytes());
     // struct ip_vs_flags: those that are set, and a mask that says that all of them are meant.
-    let flags = if persistence.is_some() { PERSISTENT } else { 0 };
+    let persistent = if persistence.is_some() { PERSISTENT } else { 0 };
+    let flags = persistent | if FALLING_BACK.contains(&scheduler) { FALLBACK } else { 0 };
     attribute(&mut attributes, service::FLAGS, &[flags.to_ne_bytes(), [255; 4]].concat());
     let seconds = persistence.map_or(0, |timeout| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX));
     attribute(&mut attributes, service::TIMEOUT, &seconds.to_ne_bytes());
@@ -220,10 +228,11 @@ pub(super) fn found_service(payload: &[u8]) -> Option<FoundService> {
     let nest = find(payload.get(HEADER..)?, SERVICE)?;
     let name = find(nest, service::SCHEDULER)?;
     let scheduler = String::from_utf8_lossy(name).trim_end_matches('\0').to_owned();
-    let is_persistent = u32_of(find(nest, service::FLAGS)?)? & PERSISTENT != 0;
+    let flags = u32_of(find(nest, service::FLAGS)?)?;
+    let falls_back = flags & FALLBACK != 0 || !FALLING_BACK.contains(&&*scheduler);
     let timeout = Duration::from_secs(u32_of(find(nest, service::TIMEOUT)?)?.into());
-    let persistence = is_persistent.then_some(timeout);
-    Some(FoundService { target: found_target(nest)?, scheduler, persistence })
+    let persistence = (flags & PERSISTENT != 0).then_some(timeout);
+    Some(FoundService { target: found_target(nest)?, scheduler, falls_back, persistence })
 }
 
 fn found_target(nest: &[u8]) -> Option<Target> {

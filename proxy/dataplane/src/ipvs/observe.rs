@@ -47,6 +47,13 @@ struct Virtual {
     foreign_marks: BTreeSet<u32>,
 }
 
+impl FoundService {
+    /// The scheduler, if it is as a plan can have it.
+    fn scheduler(&self) -> Option<Scheduler> {
+        Ipvs::scheduler(&self.scheduler).filter(|_| self.falls_back)
+    }
+}
+
 impl Ipvs {
     /// Reads what is there, and puts right what follows from it: elements of the table and addresses.
     pub(super) fn read(&mut self) -> Result<Observed, Error> {
@@ -195,9 +202,8 @@ impl Ipvs {
         for ((frontend, target, left), answer) in left.into_iter().zip(answers) {
             let found =
                 answer.ok().and_then(|parts| parts.iter().find_map(|part| message::found_service(part)));
-            let is_as_left = |found: FoundService| {
-                Self::scheduler(&found.scheduler) == Some(left.0) && found.persistence == left.1
-            };
+            let is_as_left =
+                |found: FoundService| found.scheduler() == Some(left.0) && found.persistence == left.1;
             if !found.is_some_and(is_as_left) || self.servers_differ(frontend, target)? {
                 return Ok(true);
             }
@@ -205,10 +211,12 @@ impl Ipvs {
         Ok(false)
     }
 
-    /// Whether somebody added or removed a server of this service, or began or ended its drain.
+    /// Whether somebody added or removed a server of this service, began or ended its drain, or gave it another weight.
     fn servers_differ(&mut self, frontend: Frontend, target: Target) -> Result<bool, Error> {
         let found = self.backends(target)?;
-        let takes = |(backend, found): (&Backend, &ObservedBackend)| (*backend, found.draining);
+        let takes = |(backend, found): (&Backend, &ObservedBackend)| {
+            (*backend, (!found.draining).then_some(found.weight))
+        };
         let left = self.served.service(frontend).map(|service| &service.backends);
         Ok(!left.is_some_and(|left| left.iter().map(takes).eq(found.iter().map(takes))))
     }
@@ -217,7 +225,7 @@ impl Ipvs {
     /// same are told as they were written.
     fn rules(&self, frontend: Frontend, known: &Rules, found: &FoundService) -> Rules {
         // One that no plan asks for is taken for one that no plan can have here, so that it is put right.
-        let mut scheduler = Self::scheduler(&found.scheduler).unwrap_or(Scheduler::Random);
+        let mut scheduler = found.scheduler().unwrap_or(Scheduler::Random);
         let mut affinity = found.persistence.map(|timeout| {
             let group = known.affinity.map_or(AffinityGroup(0), |affinity| affinity.group);
             Affinity { group, timeout }

@@ -1,6 +1,6 @@
 //! The end of virtual services in whose place another dataplane forwards.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use plan::{Change, Forwarding, Frontend, Observed, ObservedService, Scope, Service, diff};
 
@@ -51,7 +51,7 @@ impl Ipvs {
 /// The steps after which nobody new is served.
 fn farewells(found: &Observed, scope: &Scope) -> Vec<Change> {
     let empty = |(frontend, service): (Frontend, &ObservedService)| {
-        (frontend, Service { rules: service.rules.clone(), backends: BTreeSet::new() })
+        (frontend, Service { rules: service.rules.clone(), backends: BTreeMap::new() })
     };
     let desired: Forwarding = within(found, scope).map(empty).collect();
     diff(found, &desired, scope)

@@ -219,7 +219,7 @@ impl Served {
 
 #[cfg(test)]
 mod tests {
-    use plan::{Backend, Service, WhenEmpty};
+    use plan::{Backend, Service, Weight, WhenEmpty};
 
     use super::*;
 
@@ -233,7 +233,7 @@ mod tests {
 
     fn add(frontend: Frontend, backends: &[u8]) -> Change {
         let rules = Rules { when_empty: WhenEmpty::Drop, ..Rules::default() };
-        let backends = backends.iter().map(|last| backend(*last)).collect();
+        let Service { backends, .. } = backends.iter().map(|last| backend(*last)).collect();
         Change::AddService { frontend, service: Service { rules, backends } }
     }
 
@@ -307,7 +307,10 @@ mod tests {
     fn who_is_to_be_dropped_is_so_first_and_who_is_to_be_served_is_so_last() {
         let mut served = Served::default();
         take(&mut served, &[add(frontend(443), &[])]);
-        let comes = take(&mut served, &[Change::AddBackend { frontend: frontend(443), backend: backend(1) }]);
+        let comes = take(
+            &mut served,
+            &[Change::AddBackend { frontend: frontend(443), backend: backend(1), weight: Weight::ONE }],
+        );
         assert_eq!((comes.then.removed.len(), comes.then.added.len()), (1, 1));
         let goes =
             take(&mut served, &[Change::RemoveBackend { frontend: frontend(443), backend: backend(1) }]);

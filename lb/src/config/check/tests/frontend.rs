@@ -82,7 +82,6 @@ healthCheck: {kind: tcp}
 frontend.congestionControl: has no effect with forwarding: ipvs
 rebalance.perMinute: has no effect with forwarding: ipvs
 frontend.listen[0]: must be one address and port with forwarding: ipvs, found 0.0.0.0:8443
-backends[1].weight: has no effect with forwarding: ipvs
 backends[1].backup: has no effect with forwarding: ipvs
 backends[1].maxConnections: has no effect with forwarding: ipvs
 backends[1].sendProxy: has no effect with forwarding: ipvs

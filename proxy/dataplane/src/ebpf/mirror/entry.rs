@@ -30,7 +30,7 @@ impl Entry {
     /// A service with these identifiers: its own first, then those of its backends.
     pub(super) fn with(frontend: Frontend, first: u32, service: &plan::Service) -> Self {
         let mut entry = Self::new(frontend, ServiceId(first), service.rules.clone());
-        for (id, backend) in (first + 1..).zip(&service.backends) {
+        for (id, backend) in (first + 1..).zip(service.backends.keys()) {
             entry.push(BackendId(id), *backend);
         }
         entry

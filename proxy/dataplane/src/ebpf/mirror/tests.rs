@@ -1,6 +1,6 @@
 use std::collections::BTreeSet;
 
-use plan::Forwarding;
+use plan::{Forwarding, Weight};
 use proptest::prelude::*;
 
 use super::*;
@@ -100,10 +100,17 @@ fn a_change_writes_as_much_in_a_large_map_as_in_a_small_one() {
     let mut mirror = Mirror::default();
     mirror.advance(&add(frontend(1), &[]));
     for number in 0..10_000 {
-        mirror.advance(&Change::AddBackend { frontend: frontend(1), backend: backend(number) });
+        mirror.advance(&Change::AddBackend {
+            frontend: frontend(1),
+            backend: backend(number),
+            weight: Weight::ONE,
+        });
     }
     let steps = |change| mirror.writes(&change).unwrap().len();
-    assert_eq!(steps(Change::AddBackend { frontend: frontend(1), backend: backend(10_000) }), 3);
+    assert_eq!(
+        steps(Change::AddBackend { frontend: frontend(1), backend: backend(10_000), weight: Weight::ONE }),
+        3
+    );
     assert_eq!(steps(Change::RemoveBackend { frontend: frontend(1), backend: backend(5_000) }), 4);
     assert_eq!(steps(add(frontend(2), &[])), 2);
     assert_eq!(steps(add(frontend(2), &[backend(1), backend(2)])), 6);
@@ -117,7 +124,7 @@ fn no_identifier_is_used_before_it_is_reserved() {
     for number in 0..5000_u16 {
         let [high, low] = number.to_be_bytes();
         let backend = Backend::new([10, 244, high, low].into(), port());
-        for change in [add(frontend, &[]), Change::AddBackend { frontend, backend }] {
+        for change in [add(frontend, &[]), Change::AddBackend { frontend, backend, weight: Weight::ONE }] {
             for write in mirror.writes(&change).unwrap() {
                 if let Write::Reserve(first_free) = write {
                     reserved = first_free;
@@ -157,7 +164,8 @@ fn possible(before: &Forwarding, after: &Forwarding) -> Vec<(Frontend, BTreeSet<
     let lives = before.iter().filter_map(|(frontend, before)| {
         let after = after.get(frontend)?;
         let whole = !before.backends.is_empty() && !after.backends.is_empty();
-        whole.then(|| (*frontend, &before.backends | &after.backends))
+        let either = before.backends.keys().chain(after.backends.keys());
+        whole.then(|| (*frontend, either.copied().collect()))
     });
     lives.collect()
 }

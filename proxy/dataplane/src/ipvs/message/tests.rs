@@ -47,7 +47,8 @@ fn what_is_said_of_a_service_is_understood_again() {
             for persistence in [None, Some(Duration::from_hours(3))] {
                 let payload = service(Command::NewService, target, scheduler, persistence);
                 let scheduler = scheduler.to_owned();
-                assert_eq!(found_service(&payload), Some(FoundService { target, scheduler, persistence }));
+                let found = FoundService { target, scheduler, falls_back: true, persistence };
+                assert_eq!(found_service(&payload), Some(found));
             }
         }
     }
