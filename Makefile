@@ -45,7 +45,7 @@ bench:  ## figures of this machine, rivals beside ours; BENCH=--quick takes a fe
 	@./setup.sh bench
 	cargo build --release --bins
 	cargo run --release -p bench -- $(BENCH)
-	$(if $(filter-out --quick,$(BENCH)),,cargo bench -p bench --bench plan -- $(BENCH))
+	$(if $(filter-out --quick,$(BENCH)),,cargo bench -p bench --bench plan --bench decode -- $(BENCH))
 
 setup:
 	@./setup.sh

@@ -43,7 +43,7 @@ pub struct Plan {
 
 impl Plan {
     /// About a minute.
-    pub const QUICK: Self = Self { rounds: 3, milliseconds: 400 };
+    pub const QUICK: Self = Self { rounds: 3, milliseconds: 300 };
     /// About five minutes.
     pub const FULL: Self = Self { rounds: 7, milliseconds: 1000 };
 }

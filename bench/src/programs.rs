@@ -28,6 +28,8 @@ pub enum Case {
     Pass,
     /// No service, no conversation.
     Miss,
+    /// The same, of a packet that opens a connection.
+    MissOpening,
     /// What of the next one is looking up: the conversation, and its service's backend.
     LookUp,
     /// The client's side of a conversation under way.
@@ -52,9 +54,10 @@ pub enum Case {
 
 impl Case {
     /// All of them, in the order in which they take their turns.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Pass,
         Self::Miss,
+        Self::MissOpening,
         Self::LookUp,
         Self::Hit,
         Self::HitV6,
@@ -72,6 +75,7 @@ impl Case {
         match self {
             Self::Pass => "bare pass",
             Self::Miss => "in: neither service nor conversation",
+            Self::MissOpening => "in: the same, opening a connection",
             Self::LookUp => "conversation under way: look-up of service and flow by itself",
             Self::Hit => "in: conversation under way, look-up, route and rewriting",
             Self::HitV6 => "in: the same over IPv6",
@@ -90,6 +94,7 @@ impl Case {
         match self {
             Self::Pass | Self::PassOnce => None,
             Self::Miss
+            | Self::MissOpening
             | Self::LookUp
             | Self::Hit
             | Self::HitV6

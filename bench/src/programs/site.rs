@@ -101,6 +101,7 @@ impl Site {
         match case {
             Case::Pass => self.run_often(PacketTiming::PASS, to_service, 0, NEXT),
             Case::Miss => self.run_often("fairway_in", Frame::tcp(CLIENT, NOBODY, ACK), 0, NEXT),
+            Case::MissOpening => self.run_often("fairway_in", Frame::tcp(CLIENT, NOBODY, SYN), 0, NEXT),
             Case::LookUp => self.run_often(PacketTiming::LOOK_UP, to_service, 0, NEXT),
             Case::Hit => self.run_often("fairway_in", to_service, 0, REDIRECT),
             Case::HitV6 => self.run_often("fairway_in", Frame::tcp(CLIENT_V6, SERVICE_V6, ACK), 0, REDIRECT),
