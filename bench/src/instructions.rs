@@ -81,7 +81,7 @@ fn updates(desired: &Forwarding) -> Vec<Update> {
     for (number, (frontend, service)) in desired.iter().enumerate() {
         let name = Name::new(Some("default"), &format!("service-{number}"));
         let ports =
-            vec![ServicePort { name: String::new(), port: PORT, protocol: Protocol::Tcp, node_port: None }];
+            vec![ServicePort { name: "".into(), port: PORT, protocol: Protocol::Tcp, node_port: None }];
         let addresses = [frontend.address()].into();
         services.insert(name.clone(), Service { addresses, ports, ..Service::default() });
         let endpoint = |backend: &plan::Backend| Endpoint {
@@ -91,7 +91,7 @@ fn updates(desired: &Forwarding) -> Vec<Update> {
             hints: None,
         };
         let group = Group {
-            ports: vec![EndpointPort { name: String::new(), port: PORT, protocol: Protocol::Tcp }],
+            ports: [EndpointPort { name: "".into(), port: PORT, protocol: Protocol::Tcp }].into(),
             endpoints: service.backends.keys().map(endpoint).collect(),
         };
         let slice = Slice { service: name.clone(), groups: vec![group], triggered: None };

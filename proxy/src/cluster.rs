@@ -12,6 +12,7 @@ mod service;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 pub use endpoints::{Endpoint, EndpointPort, Group, Hints, Readiness, SERVICE_NAME_LABEL, Slice};
@@ -22,20 +23,20 @@ pub use service::{
     Disregarded, HEADLESS_LABEL, PROXY_NAME_LABEL, SCHEDULER_ANNOTATION, Service, ServicePort, TrafficPolicy,
 };
 
-/// The name of an object within the cluster.
+/// The name of an object within the cluster. Copies share its text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
     /// `metadata.namespace`.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// `metadata.name`.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 impl Name {
     /// The name of an object; without a namespace it is in `default`.
     pub fn new(namespace: Option<&str>, name: &str) -> Self {
         let namespace = namespace.filter(|namespace| !namespace.is_empty()).unwrap_or("default");
-        Self { namespace: namespace.to_owned(), name: name.to_owned() }
+        Self { namespace: namespace.into(), name: name.into() }
     }
 }
 
@@ -112,7 +113,8 @@ pub struct Cluster {
     here: Here,
     services: BTreeMap<Name, Service>,
     slices: BTreeMap<Name, Slice>,
-    slices_by_service: BTreeMap<Name, BTreeSet<Name>>,
+    /// Nearly all have one.
+    slices_by_service: BTreeMap<Name, Vec<Name>>,
     services_listed: bool,
     slices_listed: bool,
     node_listed: bool,
@@ -274,14 +276,16 @@ impl Cluster {
             let news = slice.triggered.filter(|triggered| Some(*triggered) != known_trigger);
             self.touched.triggers.extend(news.map(|triggered| (slice.family(), triggered)));
             self.touched.services.insert(slice.service.clone());
-            self.slices_by_service.entry(slice.service.clone()).or_default().insert(name.clone());
+            let names = self.slices_by_service.entry(slice.service.clone()).or_default();
+            names.reserve_exact(1);
+            names.push(name.clone());
         }
         self.slices.insert(name, slice);
     }
 
     fn unlink(&mut self, slice: &Name, service: &Name) {
         if let Some(names) = self.slices_by_service.get_mut(service) {
-            names.remove(slice);
+            names.retain(|name| name != slice);
             if names.is_empty() {
                 self.slices_by_service.remove(service);
             }
@@ -310,7 +314,7 @@ mod tests {
     }
 
     fn touched(cluster: &mut Cluster) -> Vec<String> {
-        cluster.take_touched().services.iter().map(|name| name.name.clone()).collect()
+        cluster.take_touched().services.iter().map(|name| name.name.to_string()).collect()
     }
 
     #[test]

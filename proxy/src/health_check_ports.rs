@@ -130,7 +130,7 @@ fn answer(checks: &HealthChecks, port: u16, healthy: bool) -> Answer {
     let count = check.local_endpoints;
     let well = healthy && count > 0;
     let body = json!({
-        "service": { "namespace": namespace, "name": name },
+        "service": { "namespace": &**namespace, "name": &**name },
         "localEndpoints": count,
         "serviceProxyHealthy": healthy,
     });

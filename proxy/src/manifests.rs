@@ -143,7 +143,7 @@ impl Manifests {
         match merged {
             None => true,
             Some(Objects { services, slices, mut nodes }) => {
-                nodes.retain(|name, _| name.name == self.node);
+                nodes.retain(|name, _| *name.name == self.node);
                 let updates = [
                     Update::Node(listed(nodes)),
                     Update::Slices(listed(slices)),
@@ -375,7 +375,7 @@ mod tests {
         let (objects, _) = read(slice, &Objects::default());
         let slice = objects.slices.values().next().expect("one");
         assert_eq!(slice.groups[0].ports.len(), 1);
-        assert_eq!(slice.groups[0].ports[0].name, "");
+        assert_eq!(&*slice.groups[0].ports[0].name, "");
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub struct Planner {
     settings: Settings,
     cluster: Cluster,
     derived: BTreeMap<Name, Derived>,
-    claims: BTreeMap<Frontend, BTreeSet<Claim>>,
+    /// The oldest first, who has it; nearly always the only one.
+    claims: BTreeMap<Frontend, Vec<Claim>>,
     health_checks: HealthChecks,
     /// How many Services are stranded in each way.
     stranded: BTreeMap<(PolicyOf, Family), usize>,
@@ -95,7 +96,8 @@ pub enum PolicyOf {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Derived {
     created: Option<SystemTime>,
-    forwarding: Forwarding,
+    /// In the order of the frontends: a map would take many times as much for one or two.
+    forwarding: Box<[(Frontend, plan::Service)]>,
     /// In which ways it has endpoints, and the traffic policy `Local` leaves none of them.
     stranded: BTreeSet<(PolicyOf, Family)>,
     disregarded: BTreeSet<Disregarded>,
@@ -132,7 +134,7 @@ impl Planner {
     /// What the rules of `frontend` should be; `None` where nobody claims it.
     pub fn desired(&self, frontend: Frontend) -> Option<&plan::Service> {
         let claim = self.claims.get(&frontend)?.first()?;
-        self.derived.get(&claim.service)?.forwarding.get(&frontend)
+        self.derived.get(&claim.service)?.at(frontend)
     }
 
     /// Whose rules those of `frontend` are.
@@ -214,7 +216,7 @@ impl Planner {
             Derived {
                 created: service.created,
                 stranded: stranded(&forwarding),
-                forwarding,
+                forwarding: forwarding.into_iter().collect(),
                 disregarded: disregarded(service, &self.settings),
             }
         });
@@ -235,15 +237,17 @@ impl Planner {
         }
         let old_claim = Claim { created: known.created, service: name.clone() };
         let new_claim = Claim { created: new.created, service: name.clone() };
-        let mut frontends: BTreeSet<Frontend> = known.forwarding.keys().copied().collect();
-        frontends.extend(new.forwarding.keys());
+        let frontends = known.forwarding.iter().chain(&new.forwarding).map(|(frontend, _)| *frontend);
+        let frontends: BTreeSet<Frontend> = frontends.collect();
         for frontend in frontends {
             let claims = self.claims.entry(frontend).or_default();
             let holder = claims.first().cloned();
             let rivals = claims.len();
-            claims.remove(&old_claim);
-            if new.forwarding.contains_key(&frontend) {
-                claims.insert(new_claim.clone());
+            claims.retain(|claim| *claim != old_claim);
+            if new.at(frontend).is_some() {
+                let place = claims.partition_point(|claim| *claim < new_claim);
+                claims.reserve_exact(1);
+                claims.insert(place, new_claim.clone());
             }
             let contested = claims.len() > rivals.max(1) || claims.first() != holder.as_ref();
             if contested {
@@ -253,7 +257,7 @@ impl Planner {
                 [holder.as_ref(), claims.first()].into_iter().flatten().any(|claim| claim.service == *name);
             let moved =
                 claims.first().map(|claim| &claim.service) != holder.as_ref().map(|claim| &claim.service);
-            let changed = known.forwarding.get(&frontend) != new.forwarding.get(&frontend);
+            let changed = known.at(frontend) != new.at(frontend);
             if ours && (moved || changed) {
                 settled.frontends.insert(frontend);
             }
@@ -264,6 +268,14 @@ impl Planner {
         if stays {
             self.derived.insert(name.clone(), new);
         }
+    }
+}
+
+impl Derived {
+    /// The rules of `frontend`.
+    fn at(&self, frontend: Frontend) -> Option<&plan::Service> {
+        let place = self.forwarding.binary_search_by_key(&frontend, |(frontend, _)| *frontend).ok()?;
+        self.forwarding.get(place).map(|(_, service)| service)
     }
 }
 
@@ -298,7 +310,7 @@ fn local_endpoints<'a>(slices: impl Iterator<Item = &'a Slice>, here: &Here) -> 
     Family::ALL.into_iter().map(of_family).max().unwrap_or_default()
 }
 
-fn lost_claims(frontend: Frontend, claims: &BTreeSet<Claim>) -> Vec<Remark> {
+fn lost_claims(frontend: Frontend, claims: &[Claim]) -> Vec<Remark> {
     let Some(winner) = claims.first() else { return Vec::new() };
     let remark = |loser: &Claim| Remark::Claimed {
         frontend,

@@ -134,8 +134,8 @@ fn named(view: &View, frontend: Frontend) -> Option<ServicePort> {
         let number = if at_own_port { Some(port.port) } else { port.node_port };
         port.protocol == frontend.protocol() && number == Some(frontend.port())
     })?;
-    let port = if port.name.is_empty() { port.port.number().to_string() } else { port.name.clone() };
-    Some(ServicePort { namespace: name.namespace.clone(), name: name.name.clone(), port })
+    let port = if port.name.is_empty() { port.port.number().to_string() } else { port.name.to_string() };
+    Some(ServicePort { namespace: name.namespace.to_string(), name: name.name.to_string(), port })
 }
 
 /// Who counts by name, and for how much. Every series only ever grows: what is counted of a port while it is among those

@@ -33,16 +33,16 @@ pub struct Slice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
     /// The ports.
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
     /// The endpoints, also those that get no connections now.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
 }
 
 /// Where an endpoint answers for one of the Service's ports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EndpointPort {
     /// The name of the Service's port.
-    pub name: String,
+    pub name: Box<str>,
     /// The number at the endpoint.
     pub port: Port,
     /// The protocol, which must be that of the Service's port.
@@ -115,7 +115,7 @@ impl Slice {
             // as the API server would have filled it in: manifests come without it.
             if let Some(number) = port.port.filter(|number| *number != 0) {
                 ports.push(EndpointPort {
-                    name: port.name.clone().unwrap_or_default(),
+                    name: port.name.as_deref().unwrap_or_default().into(),
                     port: refusal::port("ports[].port", number)?,
                     protocol: refusal::protocol("ports[].protocol", port.protocol.as_deref())?,
                 });
@@ -138,7 +138,7 @@ impl Slice {
         }
         Ok(Some(Self {
             service: Name::new(object.metadata.namespace.as_deref(), service),
-            groups: vec![Group { ports, endpoints }],
+            groups: vec![Group { ports: ports.into(), endpoints: endpoints.into() }],
             triggered: triggered(&object.metadata),
         }))
     }
@@ -156,7 +156,7 @@ impl Slice {
             let mut ports = Vec::new();
             for port in subset.ports.iter().flatten() {
                 ports.push(EndpointPort {
-                    name: port.name.clone().unwrap_or_default(),
+                    name: port.name.as_deref().unwrap_or_default().into(),
                     port: refusal::port("subsets[].ports[].port", port.port)?,
                     protocol: refusal::protocol("subsets[].ports[].protocol", port.protocol.as_deref())?,
                 });
@@ -176,7 +176,7 @@ impl Slice {
                     });
                 }
             }
-            groups.push(Group { ports, endpoints });
+            groups.push(Group { ports: ports.into(), endpoints: endpoints.into() });
         }
         Ok(Some(Self {
             service: Name::new(object.metadata.namespace.as_deref(), name),
@@ -294,11 +294,11 @@ mod tests {
         let ports = json!([{ "name": "a" }, { "port": 80 }, { "name": "b", "port": 0 }, { "name": "", "port": 8080 }]);
         let slice = slice(json!({ "endpoints": null, "ports": ports })).expect("valid").expect("ours");
         let port = |number| EndpointPort {
-            name: String::new(),
+            name: "".into(),
             port: Port::new(number).expect("not 0"),
             protocol: Protocol::Tcp,
         };
-        assert_eq!(slice.groups, [Group { ports: vec![port(80), port(8080)], endpoints: vec![] }]);
+        assert_eq!(slice.groups, [Group { ports: [port(80), port(8080)].into(), endpoints: [].into() }]);
     }
 
     #[test]

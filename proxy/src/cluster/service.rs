@@ -60,7 +60,7 @@ pub struct Service {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServicePort {
     /// `ports[].name`, by which slices refer to it; empty where the Service has a single port without a name.
-    pub name: String,
+    pub name: Box<str>,
     /// Where clients knock.
     pub port: Port,
     /// What they speak.
@@ -203,7 +203,7 @@ fn ports(spec: &core::ServiceSpec) -> Result<Vec<ServicePort>, Refusal> {
     let mut ports = Vec::new();
     for port in spec.ports.iter().flatten() {
         let read = ServicePort {
-            name: port.name.clone().unwrap_or_default(),
+            name: port.name.as_deref().unwrap_or_default().into(),
             port: refusal::port("spec.ports[].port", port.port)?,
             protocol: refusal::protocol("spec.ports[].protocol", port.protocol.as_deref())?,
             node_port: port
@@ -217,6 +217,7 @@ fn ports(spec: &core::ServiceSpec) -> Result<Vec<ServicePort>, Refusal> {
         }
         ports.push(read);
     }
+    ports.shrink_to_fit();
     Ok(ports)
 }
 

@@ -22,7 +22,7 @@ fn slice(service: &Name, endpoints: u8) -> Slice {
         readiness: Readiness::Ready,
         hints: None,
     };
-    let group = Group { ports: Vec::new(), endpoints: (0..endpoints).map(endpoint).collect() };
+    let group = Group { ports: [].into(), endpoints: (0..endpoints).map(endpoint).collect() };
     Slice { service: service.clone(), groups: vec![group], triggered: None }
 }
 

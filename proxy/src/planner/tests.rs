@@ -16,7 +16,7 @@ fn port(number: u16) -> Port {
 
 fn service(created: u64, address: u8, ports: &[u16]) -> Service {
     let port = |number: &u16| ServicePort {
-        name: String::new(),
+        name: "".into(),
         port: port(*number),
         protocol: Protocol::Tcp,
         node_port: None,
@@ -30,7 +30,7 @@ fn service(created: u64, address: u8, ports: &[u16]) -> Service {
 }
 
 fn slice(service: &str, endpoints: &[(u8, Readiness)]) -> Slice {
-    let at = EndpointPort { name: String::new(), port: port(8080), protocol: Protocol::Tcp };
+    let at = EndpointPort { name: "".into(), port: port(8080), protocol: Protocol::Tcp };
     // Those with an even number are here.
     let endpoint = |&(last, readiness): &(u8, Readiness)| Endpoint {
         readiness,
@@ -38,7 +38,7 @@ fn slice(service: &str, endpoints: &[(u8, Readiness)]) -> Slice {
         node: Some(if last.is_multiple_of(2) { "here" } else { "there" }.into()),
         hints: None,
     };
-    let group = Group { ports: vec![at], endpoints: endpoints.iter().map(endpoint).collect() };
+    let group = Group { ports: [at].into(), endpoints: endpoints.iter().map(endpoint).collect() };
     Slice { service: name(service), groups: vec![group], triggered: None }
 }
 

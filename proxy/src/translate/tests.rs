@@ -29,7 +29,7 @@ fn slice(ports: &[EndpointPort], endpoints: &[(&str, Readiness)]) -> Slice {
     let endpoints = endpoints.iter().map(|(address, readiness)| endpoint(address, *readiness)).collect();
     Slice {
         service: Name::new(None, "web"),
-        groups: vec![Group { ports: ports.to_vec(), endpoints }],
+        groups: vec![Group { ports: ports.into(), endpoints }],
         triggered: None,
     }
 }
@@ -281,7 +281,7 @@ fn hints_are_followed_by_all_or_by_nobody() {
     ];
     for (name, endpoints, expected) in cases {
         let mut slice = slice(&http(), &[]);
-        slice.groups[0].endpoints = endpoints;
+        slice.groups[0].endpoints = endpoints.into();
         let found = translated(&service(&["10.0.0.1"], &http()), &[slice]);
         assert_eq!(found, [format!("TCP 10.0.0.1:80 -> {expected}")], "{name}");
     }
@@ -412,7 +412,7 @@ proptest! {
         let (cluster, local) = (categorized(&all, List::Cluster), categorized(&all, List::Local));
         let slices = [&endpoints[..split.min(endpoints.len())], &endpoints[split.min(endpoints.len())..]].map(|part| {
             let mut slice = slice(&http(), &[]);
-            slice.groups[0].endpoints = part.to_vec();
+            slice.groups[0].endpoints = part.into();
             slice
         });
         for (internal, external) in [
@@ -441,7 +441,7 @@ proptest! {
             .into_iter()
             .map(|endpoints| {
                 let mut slice = slice(&http(), &[]);
-                slice.groups[0].endpoints = endpoints;
+                slice.groups[0].endpoints = endpoints.into();
                 slice
             })
             .collect();

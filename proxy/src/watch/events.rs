@@ -101,8 +101,8 @@ fn regarding(about: &Subject, node: &str) -> ObjectReference {
         Subject::Object { kind, name, uid } => ObjectReference {
             api_version: Some(kind.api_version().into()),
             kind: Some(kind.name().into()),
-            namespace: Some(name.namespace.clone()),
-            name: Some(name.name.clone()),
+            namespace: Some(name.namespace.to_string()),
+            name: Some(name.name.to_string()),
             uid: uid.clone(),
             ..ObjectReference::default()
         },
