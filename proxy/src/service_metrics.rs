@@ -1,14 +1,14 @@
 //! What the kernel counted of each port of a Service: of those with the most connections by name, of the rest as one.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use dataplane::{ServiceCount, ServiceCounters, ServiceTally};
+use dataplane::{ServiceCount, ServiceCounters, ServiceLatency, ServiceTally};
 use plan::Frontend;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::MetricFamily;
+use prometheus::proto::{Bucket, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{IntCounterVec, Opts, Registry};
 
 use crate::explain::{SharedView, View};
@@ -26,6 +26,7 @@ pub(crate) struct ServiceMetrics {
     connections: Opts,
     refused: Opts,
     bytes: Opts,
+    latency: Opts,
     descriptions: Vec<Desc>,
 }
 
@@ -55,11 +56,18 @@ impl ServiceMetrics {
                 "fairway_proxy_service_bytes_total",
                 "Bytes of packets translated; what a socket of the node moves is not seen",
             ),
+            latency: Opts::new(
+                "fairway_proxy_service_connect_duration_seconds",
+                "From connect to the end of the handshake, of TCP connections translated at a socket",
+            ),
             descriptions: Vec::new(),
         };
         let series = metrics.series()?;
         metrics.descriptions =
             series.iter().flat_map(|series| series.desc().into_iter().cloned().collect::<Vec<_>>()).collect();
+        let labels = PORT_LABELS.map(str::to_owned).to_vec();
+        let Opts { name, help, .. } = metrics.latency.clone();
+        metrics.descriptions.push(Desc::new(name, help, labels, HashMap::new())?);
         registry.register(Box::new(metrics))
     }
 
@@ -100,7 +108,12 @@ impl Collector for ServiceMetrics {
             }
         };
         let others = ServicePort { name: OTHERS.to_owned(), ..ServicePort::default() };
-        for (port, tally) in account.shown.iter().chain([(&others, &account.rest)]) {
+        let mut latency = MetricFamily::default();
+        latency.set_name(self.latency.name.clone());
+        latency.set_help(self.latency.help.clone());
+        latency.set_field_type(MetricType::HISTOGRAM);
+        let mut latencies = Vec::new();
+        for (port, Sum { tally, latency }) in account.shown.iter().chain([(&others, &account.rest)]) {
             let labels = [port.namespace.as_str(), &port.name, &port.port];
             let [namespace, name, number] = labels;
             for (path, count) in [("socket", tally.socket_connections), ("packet", tally.packet_connections)]
@@ -109,9 +122,41 @@ impl Collector for ServiceMetrics {
             }
             refused.with_label_values(&labels).inc_by(tally.refused);
             bytes.with_label_values(&labels).inc_by(tally.bytes);
+            latencies.push(histogram(&labels, latency));
         }
-        [connections, refused, bytes].iter().flat_map(Collector::collect).collect()
+        latency.set_metric(latencies);
+        let counters = [connections, refused, bytes];
+        counters.iter().flat_map(Collector::collect).chain([latency]).collect()
     }
+}
+
+/// In the form in which histograms are shown: each bucket holds what those before it do.
+fn histogram(labels: &[&str; 3], latency: &ServiceLatency) -> Metric {
+    #[expect(clippy::cast_precision_loss, reason = "exact for a hundred days")]
+    let seconds = |nanoseconds: u64| nanoseconds as f64 / 1e9;
+    let mut so_far = 0;
+    let buckets = ServiceLatency::LIMITS.iter().zip(latency.counts).map(|(limit, count)| {
+        so_far += count;
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(seconds(*limit));
+        bucket.set_cumulative_count(so_far);
+        bucket
+    });
+    let mut histogram = Histogram::default();
+    histogram.set_bucket(buckets.collect());
+    histogram.set_sample_count(latency.counts.iter().sum());
+    histogram.set_sample_sum(seconds(latency.total));
+    let label = |(name, value): (&str, &str)| {
+        let mut label = LabelPair::default();
+        label.set_name(name.to_owned());
+        label.set_value(value.to_owned());
+        label
+    };
+    let mut labels: Vec<LabelPair> = PORT_LABELS.into_iter().zip(labels.iter().copied()).map(label).collect();
+    labels.sort_unstable_by(|one, other| one.name().cmp(other.name()));
+    let mut metric = Metric::from_label(labels);
+    metric.set_histogram(histogram);
+    metric
 }
 
 /// A port of a Service, as labels name it.
@@ -143,10 +188,35 @@ fn named(view: &View, frontend: Frontend) -> Option<ServicePort> {
 #[derive(Debug, Default)]
 struct Account {
     /// As last read, of each frontend.
-    last: BTreeMap<u32, ServiceTally>,
-    totals: BTreeMap<ServicePort, ServiceTally>,
-    shown: BTreeMap<ServicePort, ServiceTally>,
-    rest: ServiceTally,
+    last: BTreeMap<u32, Sum>,
+    totals: BTreeMap<ServicePort, Sum>,
+    shown: BTreeMap<ServicePort, Sum>,
+    rest: Sum,
+}
+
+/// All that is counted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    tally: ServiceTally,
+    latency: ServiceLatency,
+}
+
+impl Sum {
+    fn of(count: &ServiceCount) -> Self {
+        Self { tally: count.tally, latency: count.latency }
+    }
+
+    fn add(&mut self, more: Self) {
+        *self = Self { tally: self.tally.plus(more.tally), latency: self.latency.plus(more.latency) };
+    }
+
+    /// What came after `before`. The kernel may have forgotten that, and begun again from nothing.
+    fn since(self, before: Self) -> Self {
+        Self {
+            tally: self.tally.since(before.tally).unwrap_or(self.tally),
+            latency: self.latency.since(before.latency).unwrap_or(self.latency),
+        }
+    }
 }
 
 impl Account {
@@ -156,21 +226,20 @@ impl Account {
         named: impl Fn(Frontend) -> Option<ServicePort>,
         most: usize,
     ) {
-        let mut news: BTreeMap<Option<ServicePort>, ServiceTally> = BTreeMap::new();
+        let mut news: BTreeMap<Option<ServicePort>, Sum> = BTreeMap::new();
         let last = std::mem::take(&mut self.last);
         for count in counts {
             let before = last.get(&count.id).copied().unwrap_or_default();
-            // The kernel may have forgotten that, and begun again from nothing.
-            let since = count.tally.since(before).unwrap_or(count.tally);
-            add(news.entry(count.frontend.and_then(&named)).or_default(), since);
-            self.last.insert(count.id, count.tally);
+            let sum = Sum::of(count);
+            news.entry(count.frontend.and_then(&named)).or_default().add(sum.since(before));
+            self.last.insert(count.id, sum);
         }
         for (port, since) in news.iter().filter_map(|(port, since)| Some((port.clone()?, since))) {
-            add(self.totals.entry(port).or_default(), *since);
+            self.totals.entry(port).or_default().add(*since);
         }
         self.totals.retain(|port, _| news.contains_key(&Some(port.clone())));
-        let mut ranking: Vec<(&ServicePort, &ServiceTally)> = self.totals.iter().collect();
-        ranking.sort_by_key(|(_, total)| {
+        let mut ranking: Vec<(&ServicePort, &Sum)> = self.totals.iter().collect();
+        ranking.sort_by_key(|(_, Sum { tally: total, .. })| {
             let met = total.socket_connections.saturating_add(total.packet_connections);
             Reverse(met.saturating_add(total.refused))
         });
@@ -179,15 +248,11 @@ impl Account {
         self.shown.retain(|port, _| busiest.contains(port));
         for (port, since) in news {
             match port.filter(|port| busiest.contains(port)) {
-                Some(port) => add(self.shown.entry(port).or_default(), since),
-                None => add(&mut self.rest, since),
+                Some(port) => self.shown.entry(port).or_default().add(since),
+                None => self.rest.add(since),
             }
         }
     }
-}
-
-fn add(total: &mut ServiceTally, more: ServiceTally) {
-    *total = total.plus(more);
 }
 
 #[cfg(test)]
@@ -211,11 +276,16 @@ mod tests {
 
     fn count(last: u8, connections: u64) -> ServiceCount {
         let tally = ServiceTally { socket_connections: connections, bytes: 10, ..ServiceTally::default() };
-        ServiceCount { id: last.into(), frontend: Some(frontend(last)), tally }
+        ServiceCount {
+            id: last.into(),
+            frontend: Some(frontend(last)),
+            tally,
+            latency: ServiceLatency::default(),
+        }
     }
 
     fn shown(account: &Account) -> Vec<(ServicePort, u64)> {
-        account.shown.iter().map(|(port, tally)| (port.clone(), tally.socket_connections)).collect()
+        account.shown.iter().map(|(port, sum)| (port.clone(), sum.tally.socket_connections)).collect()
     }
 
     #[test]
@@ -223,12 +293,12 @@ mod tests {
         let mut account = Account::default();
         account.take_in(&[count(1, 5), count(11, 3), count(2, 7), count(3, 1)], named, 2);
         assert_eq!(shown(&account), [(port(1), 8), (port(2), 7)], "all frontends of a port together");
-        assert_eq!(account.rest.socket_connections, 1);
+        assert_eq!(account.rest.tally.socket_connections, 1);
         // The third overtakes the second, which keeps what it has in nobody's series.
         account.take_in(&[count(1, 6), count(11, 3), count(2, 8), count(3, 21)], named, 2);
         assert_eq!(shown(&account), [(port(1), 9), (port(3), 20)]);
-        assert_eq!(account.rest.socket_connections, 2, "the one that the second had since");
-        assert_eq!(account.rest.bytes, 10, "those that the third had before");
+        assert_eq!(account.rest.tally.socket_connections, 2, "the one that the second had since");
+        assert_eq!(account.rest.tally.bytes, 10, "those that the third had before");
     }
 
     #[test]
@@ -240,6 +310,17 @@ mod tests {
         let gone = ServiceCount { frontend: None, ..count(1, 4) };
         account.take_in(&[gone], named, 2);
         assert_eq!(shown(&account), []);
-        assert_eq!(account.rest.socket_connections, 2);
+        assert_eq!(account.rest.tally.socket_connections, 2);
+    }
+
+    #[test]
+    fn a_histogram_adds_up_from_its_first_bucket_to_its_last() {
+        let mut latency = ServiceLatency { total: 2_500_000_000, ..ServiceLatency::default() };
+        (latency.counts[0], latency.counts[6], latency.counts[8]) = (3, 2, 1);
+        let metric = histogram(&["default", "web", "http"], &latency);
+        let shown = metric.get_histogram();
+        let buckets: Vec<u64> = shown.get_bucket().iter().map(Bucket::cumulative_count).collect();
+        assert_eq!(buckets, [3, 3, 3, 3, 3, 3, 5, 5]);
+        assert_eq!((shown.get_sample_count(), shown.get_sample_sum()), (6, 2.5));
     }
 }

@@ -8,9 +8,9 @@ use std::thread::ScopedJoinHandle;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
-use plan::{Change, Weight};
+use plan::{Change, Rules, Scheduler, Weight};
 
-use crate::node::{Node, apply, backend, frontend, serve};
+use crate::node::{Node, apply, backend, frontend, serve, serve_by};
 use crate::server::{TcpServer, UdpServer, ask, connect, exchange, greeting};
 
 const FRONTEND: &str = "10.254.0.1:80";
@@ -61,6 +61,70 @@ fn no_turn_is_lost_when_processors_take_them_at_once() {
         });
         let next = take_turns(0, 1);
         assert_eq!(peer_in_the_kernel(&next), backends[160_000 % backends.len()]);
+    });
+}
+
+#[test]
+fn connections_go_to_the_backend_that_has_the_fewest_open() {
+    let node = Node::new("least");
+    let mut ebpf = node.open();
+    node.run(|| {
+        let servers = [1, 2, 3].map(|last| TcpServer::start(&format!("127.0.0.{last}:0")));
+        let [first, second, third] = servers.each_ref().map(TcpServer::address);
+        let service = frontend("tcp 10.254.0.1:80");
+        let rules = Rules { scheduler: Scheduler::LeastConnections, ..Rules::default() };
+        serve_by(&mut ebpf, service, rules, &[first, second, third]);
+        let open = || {
+            let mut stream = connect(FRONTEND).unwrap();
+            (greeting(&mut stream).unwrap(), stream)
+        };
+        let mut held: Vec<_> = (0..6).map(|_| open()).collect();
+        let met = |held: &[(SocketAddr, _)]| count(&held.iter().map(|(met, _)| *met).collect::<Vec<_>>());
+        assert_eq!(met(&held), [first, second, third].map(|address| (address, 2)).into());
+        // Those of the second end; however often somebody comes and goes, it is the one to be met.
+        held.retain(|(met, _)| *met != second);
+        assert_eq!([ask(FRONTEND), ask(FRONTEND), ask(FRONTEND)].map(Result::unwrap), [second; 3]);
+        held.extend((0..2).map(|_| open()));
+        assert_eq!(met(&held), [first, second, third].map(|address| (address, 2)).into());
+
+        // A dataplane that starts knows what there is; one more backend has nothing to do yet.
+        drop(ebpf);
+        let mut ebpf = node.open();
+        let fourth = TcpServer::start("127.0.0.4:0");
+        apply(&mut ebpf, &[Change::AddBackend { frontend: service, backend: backend(fourth.address()), weight: Weight::ONE }]);
+        held.extend((0..2).map(|_| open()));
+        assert_eq!(met(&held).get(&fourth.address()), Some(&2));
+        // A connection to a backend that is gone ends without counting for anybody else.
+        apply(&mut ebpf, &[Change::RemoveBackend { frontend: service, backend: backend(first) }]);
+        held.retain(|(met, _)| *met != first);
+        held.extend((0..3).map(|_| open()));
+        assert_eq!(met(&held), [second, third, fourth.address()].map(|address| (address, 3)).into());
+    });
+}
+
+#[test]
+fn how_long_a_connection_took_is_counted_by_service() {
+    let node = Node::new("latency");
+    let mut ebpf = node.open();
+    node.run(|| {
+        let server = TcpServer::start("127.0.0.1:0");
+        let service = frontend("tcp 10.254.0.1:80");
+        serve(&mut ebpf, service, &[server.address()]);
+        let counters = ebpf.service_counters().unwrap();
+        for _ in 0..5 {
+            ask(FRONTEND).unwrap();
+        }
+        // Past the services, and to one where nobody listens.
+        ask(&server.address().to_string()).unwrap();
+        let nobody = TcpServer::start("127.0.0.2:0").address();
+        serve(&mut ebpf, frontend("tcp 10.254.0.2:80"), &[nobody]);
+        connect("10.254.0.2:80").unwrap_err();
+        let read = counters.read().unwrap();
+        let of = |frontend| read.iter().find(|count| count.frontend == Some(frontend)).unwrap();
+        let latency = of(service).latency;
+        assert_eq!(latency.counts.iter().sum::<u64>(), 5, "{latency:?}");
+        assert!((1..u64::MAX / 2).contains(&latency.total), "{latency:?}");
+        assert_eq!(of(frontend("tcp 10.254.0.2:80")).latency.counts.iter().sum::<u64>(), 0);
     });
 }
 

@@ -161,7 +161,7 @@ fn the_verifier_accepts_every_program_and_none_grows_unnoticed() {
                 grown.push(format!("{name}: {instructions}, and at most {most} were expected"));
             }
         }
-        assert_eq!(ebpf.programs().len(), 12);
+        assert_eq!(ebpf.programs().len(), 14);
     }
     assert_eq!(grown, Vec::<String>::new());
 }

@@ -84,10 +84,10 @@ fn what_cannot_be_served_is_named() {
         (
             frontend("tcp 10.254.0.1:80"),
             Service {
-                rules: Rules { scheduler: Scheduler::LeastConnections, ..Rules::default() },
+                rules: Rules { scheduler: Scheduler::NeverQueue, ..Rules::default() },
                 ..backends("127.0.0.2:80")
             },
-            Some("TCP 10.254.0.1:80: the scheduler least-connections is not served"),
+            Some("TCP 10.254.0.1:80: the scheduler never-queue is not served"),
         ),
         (sctp, Service::default(), Some("SCTP 10.254.0.1:80: SCTP is not served")),
         (

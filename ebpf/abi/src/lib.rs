@@ -10,6 +10,11 @@
 //! | [`SOURCE_RANGES`] | longest-prefix match | [`SourceRange`] | [`u32`], always 1 | dataplane |
 //! | [`TURNS`] | hash | [`ServiceId`] | [`Turn`] | dataplane creates, programs count |
 //! | [`TALLIES`] | LRU hash per CPU | [`ServiceId`] | [`Tally`] | programs |
+//! | [`SOCKET_LOADS`] | hash | [`BackendId`] | [`Load`] | dataplane creates, programs count |
+//! | [`PACKET_LOADS`] | hash | [`BackendId`] | [`Load`] | dataplane creates and counts anew, programs count |
+//! | [`HELD`] | hash | [`Cookie`] | [`Held`] | programs |
+//! | [`DIALS`] | LRU hash | [`Cookie`] | [`Dial`] | programs |
+//! | [`LATENCIES`] | LRU hash | [`ServiceId`] | [`Latency`] | programs |
 //! | [`AFFINITY`] | LRU hash | [`AffinityKey`] | [`Affinity`] | programs |
 //! | [`FLOWS`] | LRU hash | [`FlowKey`] | [`Flow`] | programs |
 //! | [`ORIGINS`] | LRU hash | [`OriginKey`] | [`Origin`] | programs |
@@ -35,6 +40,7 @@ mod affinity;
 mod backend;
 mod connection;
 mod flow;
+mod load;
 mod service;
 mod tally;
 
@@ -46,6 +52,7 @@ pub use connection::{
     REPLY, RESET, SECOND, Tuple,
 };
 pub use flow::{Flow, FlowKey, Origin, OriginKey};
+pub use load::{Cookie, Dial, Held, Latency, Load};
 pub use service::{
     Audience, Masquerade, NO_SERVICE, Rules, Scheduler, Service, ServiceId, ServiceKey, SourceRange, Turn,
 };
@@ -82,6 +89,16 @@ pub const SOURCE_RANGES: Table = Table { name: "SOURCE_RANGES", capacity: 131_07
 pub const TURNS: Table = Table { name: "TURNS", capacity: SERVICES.capacity + 2 };
 /// What was counted of the services that were asked for of late. A service that was not for long may be counted anew.
 pub const TALLIES: Table = Table { name: "TALLIES", capacity: 16_384 };
+/// How many sockets of the node have a backend, of the services whose scheduler is [`Scheduler::LEAST_CONNECTIONS`].
+pub const SOCKET_LOADS: Table = Table { name: "SOCKET_LOADS", capacity: BACKENDS.capacity };
+/// How many conversations that are translated packet by packet have it.
+pub const PACKET_LOADS: Table = Table { name: "PACKET_LOADS", capacity: BACKENDS.capacity };
+/// Which backend a socket counts for in [`SOCKET_LOADS`]. Where there is no room it counts for none.
+pub const HELD: Table = Table { name: "HELD", capacity: 262_144 };
+/// The sockets whose handshake is under way.
+pub const DIALS: Table = Table { name: "DIALS", capacity: 16_384 };
+/// How long connections took, of the services that were asked for of late.
+pub const LATENCIES: Table = Table { name: "LATENCIES", capacity: TALLIES.capacity };
 /// Which backend a client had, for services with [`Rules::AFFINITY`].
 pub const AFFINITY: Table = Table { name: "AFFINITY", capacity: 65_536 };
 /// Which backend an unconnected UDP socket talks to.
@@ -105,5 +122,21 @@ pub const COUNTERS: Table = Table { name: "COUNTERS", capacity: Counter::COUNT }
 pub const PACKET_TABLES: [Table; 6] = [CONNECTIONS, FRAGMENTS, INTERFACES, PODS, NODE, COUNTERS];
 
 /// Every map of the programs at the socket.
-pub const TABLES: [Table; 11] =
-    [SERVICES, SLOTS, BACKENDS, MEMBERS, MAGLEV, SOURCE_RANGES, TURNS, TALLIES, AFFINITY, FLOWS, ORIGINS];
+pub const TABLES: [Table; 16] = [
+    SERVICES,
+    SLOTS,
+    BACKENDS,
+    MEMBERS,
+    MAGLEV,
+    SOURCE_RANGES,
+    TURNS,
+    TALLIES,
+    SOCKET_LOADS,
+    PACKET_LOADS,
+    HELD,
+    DIALS,
+    LATENCIES,
+    AFFINITY,
+    FLOWS,
+    ORIGINS,
+];

@@ -1,8 +1,8 @@
 //! Where a connection or a datagram goes, and where an answer seems to come from.
 
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Client, Flow, FlowKey, MemberKey, Origin, OriginKey, Rules,
-    Scheduler, Service, ServiceId, ServiceKey, SlotKey, Tallied,
+    Affinity, AffinityKey, Backend, BackendId, Client, Cookie, Dial, Flow, FlowKey, MemberKey, NO_BACKEND,
+    Origin, OriginKey, Rules, Scheduler, Service, ServiceId, ServiceKey, SlotKey, Tallied,
 };
 
 /// What the decisions look up and remember: the kernel's maps, or a test's values.
@@ -24,6 +24,31 @@ pub trait Tables {
     fn take_turn(&self, service: ServiceId) -> Option<u64>;
     /// Notes one more for `service`.
     fn tally(&self, service: ServiceId, what: Tallied);
+    /// How many connections a backend has; known of services whose scheduler is least connections.
+    fn load(&self, id: BackendId) -> u64;
+    /// Compares so many backends, one after the other.
+    #[inline(always)]
+    fn compare(&self, search: &mut Search, count: u32)
+    where
+        Self: Sized,
+    {
+        (0..count).for_each(|after| search.compare(self, after));
+    }
+    /// Counts a socket as a connection of `id`, and of no other, until it is released. Where there is no room it is
+    /// not counted.
+    fn hold(&self, socket: Cookie, id: BackendId);
+    /// Counts a socket no more.
+    fn release(&self, socket: Cookie);
+    /// Counts one more connection that is translated packet by packet.
+    fn conversation_began(&self, id: BackendId);
+    /// Counts one less.
+    fn conversation_ended(&self, id: BackendId);
+    /// Remembers when a socket began to connect. Forgetting it under memory pressure costs a measurement.
+    fn remember_dial(&self, socket: Cookie, dial: Dial);
+    /// Forgets it again, and says what it was.
+    fn take_dial(&self, socket: Cookie) -> Option<Dial>;
+    /// Notes how many nanoseconds a connection to `service` took.
+    fn note_latency(&self, service: ServiceId, nanoseconds: u64);
     /// The backend that a client had.
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity>;
     /// Remembers `affinity`. Forgetting it under memory pressure costs a client its backend, not its forwarding.
@@ -70,6 +95,13 @@ pub enum Verdict {
     Drop,
 }
 
+/// The IP protocol number.
+const TCP: u8 = 6;
+
+/// So many backends are compared for the one with the fewest connections: all of a service that has no more, else those whose
+/// turn it is.
+const COMPARED: u32 = 16;
+
 /// How often a choice starts over when the backend it fell on vanished meanwhile. Each time takes a removal between two
 /// neighbouring look-ups, so the bound is for the verifier and not for life.
 const ATTEMPTS: u32 = 4;
@@ -79,8 +111,13 @@ const ATTEMPTS: u32 = 4;
 pub fn connect(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey) -> Verdict {
     let Some(service) = tables.service(frontend) else { return Verdict::Pass };
     match choose(tables, socket, frontend, service) {
-        Choice::Backend(_, backend) => {
+        Choice::Backend(id, backend) => {
+            let cookie = Cookie(socket.cookie());
+            hold(tables, cookie, service, id);
             tables.tally(service.id, Tallied::SocketConnection);
+            if frontend.protocol == TCP {
+                tables.remember_dial(cookie, Dial { service: service.id, reserved: 0, begun: tables.now() });
+            }
             forward(tables, socket.cookie(), frontend, backend)
         }
         Choice::Empty(rules) => unanswered(tables, service.id, rules),
@@ -103,12 +140,27 @@ pub fn send(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey) -
     match choose(tables, socket, frontend, service) {
         Choice::Backend(id, backend) => {
             tables.remember_flow(&key, Flow { backend: id });
+            hold(tables, Cookie(cookie), service, id);
             tables.tally(service.id, Tallied::SocketConnection);
             forward(tables, cookie, frontend, backend)
         }
         Choice::Empty(rules) => unanswered(tables, service.id, rules),
         Choice::Gone => Verdict::Pass,
     }
+}
+
+/// The handshake of a socket's connection is done.
+#[inline(always)]
+pub fn established(tables: &impl Tables, socket: Cookie) {
+    if let Some(Dial { service, begun, .. }) = tables.take_dial(socket) {
+        tables.note_latency(service, tables.now().saturating_sub(begun));
+    }
+}
+
+/// A socket's last owner closes it.
+#[inline(always)]
+pub fn closed(tables: &impl Tables, socket: Cookie) {
+    tables.release(socket);
 }
 
 /// Which frontend the application named when it came to talk to `peer`; `None` where it named the peer itself.
@@ -195,6 +247,11 @@ fn schedule(tables: &impl Tables, asker: &impl Asker, frontend: &ServiceKey, fou
             None => return Choice::Gone,
         }
     };
+    if found.rules.scheduler == Scheduler::LEAST_CONNECTIONS
+        && let Some((id, backend)) = least_loaded(tables, found, turn)
+    {
+        return Choice::Backend(id, backend);
+    }
     let mut service = found;
     let mut attempt = 0;
     while attempt < ATTEMPTS {
@@ -214,6 +271,49 @@ fn schedule(tables: &impl Tables, asker: &impl Asker, frontend: &ServiceKey, fou
         attempt += 1;
     }
     Choice::Empty(service.rules)
+}
+
+/// The search for the backend of a service that has the fewest connections; among equals they take turns.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Search {
+    fewest: u64,
+    turn: u64,
+    service: ServiceId,
+    slots: u32,
+    least: BackendId,
+}
+
+impl Search {
+    /// Compares the one that is so many slots after that whose turn it is.
+    #[inline(always)]
+    pub fn compare(&mut self, tables: &impl Tables, after: u32) {
+        if self.slots == 0 {
+            return;
+        }
+        let slot = slot_of(self.turn.wrapping_add(after.into()), self.slots);
+        if let Some(id) = tables.slot(&SlotKey { service: self.service, slot }) {
+            let load = tables.load(id);
+            if load < self.fewest {
+                (self.least, self.fewest) = (id, load);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn least_loaded(tables: &impl Tables, service: Service, turn: u64) -> Option<(BackendId, Backend)> {
+    let Service { id: service, slots, .. } = service;
+    let mut search = Search { fewest: u64::MAX, turn, service, slots, least: NO_BACKEND };
+    tables.compare(&mut search, if slots < COMPARED { slots } else { COMPARED });
+    Some((search.least, own(tables, service, search.least)?))
+}
+
+#[inline(always)]
+fn hold(tables: &impl Tables, socket: Cookie, service: Service, id: BackendId) {
+    if service.rules.scheduler == Scheduler::LEAST_CONNECTIONS {
+        tables.hold(socket, id);
+    }
 }
 
 /// What the client of a service without backends is told.

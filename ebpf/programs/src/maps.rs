@@ -1,16 +1,20 @@
 //! The kernel's tables. Names, kinds and capacities are those of `ebpf_abi`.
 
+use core::ffi::c_void;
+
 use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_boot_ns, bpf_loop};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap};
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Flow, FlowKey, MaglevTable, MemberKey, NO_BACKEND, Origin,
-    OriginKey, Service, ServiceId, ServiceKey, SlotKey, SourceRange, Tallied, Tally, Turn,
+    Affinity, AffinityKey, Backend, BackendId, Cookie, Dial, Flow, FlowKey, Held, Latency, Load, MaglevTable,
+    MemberKey, NO_BACKEND, Origin, OriginKey, Service, ServiceId, ServiceKey, SlotKey, SourceRange, Tallied,
+    Tally, Turn,
 };
 
 use crate::Tables;
+use crate::forwarding::Search;
 
 // Memory is taken by what is there and not by what could be.
 #[map]
@@ -37,6 +41,19 @@ static TURNS: HashMap<ServiceId, Turn> =
 #[map]
 static TALLIES: LruPerCpuHashMap<ServiceId, Tally> =
     LruPerCpuHashMap::with_max_entries(ebpf_abi::TALLIES.capacity, 0);
+#[map]
+static SOCKET_LOADS: HashMap<BackendId, Load> =
+    HashMap::with_max_entries(ebpf_abi::SOCKET_LOADS.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static PACKET_LOADS: HashMap<BackendId, Load> =
+    HashMap::with_max_entries(ebpf_abi::PACKET_LOADS.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static HELD: HashMap<Cookie, Held> = HashMap::with_max_entries(ebpf_abi::HELD.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static DIALS: LruHashMap<Cookie, Dial> = LruHashMap::with_max_entries(ebpf_abi::DIALS.capacity, 0);
+#[map]
+static LATENCIES: LruHashMap<ServiceId, Latency> =
+    LruHashMap::with_max_entries(ebpf_abi::LATENCIES.capacity, 0);
 #[map]
 static AFFINITY: LruHashMap<AffinityKey, Affinity> =
     LruHashMap::with_max_entries(ebpf_abi::AFFINITY.capacity, 0);
@@ -81,7 +98,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn take_turn(&self, service: ServiceId) -> Option<u64> {
-        TURNS.get_ptr_mut(service).map(|turn| increment(turn.cast()))
+        TURNS.get_ptr_mut(service).map(|turn| add(turn.cast(), 1))
     }
 
     #[inline(always)]
@@ -89,8 +106,77 @@ impl Tables for Maps {
         let tally = tally_of(service);
         if !tally.is_null() {
             // A process may be preempted by another that connects.
-            increment(number(tally, what));
+            add(number(tally, what), 1);
         }
+    }
+
+    #[inline(always)]
+    fn load(&self, id: BackendId) -> u64 {
+        let count = |load: Option<*const Load>| load.map_or(0, |load| copy(load).0);
+        // What was counted anew meanwhile may have had one more taken away than there was.
+        let load = count(SOCKET_LOADS.get_ptr(id)).wrapping_add(count(PACKET_LOADS.get_ptr(id)));
+        if load > u64::MAX / 2 { 0 } else { load }
+    }
+
+    #[inline(always)]
+    #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
+    fn compare(&self, search: &mut Search, count: u32) {
+        // The verifier walks through the function once and not as often as it is called.
+        // SAFETY: the kernel calls it with this pointer before it returns, and with no other.
+        unsafe { bpf_loop(count, compare as *mut c_void, (&raw mut *search).cast(), 0) };
+    }
+
+    #[inline(always)]
+    fn hold(&self, socket: Cookie, id: BackendId) {
+        self.release(socket);
+        if HELD.insert(socket, Held { backend: id }, u64::from(BPF_NOEXIST)).is_ok() {
+            count(SOCKET_LOADS.get_ptr_mut(id), 1);
+        }
+    }
+
+    #[inline(always)]
+    fn release(&self, socket: Cookie) {
+        if let Some(held) = HELD.get_ptr(socket).map(copy)
+            && HELD.remove(socket).is_ok()
+        {
+            count(SOCKET_LOADS.get_ptr_mut(held.backend), LESS);
+        }
+    }
+
+    #[inline(always)]
+    fn conversation_began(&self, id: BackendId) {
+        count(PACKET_LOADS.get_ptr_mut(id), 1);
+    }
+
+    #[inline(always)]
+    fn conversation_ended(&self, id: BackendId) {
+        count(PACKET_LOADS.get_ptr_mut(id), LESS);
+    }
+
+    #[inline(always)]
+    fn remember_dial(&self, socket: Cookie, dial: Dial) {
+        remembered(DIALS.insert(socket, dial, 0));
+    }
+
+    #[inline(always)]
+    fn take_dial(&self, socket: Cookie) -> Option<Dial> {
+        let dial = DIALS.get_ptr(socket).map(copy)?;
+        remembered(DIALS.remove(socket));
+        Some(dial)
+    }
+
+    #[inline(always)]
+    fn note_latency(&self, service: ServiceId, nanoseconds: u64) {
+        // Of what the compiler makes of a sum of comparisons the verifier loses track.
+        let place = core::hint::black_box(Latency::place(nanoseconds)) as usize;
+        let latency = latency_of(service);
+        if latency.is_null() || place > Latency::LIMITS.len() {
+            return;
+        }
+        let total = latency.cast::<u64>();
+        add(total, nanoseconds);
+        // The counts follow.
+        add(total.wrapping_add(1 + place), 1);
     }
 
     #[inline(always)]
@@ -221,17 +307,48 @@ fn tally_of(service: ServiceId) -> *mut Tally {
     TALLIES.get_ptr_mut(service).unwrap_or(core::ptr::null_mut())
 }
 
+/// Compares one backend; 0 lets the kernel go on.
+#[expect(unsafe_code, reason = "the kernel hands the search over as a pointer")]
+#[expect(clippy::cast_possible_truncation, reason = "it counts to sixteen")]
+unsafe extern "C" fn compare(after: u64, search: *mut c_void) -> i64 {
+    // SAFETY: see `Maps::compare`.
+    let search = unsafe { &mut *search.cast::<Search>() };
+    search.compare(&Maps, after as u32);
+    0
+}
+
+/// How long the connections of a service took; null where there is no room.
+#[inline(never)]
+fn latency_of(service: ServiceId) -> *mut Latency {
+    if let Some(latency) = LATENCIES.get_ptr_mut(service) {
+        return latency;
+    }
+    remembered(LATENCIES.insert(service, Latency::default(), u64::from(BPF_NOEXIST)));
+    LATENCIES.get_ptr_mut(service).unwrap_or(core::ptr::null_mut())
+}
+
+/// One less, to be added.
+const LESS: u64 = u64::MAX;
+
+/// Adds to a number of connections, of a backend that has one.
+#[inline(always)]
+fn count(load: Option<*mut Load>, by: u64) {
+    if let Some(load) = load {
+        add(load.cast(), by);
+    }
+}
+
 #[inline(always)]
 const fn number(tally: *mut Tally, what: Tallied) -> *mut u64 {
     tally.cast::<u64>().wrapping_add(what as usize)
 }
 
-/// Counts one and returns the count before, as one step for all processors.
+/// Adds and returns what was there before, as one step for all processors.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
 #[expect(unsafe_code, reason = "Rust's atomics for this target lack the kernel's fetch-and-add")]
-fn increment(number: *mut u64) -> u64 {
-    let mut count = 1_u64;
+fn add(number: *mut u64, by: u64) -> u64 {
+    let mut count = by;
     // SAFETY: as in `copy`; map values are aligned to 8 bytes, and so are the numbers in them, which are 8 bytes wide.
     unsafe {
         core::arch::asm!(
@@ -245,7 +362,7 @@ fn increment(number: *mut u64) -> u64 {
 
 /// There are no maps on the host.
 #[cfg(not(target_arch = "bpf"))]
-const fn increment(_: *mut u64) -> u64 {
+const fn add(_: *mut u64, _: u64) -> u64 {
     0
 }
 

@@ -3,10 +3,10 @@
 use core::mem::offset_of;
 
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::bpf_sock_addr;
+use aya_ebpf::bindings::{BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, bpf_sock_addr};
 use aya_ebpf::helpers::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
-use aya_ebpf::programs::SockAddrContext;
-use ebpf_abi::{Address, Audience, Backend, Client, Origin, OriginKey, Port, ServiceKey};
+use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
+use ebpf_abi::{Address, Audience, Backend, Client, Cookie, Origin, OriginKey, Port, ServiceKey};
 
 use crate::Tables;
 use crate::forwarding::{self, Asker, Socket, Verdict};
@@ -62,6 +62,23 @@ pub fn restore<F: Family>(tables: &impl Tables, context: &SockAddrContext) -> i3
         set_port(context, port);
     }
     // These hooks may do nothing else.
+    PROCEED
+}
+
+/// A TCP socket comes to another state: where its handshake is done, it is known how long that took.
+#[inline(always)]
+pub fn change_state(tables: &impl Tables, context: &SockOpsContext) -> u32 {
+    if context.op() == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB {
+        forwarding::established(tables, Cookie(cookie(context)));
+    }
+    // What the kernel asks beside it, it decides itself.
+    1
+}
+
+/// A socket is closed.
+#[inline(always)]
+pub fn close(tables: &impl Tables, context: &SockContext) -> i32 {
+    forwarding::closed(tables, Cookie(cookie(context)));
     PROCEED
 }
 
@@ -195,7 +212,7 @@ fn set_word(context: &SockAddrContext, offset: usize, value: u32) {
 /// The number that names the socket as long as the kernel runs.
 #[inline(always)]
 #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
-fn cookie(context: &SockAddrContext) -> u64 {
+fn cookie(context: &impl EbpfContext) -> u64 {
     // SAFETY: the helper takes the context the kernel passed.
     unsafe { bpf_get_socket_cookie(context.as_ptr()) }
 }

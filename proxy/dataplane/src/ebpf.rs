@@ -232,7 +232,7 @@ impl Dataplane for Ebpf {
             protocol @ Protocol::Sctp => return Err(Unsupported::Protocol { frontend, protocol }),
         }
         match service.rules.scheduler {
-            Scheduler::RoundRobin | Scheduler::Random | Scheduler::Maglev => {}
+            Scheduler::RoundRobin | Scheduler::Random | Scheduler::LeastConnections | Scheduler::Maglev => {}
             scheduler => return Err(Unsupported::Scheduler { frontend, scheduler }),
         }
         if let Some((&backend, &weight)) = service.backends.iter().find(|(_, weight)| **weight != Weight::ONE)

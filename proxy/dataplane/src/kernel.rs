@@ -123,6 +123,9 @@ fn lacking(program: &str, error: &io::Error, log: &str) -> Option<&'static str> 
     if log.contains("bpf_set_retval") || log.contains("#187") {
         return Some("bpf_set_retval in connect and sendmsg hooks (Linux 6.1)");
     }
+    if log.contains("bpf_loop") || log.contains("#181") {
+        return Some("bpf_loop (Linux 5.17)");
+    }
     if log.contains("BPF_ATOMIC") || log.contains("BPF_STX uses reserved fields") {
         return Some("atomic operations with a result in eBPF (Linux 5.12)");
     }
@@ -130,6 +133,8 @@ fn lacking(program: &str, error: &io::Error, log: &str) -> Option<&'static str> 
     if log.is_empty() && error.raw_os_error() == Some(Errno::EINVAL as i32) {
         return Some(if program.starts_with("getpeername") {
             "getpeername hooks of control groups (Linux 5.8)"
+        } else if program == "release" {
+            "socket release hooks of control groups (Linux 5.9)"
         } else {
             "socket address hooks of control groups (Linux 5.2)"
         });
@@ -230,6 +235,8 @@ mod tests {
             ("connect6", "53: (db) r1 = atomic\nBPF_STX uses reserved fields", "5.12"),
             ("getpeername4", "", "5.8"),
             ("recvmsg6", "", "5.2"),
+            ("release", "", "5.9"),
+            ("connect4", "12: (85) call unknown#181\ninvalid func unknown#181", "5.17"),
         ] {
             let feature = lacking(program, &invalid(), log).expect(log);
             assert!(feature.contains(expected), "{program} {log}: {feature}");

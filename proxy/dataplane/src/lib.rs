@@ -18,7 +18,7 @@ pub use ebpf::{
     Capacity, DEFAULT_BPF_FS, Ebpf, LiveServices, PacketCounters, PacketForwarding, PacketRun,
     PacketSettings, PacketTiming, Program, ServiceCount, ServiceCounters, Settings, encoded,
 };
-pub use ebpf_abi::{Counter as PacketCounter, Tally as ServiceTally};
+pub use ebpf_abi::{Counter as PacketCounter, Latency as ServiceLatency, Tally as ServiceTally};
 pub use error::{Deviation, Error, Unsupported};
 pub use ipvs::{Ipvs, IpvsSettings, IpvsTraffic, Load, Surroundings, Timeouts, Traffic};
 pub use kernel::default_cgroup;

@@ -6,16 +6,18 @@
 //! | `sendmsg` | an unconnected UDP socket sends | frontend becomes the exchange's backend, or the call is refused |
 //! | `recvmsg` | an unconnected UDP socket received | backend becomes the frontend it stands for |
 //! | `getpeername` | the application asks who its peer is | backend becomes the frontend it stands for |
+//! | state of TCP | the handshake of a connection is done | how long it took is counted |
+//! | release | a socket is closed | it counts for its backend no more |
 //!
 //! Nothing runs per packet: once connected, a socket talks to its backend as if it had named it.
 
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 #![expect(clippy::needless_pass_by_value, reason = "aya hands the context over by value")]
 
-use aya_ebpf::macros::cgroup_sock_addr;
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, sock_ops};
+use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 use ebpf_programs::maps::Maps;
-use ebpf_programs::socket::{V4, V6, connect, restore, send};
+use ebpf_programs::socket::{V4, V6, change_state, close, connect, restore, send};
 
 /// Of an IPv4 socket.
 #[cgroup_sock_addr(connect4)]
@@ -63,6 +65,18 @@ fn getpeername4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 fn getpeername6(context: SockAddrContext) -> i32 {
     restore::<V6>(&Maps, &context)
+}
+
+/// Of a TCP socket.
+#[sock_ops]
+fn tcp_state(context: SockOpsContext) -> u32 {
+    change_state(&Maps, &context)
+}
+
+/// Of any socket.
+#[cgroup_sock(sock_release)]
+fn release(context: SockContext) -> i32 {
+    close(&Maps, &context)
 }
 
 /// The kernel shows it, and lets dual-licensed programs use every helper.

@@ -14,6 +14,9 @@ struct Values {
     maglev: RefCell<Option<BackendId>>,
     turn: RefCell<u64>,
     tallied: RefCell<Vec<Tallied>>,
+    held: RefCell<BTreeMap<Cookie, BackendId>>,
+    dials: RefCell<BTreeMap<Cookie, Dial>>,
+    latencies: RefCell<Vec<u64>>,
     random: Cell<u32>,
     now: Cell<u64>,
     affinities: RefCell<BTreeMap<AffinityKey, Affinity>>,
@@ -133,6 +136,35 @@ impl Tables for Values {
 
     fn tally(&self, _: ServiceId, what: Tallied) {
         self.tallied.borrow_mut().push(what);
+    }
+
+    fn load(&self, id: BackendId) -> u64 {
+        self.held.borrow().values().filter(|held| **held == id).count() as u64
+    }
+
+    fn hold(&self, socket: Cookie, id: BackendId) {
+        self.held.borrow_mut().insert(socket, id);
+    }
+
+    fn release(&self, socket: Cookie) {
+        self.held.borrow_mut().remove(&socket);
+    }
+
+    fn conversation_began(&self, _: BackendId) {}
+
+    fn conversation_ended(&self, _: BackendId) {}
+
+    fn remember_dial(&self, socket: Cookie, dial: Dial) {
+        self.dials.borrow_mut().insert(socket, dial);
+    }
+
+    fn take_dial(&self, socket: Cookie) -> Option<Dial> {
+        self.dials.borrow_mut().remove(&socket)
+    }
+
+    fn note_latency(&self, service: ServiceId, nanoseconds: u64) {
+        assert_eq!(service, SERVICE);
+        self.latencies.borrow_mut().push(nanoseconds);
     }
 
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
@@ -374,4 +406,59 @@ fn backend(last: u8) -> Backend {
 
 fn address(octets: [u8; 4]) -> Address {
     Address::from_v4_word(u32::from_ne_bytes(octets))
+}
+
+fn socket(cookie: u64) -> Somebody {
+    Somebody { cookie, ..CLIENT }
+}
+
+#[test]
+fn the_backend_with_the_fewest_connections_is_next_and_among_equals_they_take_turns() {
+    let values = Values::with_backends(3);
+    values.rule(Rules { scheduler: Scheduler::LEAST_CONNECTIONS, ..Rules::default() });
+    let met = |cookie| values.connect_of(&socket(cookie));
+    assert_eq!([1, 2, 3].map(met), [1, 2, 3].map(|last| Verdict::Forward(backend(last))));
+    closed(&values, Cookie(2));
+    assert_eq!(met(4), Verdict::Forward(backend(2)), "whose turn it is not");
+    for cookie in [1, 4] {
+        closed(&values, Cookie(cookie));
+    }
+    // One and two have none, three has one: two more go to those.
+    let next: Vec<Verdict> = [5, 6].map(met).into();
+    assert!(!next.contains(&Verdict::Forward(backend(3))), "{next:?}");
+    assert_ne!(next[0], next[1]);
+}
+
+#[test]
+fn a_socket_counts_once_however_often_it_connects() {
+    let values = Values::with_backends(2);
+    values.rule(Rules { scheduler: Scheduler::LEAST_CONNECTIONS, ..Rules::default() });
+    for _ in 0..5 {
+        values.connect_of(&socket(1));
+    }
+    assert_eq!(values.held.borrow().len(), 1);
+    values.rule(Rules::default());
+    values.connect_of(&socket(2));
+    assert_eq!(values.held.borrow().len(), 1, "where nobody compares nobody counts");
+}
+
+#[test]
+fn of_many_backends_sixteen_are_compared() {
+    let values = Values::with_backends(40);
+    values.rule(Rules { scheduler: Scheduler::LEAST_CONNECTIONS, ..Rules::default() });
+    let met: Vec<Verdict> = (0..40).map(|cookie| values.connect_of(&socket(cookie))).collect();
+    let all: Vec<Verdict> = (1..=40).map(|last| Verdict::Forward(backend(last))).collect();
+    assert_eq!(met, all, "each has one before any has two");
+    closed(&values, Cookie(15));
+    assert_eq!(values.connect_of(&socket(100)), Verdict::Forward(backend(16)), "the last of those compared");
+}
+
+#[test]
+fn a_handshake_is_timed_from_connect_on_and_once() {
+    let values = Values::with_backends(1);
+    values.connect();
+    values.pass(1);
+    established(&values, Cookie(COOKIE));
+    established(&values, Cookie(COOKIE));
+    assert_eq!(*values.latencies.borrow(), [NANOSECONDS]);
 }

@@ -165,6 +165,7 @@ pub fn arrive(tables: &impl Conversations, work: &mut Work, arrival: Arrival) ->
     if !claim(tables, work) {
         return Verdict::NoPort;
     }
+    tables.services().conversation_began(work.connection.backend);
     if tables.by_stack() {
         return if stack::claim(tables, work) { stack::arrive(tables, work) } else { Verdict::NoPort };
     }
@@ -261,7 +262,11 @@ fn known(tables: &impl Conversations, work: &mut Work, now: u64) -> bool {
         let flags = flags_after(&work.connection, &work.packet);
         // Once a second will do: entries are written by all processors.
         if flags != work.connection.flags || now.wrapping_sub(work.connection.seen) > SECOND {
+            let went_on = !work.connection.is_closed();
             work.connection.flags = flags;
+            if went_on && work.connection.is_closed() {
+                tables.services().conversation_ended(work.connection.backend);
+            }
             work.connection.seen = now;
             keep(tables, work);
         }

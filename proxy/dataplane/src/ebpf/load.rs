@@ -6,8 +6,8 @@ use std::path::Path;
 
 use aya::maps::MapData;
 use aya::pin::PinError;
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, ProgramError, ProgramInfo};
+use aya::programs::links::{FdLink, LinkError};
+use aya::programs::{self, CgroupAttachMode, CgroupSock, CgroupSockAddr, ProgramError, ProgramInfo, SockOps};
 use aya::{EbpfError, EbpfLoader};
 
 use ebpf_abi::{Affinity, AffinityKey, Origin, OriginKey};
@@ -23,10 +23,21 @@ const TURNS_BESIDE_SERVICES: u32 = ebpf_abi::TURNS.capacity - ebpf_abi::SERVICES
 /// What `build.rs` compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/socket"));
 
-/// The programs in the object, each named like the hook it is for. Those that show a socket its frontend come first:
-/// no application sees the address of a backend before there is one who puts it right.
-const PROGRAMS: [&str; 8] =
-    ["getpeername4", "getpeername6", "recvmsg4", "recvmsg6", "connect4", "connect6", "sendmsg4", "sendmsg6"];
+/// The programs in the object, each named like the hook it is for. Those that show a socket its frontend come first, and
+/// with them those that hear of its end: no application sees the address of a backend before there is one who puts it
+/// right, and no socket is counted that is not to be counted off.
+const PROGRAMS: [&str; 10] = [
+    "getpeername4",
+    "getpeername6",
+    "recvmsg4",
+    "recvmsg6",
+    "release",
+    "tcp_state",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+];
 
 /// A program in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,13 +139,7 @@ impl Attached {
         let cgroup = kernel::open_cgroup(cgroup)?;
         let mut programs = Vec::new();
         for name in PROGRAMS {
-            let program = load(&mut object, name)?;
-            let information = program.info().map_err(|source| Error::Program {
-                action: "inspect",
-                program: name,
-                source,
-            })?;
-            programs.push(Program::of(name, &information));
+            programs.push(Program::of(name, &load(&mut object, name)?));
         }
         let mut attached = Self { object, cgroup, programs, links: Vec::new() };
         // Only when the kernel has accepted all of them.
@@ -171,27 +176,64 @@ impl Attached {
     }
 }
 
-fn load<'object>(
-    object: &'object mut aya::Ebpf,
-    name: &'static str,
-) -> Result<&'object CgroupSockAddr, Error> {
-    let program = program(object, name)?;
+fn load(object: &mut aya::Ebpf, name: &'static str) -> Result<ProgramInfo, Error> {
+    let mut program = program(object, name)?;
     program.load().map_err(|error| match kernel::missing_feature(name, &error) {
         Some(feature) => Error::Kernel { feature },
         None => program_error("load", name, error),
     })?;
-    Ok(program)
+    program.info().map_err(|source| Error::Program { action: "inspect", program: name, source })
 }
 
 fn link(object: &mut aya::Ebpf, name: &'static str, cgroup: &File) -> Result<FdLink, Error> {
-    let program = program(object, name)?;
-    // For a link this mode means that programs of others stay beside ours.
-    let link = program
-        .attach(cgroup, CgroupAttachMode::Single)
-        .and_then(|id| program.take_link(id))
-        .map_err(|error| program_error("attach", name, error))?;
-    FdLink::try_from(link)
+    program(object, name)?
+        .attach(cgroup)
+        .map_err(|error| program_error("attach", name, error))?
         .map_err(|_not_a_link| Error::Kernel { feature: "links of control group programs (Linux 5.7)" })
+}
+
+/// A program of a control group.
+enum OfCgroup<'object> {
+    Address(&'object mut CgroupSockAddr),
+    Release(&'object mut CgroupSock),
+    State(&'object mut SockOps),
+}
+
+impl OfCgroup<'_> {
+    fn load(&mut self) -> Result<(), ProgramError> {
+        match self {
+            Self::Address(program) => program.load(),
+            Self::Release(program) => program.load(),
+            Self::State(program) => program.load(),
+        }
+    }
+
+    fn info(&self) -> Result<ProgramInfo, ProgramError> {
+        match self {
+            Self::Address(program) => program.info(),
+            Self::Release(program) => program.info(),
+            Self::State(program) => program.info(),
+        }
+    }
+
+    fn attach(self, cgroup: &File) -> Result<Result<FdLink, LinkError>, ProgramError> {
+        // For a link this mode means that programs of others stay beside ours.
+        const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+        Ok(match self {
+            Self::Address(program) => {
+                let link = program.attach(cgroup, MODE)?;
+                program.take_link(link)?.try_into()
+            }
+            Self::Release(program) => {
+                let link = program.attach(cgroup, MODE)?;
+                program.take_link(link)?.try_into()
+            }
+            Self::State(program) => {
+                let link = program.attach(cgroup, MODE)?;
+                program.take_link(link)?.try_into()
+            }
+        })
+    }
 }
 
 fn pin(link: FdLink, name: &'static str, directory: &Path) -> Result<FdLink, Error> {
@@ -208,13 +250,19 @@ fn pin(link: FdLink, name: &'static str, directory: &Path) -> Result<FdLink, Err
     Ok(link.into())
 }
 
-fn program<'object>(
-    object: &'object mut aya::Ebpf,
-    name: &'static str,
-) -> Result<&'object mut CgroupSockAddr, Error> {
-    let failed = |source| Error::Program { action: "find", program: name, source };
-    let program = object.program_mut(name).ok_or_else(|| failed(ProgramError::UnexpectedProgramType))?;
-    program.try_into().map_err(failed)
+fn program<'object>(object: &'object mut aya::Ebpf, name: &'static str) -> Result<OfCgroup<'object>, Error> {
+    let unexpected =
+        || Error::Program { action: "find", program: name, source: ProgramError::UnexpectedProgramType };
+    let program = object.program_mut(name).ok_or_else(unexpected)?;
+    if let programs::Program::CgroupSockAddr(program) = program {
+        Ok(OfCgroup::Address(program))
+    } else if let programs::Program::CgroupSock(program) = program {
+        Ok(OfCgroup::Release(program))
+    } else if let programs::Program::SockOps(program) = program {
+        Ok(OfCgroup::State(program))
+    } else {
+        Err(unexpected())
+    }
 }
 
 pub(super) fn program_error(action: &'static str, program: &'static str, source: ProgramError) -> Error {

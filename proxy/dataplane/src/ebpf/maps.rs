@@ -9,14 +9,14 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError, MapInfo};
 use bytemuck::{AnyBitPattern, NoUninit};
 use ebpf_abi::{
-    Backend, BackendId, MaglevTable, MemberKey, NO_SERVICE, Service, ServiceId, ServiceKey, SlotKey,
+    Backend, BackendId, Load, MaglevTable, MemberKey, NO_SERVICE, Service, ServiceId, ServiceKey, SlotKey,
     SourceRange, Table, Turn,
 };
 
 use super::encode::SourceNetwork;
 use super::pins::Pins;
 use super::pod::Plain;
-use super::repair::Found;
+use super::repair::{Counted, Found};
 use super::write::Write;
 use crate::{Error, kernel};
 
@@ -26,6 +26,8 @@ pub(super) struct Maps {
     services: Map<ServiceKey, Service>,
     slots: Map<SlotKey, BackendId>,
     backends: Map<BackendId, Backend>,
+    socket_loads: Map<BackendId, Load>,
+    packet_loads: Map<BackendId, Load>,
     members: Map<MemberKey, BackendId>,
     maglev: Map<ServiceId, MaglevTable>,
     networks: Networks,
@@ -39,6 +41,8 @@ impl Maps {
             services: Map::take(object, ebpf_abi::SERVICES)?,
             slots: Map::take(object, ebpf_abi::SLOTS)?,
             backends: Map::take(object, ebpf_abi::BACKENDS)?,
+            socket_loads: Map::take(object, ebpf_abi::SOCKET_LOADS)?,
+            packet_loads: Map::take(object, ebpf_abi::PACKET_LOADS)?,
             members: Map::take(object, ebpf_abi::MEMBERS)?,
             maglev: Map::take(object, ebpf_abi::MAGLEV)?,
             networks: Networks::take(object, ebpf_abi::SOURCE_RANGES)?,
@@ -52,11 +56,23 @@ impl Maps {
             services: self.services.entries()?,
             slots: self.slots.entries()?,
             backends: self.backends.entries()?,
+            loads: self.loads()?,
             members: self.members.entries()?,
             maglev: self.maglev.entries()?.into_iter().map(|(id, table)| (id, Arc::new(table))).collect(),
             networks: self.networks.entries()?,
             turns: self.turns.entries()?,
         })
+    }
+
+    fn loads(&self) -> Result<BTreeMap<BackendId, Counted>, Error> {
+        let mut loads: BTreeMap<BackendId, Counted> = BTreeMap::new();
+        for id in self.socket_loads.entries()?.into_keys() {
+            loads.entry(id).or_default().sockets = true;
+        }
+        for id in self.packet_loads.entries()?.into_keys() {
+            loads.entry(id).or_default().packets = true;
+        }
+        Ok(loads)
     }
 
     /// A number for each map that differs when an entry came or went (Linux 6.4; before, never).
@@ -65,6 +81,8 @@ impl Maps {
             self.services.limits,
             self.slots.limits,
             self.backends.limits,
+            self.socket_loads.limits,
+            self.packet_loads.limits,
             self.members.limits,
             self.maglev.limits,
             self.networks.limits,
@@ -85,6 +103,14 @@ impl Maps {
             Write::DropBackend(id) => self.backends.drop(id),
             Write::PutSlot(key, id) => self.slots.put(key, id),
             Write::DropSlot(key) => self.slots.drop(key),
+            Write::PutLoad(id) => {
+                self.socket_loads.begin(id, Load::default())?;
+                self.packet_loads.begin(id, Load::default())
+            }
+            Write::DropLoad(id) => {
+                self.socket_loads.drop(id)?;
+                self.packet_loads.drop(id)
+            }
             Write::PutMember(key, id) => self.members.put(key, id),
             Write::DropMember(key) => self.members.drop(key),
             Write::PutMaglev(id, ref table) => self.maglev.put(id, **table),
@@ -129,6 +155,19 @@ where
 
     fn put(&mut self, key: K, value: V) -> Result<(), Error> {
         self.entries.insert(Plain(key), Plain(value), 0).map_err(|source| self.limits.error("write", source))
+    }
+
+    /// Success where there is such an entry, which stays as it is.
+    fn begin(&mut self, key: K, value: V) -> Result<(), Error> {
+        const NO_EXIST: u64 = 1;
+        match self.entries.insert(Plain(key), Plain(value), NO_EXIST) {
+            Err(source)
+                if system_error(&source).is_none_or(|error| error.kind() != io::ErrorKind::AlreadyExists) =>
+            {
+                Err(self.limits.error("write", source))
+            }
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     /// Success where there is no such entry.

@@ -21,10 +21,24 @@ pub(super) struct Found {
     pub(super) services: BTreeMap<ServiceKey, Service>,
     pub(super) slots: BTreeMap<SlotKey, BackendId>,
     pub(super) backends: BTreeMap<BackendId, Backend>,
+    /// Whose connections are counted.
+    pub(super) loads: BTreeMap<BackendId, Counted>,
     pub(super) members: BTreeMap<MemberKey, BackendId>,
     pub(super) maglev: BTreeMap<ServiceId, Arc<MaglevTable>>,
     pub(super) networks: BTreeSet<SourceNetwork>,
     pub(super) turns: BTreeMap<ServiceId, Turn>,
+}
+
+/// Where the connections of a backend are counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counted {
+    pub(super) sockets: bool,
+    pub(super) packets: bool,
+}
+
+impl Counted {
+    /// Everywhere.
+    const WHOLE: Self = Self { sockets: true, packets: true };
 }
 
 /// The services found, and the writes that make the maps hold them and nothing else.
@@ -64,6 +78,8 @@ impl Found {
             Write::DropBackend(id) => drop(self.backends.remove(&id)),
             Write::PutSlot(key, id) => drop(self.slots.insert(key, id)),
             Write::DropSlot(key) => drop(self.slots.remove(&key)),
+            Write::PutLoad(id) => drop(self.loads.insert(id, Counted::WHOLE)),
+            Write::DropLoad(id) => drop(self.loads.remove(&id)),
             Write::PutMember(key, id) => drop(self.members.insert(key, id)),
             Write::DropMember(key) => drop(self.members.remove(&key)),
             Write::PutMaglev(id, table) => drop(self.maglev.insert(id, table)),
@@ -107,6 +123,7 @@ fn adopt_backends(entry: &mut Entry, found: &Found, service: Service) {
 fn difference(found: &Found, wanted: &Found) -> Vec<Write> {
     let turns = wanted.turns.keys().filter(|id| !found.turns.contains_key(id));
     let mut writes: Vec<Write> = turns.map(|id| Write::PutTurn(*id)).collect();
+    writes.extend(put(&found.loads, &wanted.loads, |id, _| Write::PutLoad(id)));
     writes.extend(put(&found.backends, &wanted.backends, Write::PutBackend));
     writes.extend(put(&found.slots, &wanted.slots, Write::PutSlot));
     writes.extend(put(&found.members, &wanted.members, Write::PutMember));
@@ -116,6 +133,7 @@ fn difference(found: &Found, wanted: &Found) -> Vec<Write> {
     writes.extend(gone(&found.services, &wanted.services).map(Write::DropService));
     writes.extend(gone(&found.slots, &wanted.slots).map(Write::DropSlot));
     writes.extend(gone(&found.backends, &wanted.backends).map(Write::DropBackend));
+    writes.extend(gone(&found.loads, &wanted.loads).map(Write::DropLoad));
     writes.extend(gone(&found.members, &wanted.members).map(Write::DropMember));
     writes.extend(gone(&found.maglev, &wanted.maglev).map(Write::DropMaglev));
     writes.extend(found.networks.difference(&wanted.networks).copied().map(Write::DropSourceNetwork));
@@ -147,7 +165,7 @@ fn first_free(found: &Found) -> u32 {
         .values()
         .map(|service| service.id.0)
         .chain(found.slots.iter().flat_map(|(key, id)| [key.service.0, id.0]))
-        .chain(found.backends.keys().map(|id| id.0))
+        .chain(found.backends.keys().chain(found.loads.keys()).map(|id| id.0))
         .chain(found.turns.keys().chain(found.maglev.keys()).map(|id| id.0))
         .chain(found.members.iter().flat_map(|(key, id)| [key.service.0, id.0]))
         .chain(found.networks.iter().map(|network| network.range.service.0))

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Client, Flow, FlowKey, MaglevTable, MemberKey, Origin,
-    OriginKey, Service, ServiceId, ServiceKey, SlotKey, Tallied,
+    Affinity, AffinityKey, Backend, BackendId, Client, Cookie, Dial, Flow, FlowKey, MaglevTable, MemberKey,
+    Origin, OriginKey, Service, ServiceId, ServiceKey, SlotKey, Tallied,
 };
 use ebpf_programs::Tables;
 use ebpf_programs::forwarding::{Asker, Socket, Verdict, connect};
@@ -147,6 +147,28 @@ impl Tables for Kernel {
 
     fn tally(&self, _: ServiceId, _: Tallied) {}
 
+    /// Any, for what matters here is who is met at all.
+    fn load(&self, id: BackendId) -> u64 {
+        self.pause();
+        if self.found.borrow().loads.contains_key(&id) { u64::from(self.random() % 3) } else { 0 }
+    }
+
+    fn hold(&self, _: Cookie, _: BackendId) {}
+
+    fn release(&self, _: Cookie) {}
+
+    fn conversation_began(&self, _: BackendId) {}
+
+    fn conversation_ended(&self, _: BackendId) {}
+
+    fn remember_dial(&self, _: Cookie, _: Dial) {}
+
+    fn take_dial(&self, _: Cookie) -> Option<Dial> {
+        None
+    }
+
+    fn note_latency(&self, _: ServiceId, _: u64) {}
+
     fn affinity(&self, key: &AffinityKey) -> Option<Affinity> {
         self.affinities.borrow().get(key).copied()
     }
@@ -206,8 +228,12 @@ fn frontend() -> impl Strategy<Value = Frontend> {
 
 /// Those that need more than the service itself.
 fn rules() -> impl Strategy<Value = Rules> {
-    let scheduler =
-        proptest::sample::select(vec![Scheduler::RoundRobin, Scheduler::Random, Scheduler::Maglev]);
+    let scheduler = proptest::sample::select(vec![
+        Scheduler::RoundRobin,
+        Scheduler::Random,
+        Scheduler::LeastConnections,
+        Scheduler::Maglev,
+    ]);
     let affinity = plan::Affinity { group: AffinityGroup(1), timeout: Duration::from_secs(10) };
     let networks = ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"].map(|text| text.parse().expect("a network"));
     let ranges = proptest::collection::btree_set(proptest::sample::select(networks.to_vec()), 0..3);

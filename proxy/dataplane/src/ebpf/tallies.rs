@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuHashMap};
-use ebpf_abi::{Service, ServiceId, ServiceKey, Tally};
+use ebpf_abi::{Latency, Service, ServiceId, ServiceKey, Tally};
 use plan::Frontend;
 
 use super::encode;
@@ -20,6 +20,7 @@ pub struct ServiceCounters(Arc<Counters>);
 
 struct Counters {
     tallies: PerCpuHashMap<MapData, Plain<ServiceId>, Plain<Tally>>,
+    latencies: HashMap<MapData, Plain<ServiceId>, Plain<Latency>>,
     services: HashMap<MapData, Plain<ServiceKey>, Plain<Service>>,
     /// Whose the tallies are; `None` for a service that is gone. An identifier is given out once.
     frontends: Mutex<BTreeMap<ServiceId, Option<Frontend>>>,
@@ -34,6 +35,8 @@ pub struct ServiceCount {
     pub frontend: Option<Frontend>,
     /// The sums over all processors.
     pub tally: Tally,
+    /// How long its connections took, of those that a socket of the node made.
+    pub latency: Latency,
 }
 
 impl fmt::Debug for ServiceCounters {
@@ -47,6 +50,7 @@ impl ServiceCounters {
         let tallies = PerCpuHashMap::try_from(pinned(pins, ebpf_abi::TALLIES)?);
         Ok(Self(Arc::new(Counters {
             tallies: tallies.map_err(Error::map("open", ebpf_abi::TALLIES.name))?,
+            latencies: pinned_hash(pins, ebpf_abi::LATENCIES)?,
             services: pinned_hash(pins, ebpf_abi::SERVICES)?,
             frontends: Mutex::default(),
         })))
@@ -82,8 +86,17 @@ impl ServiceCounters {
         }
         let count = |(id, tally): (ServiceId, Tally)| {
             let frontend = frontends.get(&id).copied().flatten();
-            ServiceCount { id: id.0, frontend, tally }
+            Ok(ServiceCount { id: id.0, frontend, tally, latency: self.latency(id)? })
         };
-        Ok(tallies.into_iter().map(count).collect())
+        tallies.into_iter().map(count).collect()
+    }
+
+    fn latency(&self, id: ServiceId) -> Result<Latency, Error> {
+        match self.0.latencies.get(&Plain(id), 0) {
+            Ok(Plain(latency)) => Ok(latency),
+            // No socket of the node has connected to it, or others have since.
+            Err(MapError::KeyNotFound) => Ok(Latency::default()),
+            Err(error) => Err(Error::map("read", ebpf_abi::LATENCIES.name)(error)),
+        }
     }
 }

@@ -20,6 +20,9 @@ pub(super) enum Write {
     DropBackend(BackendId),
     PutSlot(SlotKey, BackendId),
     DropSlot(SlotKey),
+    /// Its connections are counted, from 0.
+    PutLoad(BackendId),
+    DropLoad(BackendId),
     PutMember(MemberKey, BackendId),
     DropMember(MemberKey),
     /// Also in the place of another.
@@ -38,6 +41,7 @@ impl Write {
             Self::PutService(key, _) => Some(Self::DropService(key)),
             Self::PutBackend(id, _) => Some(Self::DropBackend(id)),
             Self::PutSlot(key, _) => Some(Self::DropSlot(key)),
+            Self::PutLoad(id) => Some(Self::DropLoad(id)),
             Self::PutMember(key, _) => Some(Self::DropMember(key)),
             Self::PutSourceNetwork(network) => Some(Self::DropSourceNetwork(network)),
             Self::Reserve(_)
@@ -45,6 +49,7 @@ impl Write {
             | Self::DropService(_)
             | Self::DropBackend(_)
             | Self::DropSlot(_)
+            | Self::DropLoad(_)
             | Self::DropMember(_)
             | Self::PutMaglev(..)
             | Self::DropMaglev(_)

@@ -2,8 +2,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Flow, FlowKey, MemberKey, Origin, OriginKey, Service,
-    ServiceId, SlotKey,
+    Affinity, AffinityKey, Backend, BackendId, Cookie, Dial, Flow, FlowKey, MemberKey, Origin, OriginKey,
+    Service, ServiceId, SlotKey,
 };
 
 use super::super::parse::{ACK, SYN, UDP};
@@ -19,6 +19,8 @@ struct Values {
     by_stack: bool,
     counted: RefCell<Vec<Counter>>,
     tallied: RefCell<Vec<Tallied>>,
+    /// How many conversations the backend has.
+    load: Cell<i32>,
 }
 
 const SERVICE: Service = Service {
@@ -64,6 +66,24 @@ impl Tables for Values {
     fn tally(&self, _: ServiceId, what: Tallied) {
         self.tallied.borrow_mut().push(what);
     }
+    fn load(&self, _: BackendId) -> u64 {
+        0
+    }
+    fn hold(&self, _: Cookie, _: BackendId) {}
+    fn release(&self, _: Cookie) {}
+    fn conversation_began(&self, id: BackendId) {
+        assert_eq!(id, ID);
+        self.load.set(self.load.get() + 1);
+    }
+    fn conversation_ended(&self, id: BackendId) {
+        assert_eq!(id, ID);
+        self.load.set(self.load.get() - 1);
+    }
+    fn remember_dial(&self, _: Cookie, _: Dial) {}
+    fn take_dial(&self, _: Cookie) -> Option<Dial> {
+        None
+    }
+    fn note_latency(&self, _: ServiceId, _: u64) {}
     fn affinity(&self, _: &AffinityKey) -> Option<Affinity> {
         None
     }
@@ -314,6 +334,24 @@ fn a_client_begins_anew_once_it_is_done_and_not_while_it_is_not() {
     assert_eq!(values.translated(asked, SYN, 1), sent, "half of it goes on");
     values.translated(sent.reversed(), FIN | ACK, 1);
     assert_eq!(values.translated(asked, SYN, 1).destination, backend(2).address);
+}
+
+#[test]
+fn a_conversation_counts_for_its_backend_until_it_is_closed() {
+    let values = Values::with(Masquerade::NEVER);
+    let (first, second) = (from_client(4000, TCP), from_client(4001, TCP));
+    let sent = values.translated(first, SYN, 0);
+    values.translated(second, SYN, 0);
+    values.translated(sent.reversed(), SYN | ACK, 0);
+    assert_eq!(values.load.get(), 2);
+    values.translated(first, FIN | ACK, 1);
+    assert_eq!(values.load.get(), 2, "one side goes on");
+    values.translated(sent.reversed(), FIN | ACK, 1);
+    values.translated(first, ACK, 3);
+    assert_eq!(values.load.get(), 1);
+    values.translated(second, RST, 4);
+    values.translated(second, RST, 6);
+    assert_eq!(values.load.get(), 0);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One service in the maps.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ebpf_abi::{BackendId, Service, ServiceId, SlotKey};
@@ -17,19 +17,21 @@ pub(in crate::ebpf) struct Entry {
     rules: Rules,
     /// Who holds each slot.
     slots: Vec<(BackendId, Backend)>,
-    /// In which slot a backend is.
-    places: BTreeMap<Backend, u32>,
+    /// The slots in the order of their backends, to find one by.
+    places: Vec<u32>,
 }
 
 impl Entry {
     /// Without backends.
     pub(in crate::ebpf) fn new(frontend: Frontend, id: ServiceId, rules: Rules) -> Self {
-        Self { frontend, id, rules, slots: Vec::new(), places: BTreeMap::new() }
+        Self { frontend, id, rules, slots: Vec::new(), places: Vec::new() }
     }
 
     /// A service with these identifiers: its own first, then those of its backends.
     pub(super) fn with(frontend: Frontend, first: u32, service: &plan::Service) -> Self {
         let mut entry = Self::new(frontend, ServiceId(first), service.rules.clone());
+        entry.slots.reserve_exact(service.backends.len());
+        entry.places.reserve_exact(service.backends.len());
         for (id, backend) in (first + 1..).zip(service.backends.keys()) {
             entry.push(BackendId(id), *backend);
         }
@@ -37,22 +39,33 @@ impl Entry {
     }
 
     pub(in crate::ebpf) fn push(&mut self, id: BackendId, backend: Backend) {
-        self.places.insert(backend, self.count());
+        let place = self.place(backend).unwrap_or_else(|place| place);
+        self.places.insert(place, self.count());
         self.slots.push((id, backend));
     }
 
     pub(in crate::ebpf) fn contains(&self, backend: Backend) -> bool {
-        self.places.contains_key(&backend)
+        self.place(backend).is_ok()
     }
 
     /// The last backend takes the place of the one that leaves.
     pub(super) fn remove(&mut self, backend: Backend) {
-        if let Some(slot) = self.places.remove(&backend) {
-            self.slots.swap_remove(slot as usize);
-            if let Some((_, moved)) = self.slots.get(slot as usize) {
-                self.places.insert(*moved, slot);
-            }
+        let Ok(place) = self.place(backend) else { return };
+        let (Some((_, last)), slot) = (self.slots.last(), self.places[place]) else { return };
+        if let Ok(moved) = self.place(*last) {
+            self.places[moved] = slot;
         }
+        self.places.remove(place);
+        self.slots.swap_remove(slot as usize);
+    }
+
+    /// Where in `places` the slot of `backend` is, or would be.
+    fn place(&self, backend: Backend) -> Result<usize, usize> {
+        self.places.binary_search_by_key(&Some(backend), |slot| self.backend(*slot))
+    }
+
+    fn backend(&self, slot: u32) -> Option<Backend> {
+        self.slots.get(slot as usize).map(|(_, backend)| *backend)
     }
 
     pub(super) fn set_rules(&mut self, rules: Rules) {
@@ -60,7 +73,7 @@ impl Entry {
     }
 
     pub(super) fn observed(&self) -> ObservedService {
-        let backends = self.places.keys().map(|backend| (*backend, ObservedBackend::default()));
+        let backends = self.slots.iter().map(|(_, backend)| (*backend, ObservedBackend::default()));
         ObservedService { rules: self.rules.clone(), backends: backends.collect() }
     }
 
@@ -68,6 +81,7 @@ impl Entry {
     pub(in crate::ebpf) fn put(&self) -> Vec<Write> {
         let mut writes = vec![Write::PutTurn(self.id)];
         for (slot, (id, backend)) in (0..).zip(&self.slots) {
+            writes.extend(has_loads(&self.rules).then_some(Write::PutLoad(*id)));
             writes.push(Write::PutBackend(*id, encode::backend(*backend, self.id)));
             writes.push(Write::PutSlot(self.slot(slot), *id));
         }
@@ -83,6 +97,7 @@ impl Entry {
         let mut writes = vec![Write::DropService(encode::service_key(self.frontend))];
         for (slot, (id, _)) in (0..).zip(&self.slots) {
             writes.extend([Write::DropSlot(self.slot(slot)), Write::DropBackend(*id)]);
+            writes.extend(has_loads(&self.rules).then_some(Write::DropLoad(*id)));
         }
         if self.has_members(&self.rules) {
             writes.extend(self.members().filter_map(|write| write.taken_back()));
@@ -95,10 +110,9 @@ impl Entry {
 
     /// Adds a backend with this identifier. It is written before whatever names it.
     pub(super) fn put_backend(&self, id: BackendId, backend: Backend) -> Vec<Write> {
-        let mut writes = vec![
-            Write::PutBackend(id, encode::backend(backend, self.id)),
-            Write::PutSlot(self.slot(self.count()), id),
-        ];
+        let mut writes = Vec::from_iter(has_loads(&self.rules).then_some(Write::PutLoad(id)));
+        writes.push(Write::PutBackend(id, encode::backend(backend, self.id)));
+        writes.push(Write::PutSlot(self.slot(self.count()), id));
         if self.has_members(&self.rules) {
             writes.push(self.member(id, backend));
         }
@@ -112,9 +126,8 @@ impl Entry {
     /// Removes a backend, after whatever names it. The last backend takes its place, so that the slots stay without gaps:
     /// every slot below the count holds a backend that lives, at any moment.
     pub(super) fn drop_backend(&self, backend: Backend) -> Vec<Write> {
-        let (Some(&slot), Some(&(last, _))) = (self.places.get(&backend), self.slots.last()) else {
-            return Vec::new();
-        };
+        let slot = self.place(backend).ok().and_then(|place| self.places.get(place)).copied();
+        let (Some(slot), Some(&(last, _))) = (slot, self.slots.last()) else { return Vec::new() };
         let Some(&(id, _)) = self.slots.get(slot as usize) else { return Vec::new() };
         let last_slot = self.count() - 1;
         let mut writes = Vec::new();
@@ -130,6 +143,7 @@ impl Entry {
         }
         writes.push(self.service(&self.rules, last_slot));
         writes.extend([Write::DropSlot(self.slot(last_slot)), Write::DropBackend(id)]);
+        writes.extend(has_loads(&self.rules).then_some(Write::DropLoad(id)));
         writes
     }
 
@@ -144,12 +158,18 @@ impl Entry {
         if self.has_members(rules) && !self.has_members(&self.rules) {
             writes.extend(self.members());
         }
+        if has_loads(rules) && !has_loads(&self.rules) {
+            writes.extend(self.slots.iter().map(|(id, _)| Write::PutLoad(*id)));
+        }
         if has_table(rules) && !has_table(&self.rules) {
             writes.push(self.table(&self.slots));
         }
         writes.push(self.service(rules, self.count()));
         if self.has_members(&self.rules) && !self.has_members(rules) {
             writes.extend(self.members().filter_map(|write| write.taken_back()));
+        }
+        if has_loads(&self.rules) && !has_loads(rules) {
+            writes.extend(self.slots.iter().map(|(id, _)| Write::DropLoad(*id)));
         }
         if has_table(&self.rules) && !has_table(rules) {
             writes.push(Write::DropMaglev(self.id));
@@ -195,6 +215,11 @@ impl Entry {
     fn table(&self, backends: &[(BackendId, Backend)]) -> Write {
         Write::PutMaglev(self.id, Arc::new(encode::maglev_table(backends)))
     }
+}
+
+/// Whether the connections of its backends are counted.
+fn has_loads(rules: &Rules) -> bool {
+    rules.scheduler == Scheduler::LeastConnections
 }
 
 fn has_table(rules: &Rules) -> bool {

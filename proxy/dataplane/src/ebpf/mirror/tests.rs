@@ -73,7 +73,7 @@ proptest! {
                 let id = match write {
                     Write::PutTurn(id) => Some(id.0),
                     Write::PutBackend(id, _) => Some(id.0),
-                    Write::Reserve(_) | Write::DropTurn(_) | Write::PutService(..) | Write::DropService(_)
+                    Write::Reserve(_) | Write::PutLoad(_) | Write::DropLoad(_) | Write::DropTurn(_) | Write::PutService(..) | Write::DropService(_)
                     | Write::DropBackend(_) | Write::PutSlot(..) | Write::DropSlot(_) | Write::PutMember(..)
                     | Write::DropMember(_) | Write::PutMaglev(..) | Write::DropMaglev(_)
                     | Write::PutSourceNetwork(_) | Write::DropSourceNetwork(_) => None,

@@ -1,14 +1,16 @@
 //! The table of conversations: how full it is of those that live.
 //!
 //! The kernel pushes out what was not used for longest once it is full, and never sooner, so that without somebody who clears
-//! away what is over every table is full some day, and nobody knows how full of life.
+//! away what is over every table is full some day, and nobody knows how full of life. Who does so also counts the conversations
+//! of each backend anew: the programs count those that begin and that are closed, but not those that fall silent.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
-use ebpf_abi::{Connection, SECOND, Tuple};
+use ebpf_abi::{BackendId, Connection, Load, REPLY, SECOND, Tuple};
 use nix::time::{ClockId, clock_gettime};
 
 use super::take;
@@ -23,10 +25,20 @@ const SHARE: u64 = 100;
 /// The table.
 pub(super) struct Flows {
     entries: HashMap<MapData, Plain<Tuple>, Plain<Connection>>,
+    loads: HashMap<MapData, Plain<BackendId>, Plain<Load>>,
     fill: Arc<Fill>,
     /// Whether it was said that there is little room left.
     crowded: bool,
     sweep_at: u64,
+}
+
+/// How many a backend has.
+#[derive(Clone, Copy, Debug)]
+struct Conversations {
+    /// As the programs have it.
+    known: u64,
+    /// As the table has it.
+    counted: u64,
 }
 
 /// What is known of it.
@@ -46,7 +58,15 @@ impl Flows {
             let capacity = data.info().map_err(&failed)?.max_entries();
             fill.capacity.store(capacity.into(), Ordering::Relaxed);
         }
-        Ok(Self { entries: HashMap::try_from(map).map_err(failed)?, fill, crowded: false, sweep_at: 0 })
+        let loads = take(object, ebpf_abi::PACKET_LOADS)?;
+        let loads = HashMap::try_from(loads).map_err(Error::map("open", ebpf_abi::PACKET_LOADS.name))?;
+        Ok(Self {
+            entries: HashMap::try_from(map).map_err(failed)?,
+            loads,
+            fill,
+            crowded: false,
+            sweep_at: 0,
+        })
     }
 
     /// Counts what lives and clears away what is over, unless that was done just now.
@@ -65,11 +85,20 @@ impl Flows {
     fn sweep(&mut self, now: u64) -> Result<(), Error> {
         let failed = || Error::map("read", ebpf_abi::CONNECTIONS.name);
         let (mut living, mut over) = (0, Vec::new());
+        let mut loads = self.loads()?;
         for key in self.entries.keys() {
             let key = key.map_err(failed())?;
             match self.entries.get(&key, 0) {
                 Ok(Plain(connection)) if connection.is_over(key.0.protocol, now) => over.push(key),
-                Ok(_) => living += 1,
+                Ok(Plain(connection)) => {
+                    living += 1;
+                    if connection.flags & REPLY == 0
+                        && !connection.is_closed()
+                        && let Some(load) = loads.get_mut(&connection.backend)
+                    {
+                        load.counted += 1;
+                    }
+                }
                 // The kernel was faster.
                 Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(failed()(error)),
@@ -83,8 +112,34 @@ impl Flows {
                 Err(error) => return Err(Error::map("write", ebpf_abi::CONNECTIONS.name)(error)),
             }
         }
+        self.correct(&loads)?;
         self.fill.entries.store(living, Ordering::Relaxed);
         self.tell(living);
+        Ok(())
+    }
+
+    /// The backends whose conversations are counted.
+    fn loads(&self) -> Result<BTreeMap<BackendId, Conversations>, Error> {
+        let entries = self.loads.iter().map(|entry| {
+            entry.map(|(Plain(id), Plain(Load(known)))| (id, Conversations { known, counted: 0 }))
+        });
+        entries.collect::<Result<_, _>>().map_err(Error::map("read", ebpf_abi::PACKET_LOADS.name))
+    }
+
+    /// What began or ended while they were counted is right again the next time.
+    fn correct(&mut self, loads: &BTreeMap<BackendId, Conversations>) -> Result<(), Error> {
+        const EXIST: u64 = 2;
+        for (id, Conversations { known, counted }) in loads {
+            if known == counted {
+                continue;
+            }
+            match self.loads.insert(Plain(*id), Plain(Load(*counted)), EXIST) {
+                // The backend went meanwhile.
+                Err(MapError::SyscallError(error))
+                    if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
+                outcome => outcome.map_err(Error::map("write", ebpf_abi::PACKET_LOADS.name))?,
+            }
+        }
         Ok(())
     }
 
