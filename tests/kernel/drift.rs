@@ -23,9 +23,9 @@ fn pins_that_are_removed_come_back_and_forwarding_does_not_pause() {
             ("v3/links/connect4", 1),
             ("v3/maps/SERVICES", 1),
             ("v3/maps/ORIGINS", 1),
-            ("v3/links", 8),
-            ("v3/maps", 11),
-            ("", 19),
+            ("v3/links", 10),
+            ("v3/maps", 16),
+            ("", 26),
         ] {
             let victim = node.state().join(victim);
             if victim.is_dir() { fs::remove_dir_all(&victim) } else { fs::remove_file(&victim) }.unwrap();
