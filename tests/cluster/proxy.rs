@@ -145,6 +145,12 @@ fn what_another_apiserver_was_told_while_ours_was_dead_is_caught_up() -> Result<
     let config = kubeconfig("10.1.0.100:6443", &site.plane.authority_file(), PROXY_TOKEN);
     let proxy = site.proxy(&config)?;
     node.await_backends(TARGET, &["pod-1", "pod-2"])?;
+    until("an event tells of the start", || {
+        // In `default` or, up to 1.20, in `kube-system`.
+        let events = admin.get("/apis/events.k8s.io/v1/events")?;
+        let tells = |event: &Value| event["reason"] == "Starting" && event["regarding"]["kind"] == "Node";
+        Ok(events["items"].as_array().is_some_and(|events| events.iter().any(tells)))
+    })?;
     let load = node.load(TARGET)?;
     first.process().kill()?;
     node.await_metric("fairway_proxy_apiserver_connected{kind=\"Service\"}", 0.0)?;

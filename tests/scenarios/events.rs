@@ -48,6 +48,19 @@ fn a_start_is_told_of_the_node() -> Result<()> {
     Ok(())
 }
 
+/// Those of 1.19 and 1.20 take none about a Node where later ones want them.
+#[test]
+fn an_old_server_is_told_of_the_node_where_it_listens() -> Result<()> {
+    let server = Server::start(Release::Old)?;
+    server.store.put(service("odd", "10.254.0.12").with("/spec", "externalIPs", vec!["nonsense"]).json())?;
+    let _node = start(&server)?;
+    let event = await_event(&server, "Starting")?;
+    assert_eq!(event["metadata"]["namespace"], "kube-system");
+    assert_eq!((&event["regarding"]["name"], &event["regarding"]["namespace"]), (&NODE.into(), &Value::Null));
+    assert_eq!(await_event(&server, "PartlyServed")?["metadata"]["namespace"], "default");
+    Ok(())
+}
+
 #[test]
 fn whoever_wrote_an_object_is_told_what_is_wrong_with_it() -> Result<()> {
     let server = Server::start(Release::Current)?;
@@ -107,6 +120,8 @@ fn events_that_nobody_takes_hold_up_nothing() -> Result<()> {
 #[test]
 fn an_old_server_is_not_troubled_for_long() -> Result<()> {
     let server = Server::start(Release::Old)?;
+    let refusals = vec![Refuse::all("/apis/events.k8s.io", 404)];
+    server.stub().faults(|faults| *faults = Faults { refusals, ..Faults::default() });
     server.store.put(service("web", "10.254.0.10").json())?;
     let node = start(&server)?;
     node.reaches("10.254.0.10:80", &[])?;

@@ -63,7 +63,8 @@ use watch::End;
 /// Which generation of the API is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// As 1.12 to 1.20: no discovery.k8s.io/v1, and no field selector for `spec.clusterIP`.
+    /// As 1.19 and 1.20: no discovery.k8s.io/v1, no field selector for `spec.clusterIP`, and events about Nodes in
+    /// `kube-system` alone.
     Old,
     /// As of today.
     Current,
@@ -75,11 +76,6 @@ impl Release {
             Self::Old => false,
             Self::Current => true,
         }
-    }
-
-    /// Since 1.19.
-    const fn has_events(self) -> bool {
-        self.has_slices()
     }
 
     /// The fields that can be selected by, beside name and namespace.

@@ -1,17 +1,22 @@
 //! Writes Events (`events.k8s.io/v1`), one at a time and at most one a second: a thousand nodes may have the same to say.
 //!
-//! API servers before 1.19 do not have them, and some up to 1.20 take none about Nodes (422): the log has it all.
+//! API servers before 1.19 do not have them: the log has it all. Up to 1.20 they take those about objects without a namespace,
+//! such as Nodes, in `kube-system` only, where later ones want them in `default` first of all.
 
 use std::time::Duration;
 
 use daemon::exit::chain;
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::Client;
+use k8s_openapi::api::events::v1 as api;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::PostParams;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client};
 use prometheus::IntCounter;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
+use crate::clock;
 use crate::notice::{Notice, Subject};
 
 /// The least time from one Event to the next.
@@ -23,9 +28,17 @@ const ATTEMPTS: u32 = 12;
 /// The API takes no longer ones, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
+/// Who writes them.
+const CONTROLLER: &str = "fairway-proxy";
+/// Where old API servers take those about objects without a namespace.
+const SYSTEM_NAMESPACE: &str = "kube-system";
+
 /// Writes what is left with it.
 pub(super) struct Publisher {
+    client: Client,
     recorder: Recorder,
+    /// Whether the API server takes those about objects without a namespace in [`SYSTEM_NAMESPACE`] only.
+    is_old: bool,
     /// The name of this node.
     node: String,
     notices: mpsc::Receiver<Notice>,
@@ -41,8 +54,9 @@ impl Publisher {
         notices: mpsc::Receiver<Notice>,
         failures: IntCounter,
     ) -> Self {
-        let reporter = Reporter { controller: "fairway-proxy".into(), instance: Some(node.clone()) };
-        Self { recorder: Recorder::new(client, reporter), node, notices, failures, barred: false }
+        let reporter = Reporter { controller: CONTROLLER.into(), instance: Some(node.clone()) };
+        let recorder = Recorder::new(client.clone(), reporter);
+        Self { client, recorder, is_old: false, node, notices, failures, barred: false }
     }
 
     /// Goes on until nobody leaves notices any more.
@@ -56,8 +70,18 @@ impl Publisher {
     async fn publish(&mut self, notice: &Notice) {
         let (event, regarding) = (event(notice), regarding(&notice.about, &self.node));
         for _ in 0..ATTEMPTS {
-            match self.recorder.publish(&event, &regarding).await {
+            let outcome = if self.is_old && regarding.namespace.is_none() {
+                self.publish_in_system(&event, &regarding).await
+            } else {
+                self.recorder.publish(&event, &regarding).await
+            };
+            match outcome {
                 Ok(()) => return self.barred = false,
+                Err(kube::Error::Api(status))
+                    if status.code == 422 && regarding.namespace.is_none() && !self.is_old =>
+                {
+                    self.is_old = true;
+                }
                 // It will not be taken another time either.
                 Err(kube::Error::Api(status)) if status.code < 500 && status.code != 429 => {
                     if !std::mem::replace(&mut self.barred, true) {
@@ -73,6 +97,37 @@ impl Publisher {
             }
         }
         self.failures.inc();
+    }
+
+    /// What a [`Recorder`] would write, but for the namespace.
+    async fn publish_in_system(&self, event: &Event, regarding: &ObjectReference) -> Result<(), kube::Error> {
+        let at = clock::wall();
+        let since = at.duration_since(std::time::SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let event = api::Event {
+            metadata: ObjectMeta {
+                namespace: Some(SYSTEM_NAMESPACE.into()),
+                // Unique, as client-go makes them.
+                name: Some(format!("{}.{:x}", self.node, since.as_nanos())),
+                ..ObjectMeta::default()
+            },
+            action: Some(event.action.clone()),
+            event_time: at.try_into().ok().map(MicroTime),
+            note: event.note.clone(),
+            reason: Some(event.reason.clone()),
+            regarding: Some(regarding.clone()),
+            reporting_controller: Some(CONTROLLER.into()),
+            reporting_instance: Some(self.node.clone()),
+            type_: Some(
+                match event.type_ {
+                    EventType::Normal => "Normal",
+                    EventType::Warning => "Warning",
+                }
+                .into(),
+            ),
+            ..api::Event::default()
+        };
+        let events: Api<api::Event> = Api::namespaced(self.client.clone(), SYSTEM_NAMESPACE);
+        events.create(&PostParams::default(), &event).await.map(drop)
     }
 }
 

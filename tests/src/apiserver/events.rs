@@ -2,12 +2,13 @@
 
 use serde_json::Value;
 
+use super::Release;
 use super::history::Key;
 use super::resource::Resource;
 use super::status::Refusal;
 
 /// `event`, to be written to `namespace`, or what is wrong with it.
-pub(super) fn checked(mut event: Value, namespace: Option<&str>) -> Result<Value, Refusal> {
+pub(super) fn checked(mut event: Value, namespace: Option<&str>, release: Release) -> Result<Value, Refusal> {
     let namespace = namespace.ok_or(Refusal::Method)?;
     event["metadata"]["namespace"] = namespace.into();
     let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
@@ -31,11 +32,12 @@ pub(super) fn checked(mut event: Value, namespace: Option<&str>) -> Result<Value
     if !["Normal", "Warning"].contains(&text("/type")) {
         wrong.push("/type must be Normal or Warning".to_owned());
     }
-    let of = match text("/regarding/namespace") {
-        "" => "default",
-        of => of,
+    let fits = match text("/regarding/namespace") {
+        // Up to 1.20 in the system's alone.
+        "" => namespace == "kube-system" || (namespace == "default" && release.has_slices()),
+        of => of == namespace,
     };
-    if of != namespace {
+    if !fits {
         wrong.push("/regarding/namespace does not match that of the event".to_owned());
     }
     if event["series"]["count"].as_i64().is_some_and(|count| count < 2) {
@@ -82,7 +84,7 @@ mod tests {
 
     #[test]
     fn an_event_is_taken_where_a_real_apiserver_takes_it() {
-        assert_eq!(key(&checked(event(), Some("default")).unwrap()).namespace, "default");
+        assert_eq!(key(&checked(event(), Some("default"), Release::Current).unwrap()).namespace, "default");
         let cases = [
             ("reason", json!("")),
             ("eventTime", json!(null)),
@@ -94,7 +96,23 @@ mod tests {
         for (field, value) in cases {
             let mut wrong = event();
             wrong[field] = value;
-            assert_eq!(checked(wrong, Some("default")).unwrap_err().code(), 422, "{field}");
+            assert_eq!(checked(wrong, Some("default"), Release::Current).unwrap_err().code(), 422, "{field}");
+        }
+    }
+
+    #[test]
+    fn an_event_about_an_object_without_a_namespace_is_the_systems_to_an_old_one() {
+        for (release, namespace, is_taken) in [
+            (Release::Old, "default", false),
+            (Release::Old, "kube-system", true),
+            (Release::Current, "kube-system", true),
+            (Release::Current, "other", false),
+        ] {
+            assert_eq!(
+                checked(event(), Some(namespace), release).is_ok(),
+                is_taken,
+                "{release:?} {namespace}"
+            );
         }
     }
 

@@ -159,7 +159,8 @@ impl Server {
     ) -> Result<Answer, Refusal> {
         match *request.method() {
             Method::POST if resource == Resource::Events => {
-                let event = events::checked(body(request).await?, namespace.as_deref())?;
+                let event =
+                    events::checked(body(request).await?, namespace.as_deref(), self.options.release)?;
                 let key = events::key(&event);
                 let event = self.store.with_events(|events| events.create(&key, event))?;
                 Ok(json_answer(StatusCode::CREATED, &event))
@@ -190,7 +191,7 @@ impl Server {
                 let patch = body(request).await?;
                 let event = self.store.with_events(|events| {
                     let patched = events::patched(&*events.get(key)?, &patch);
-                    events.replace(key, events::checked(patched, Some(&key.namespace))?)
+                    events.replace(key, events::checked(patched, Some(&key.namespace), self.options.release)?)
                 })?;
                 Ok(json_answer(StatusCode::OK, &event))
             }
