@@ -58,6 +58,8 @@ pub(crate) struct SourceMetrics {
     pub(crate) connected: IntGaugeVec,
     pub(crate) errors: IntCounterVec,
     pub(crate) objects_refused: IntCounterVec,
+    /// By status, method and server.
+    pub(crate) requests: IntCounterVec,
     pub(crate) events: EventMetrics,
 }
 
@@ -100,6 +102,10 @@ impl Metrics {
                     "Objects that were not understood",
                     "kind",
                 )?,
+                requests: publish.published(IntCounterVec::new(
+                    Opts::new("rest_client_requests_total", "Requests to the API server, by their outcome"),
+                    &["code", "method", "host"],
+                )?)?,
                 events: EventMetrics {
                     dropped: publish.counter(
                         "fairway_proxy_events_dropped_total",

@@ -84,14 +84,16 @@ impl Watch {
     ) -> Result<Self, AccessError> {
         let config = cluster_config(access).await?;
         tracing::info!(server = %config.cluster_url, "watching the cluster");
+        let requests = &listeners.metrics.requests;
         let follower = |kind| -> Result<_, AccessError> {
             let link = Arc::new(Link::new(kind, listeners.metrics.clone()));
             let answers = Arc::clone(&link);
-            let client = client(&config, move || answers.answered(clock::now()))?;
+            let client = client(&config, requests.clone(), move || answers.answered(clock::now()))?;
             Ok((client, Following { kind, link, listeners: listeners.clone() }))
         };
         let failures = listeners.metrics.events.failures.clone();
-        let publisher = Publisher::new(client(&config, || ())?, node.name.clone(), notices, failures);
+        let publisher =
+            Publisher::new(client(&config, requests.clone(), || ())?, node.name.clone(), notices, failures);
         let (client, following) = follower(Kind::Service)?;
         let services = Follower::new(client, following, kind::service, Update::Services);
         let (client, following) = follower(Kind::EndpointSlice)?;

@@ -24,6 +24,8 @@ pub(crate) struct Server {
     authority: Authority,
     identity: Identity,
     release: Release,
+    /// Whose client certificates it takes; others' are refused.
+    client_authority: Option<String>,
     address: SocketAddr,
     stub: Option<Stub>,
 }
@@ -33,7 +35,9 @@ impl Server {
         let authority = Authority::new("test")?;
         let identity = authority.server("stub", &["127.0.0.1"])?;
         let address = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut server = Self { store: Store::default(), authority, identity, release, address, stub: None };
+        let store = Store::default();
+        let mut server =
+            Self { store, authority, identity, release, client_authority: None, address, stub: None };
         server.come()?;
         Ok(server)
     }
@@ -43,10 +47,18 @@ impl Server {
         let listener = TcpListener::bind(self.address).map_err(Error::system("bind", self.address))?;
         let mut options = Options::new("stub", self.identity.clone());
         options.release = self.release;
+        options.client_authority.clone_from(&self.client_authority);
         let stub = Stub::serve(listener, options, &self.store)?;
         self.address = stub.address();
         self.stub = Some(stub);
         Ok(())
+    }
+
+    /// Serves anew, and those only whose client certificate is of this authority, or who have none.
+    pub(crate) fn admit(&mut self, authority: &Authority) -> Result<()> {
+        self.go();
+        self.client_authority = Some(authority.pem().to_owned());
+        self.come()
     }
 
     /// Dies; the objects stay.
@@ -76,9 +88,15 @@ impl Node {
 
     /// Starts a proxy with this configuration, as far as it is not about where the server is and what is served where.
     pub(crate) fn start_by(server: &Server, config: Config) -> Result<Self> {
+        Self::start_as(server, "token: token", config)
+    }
+
+    /// The same, as a user of the kubeconfig.
+    pub(crate) fn start_as(server: &Server, user: &str, config: Config) -> Result<Self> {
         let home = tempfile::tempdir().map_err(Error::system("make", "a directory"))?;
         let (authority, kubeconfig) = (home.path().join("ca.crt"), home.path().join("kubeconfig"));
         let text = tests::kubeconfig(&server.address.to_string(), &authority, "token");
+        let text = text.replace("token: \"token\"", user);
         std::fs::write(&authority, server.authority.pem()).map_err(Error::system("write", "ca.crt"))?;
         std::fs::write(&kubeconfig, text).map_err(Error::system("write", "kubeconfig"))?;
         let metrics = free_address()?;

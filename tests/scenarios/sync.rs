@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use plan::Change;
+use proxy::config::Config;
 use serde_json::{Value, json};
 use tests::apiserver::{Faults, Refuse, Release, Resource, Stub};
-use tests::{Result, objects, wait};
+use tests::certificates::Authority;
+use tests::{Error, Result, objects, wait};
 
 use crate::node::{Node, SOON, Server, frontend_of};
 
@@ -249,4 +251,27 @@ fn a_server_that_says_when_to_come_back_is_left_alone_until_then() -> Result<()>
     wait::pace(Duration::from_millis(1500));
     assert_eq!(asked(), first, "{:?}", server.stub().requests());
     Ok(())
+}
+
+/// What renews a node's certificate replaces the files and tells nobody.
+#[test]
+fn a_client_certificate_that_is_renewed_is_shown_without_a_restart() -> Result<()> {
+    let home = tempfile::tempdir().map_err(Error::system("make", "a directory"))?;
+    let [old, new] = [Authority::new("old")?, Authority::new("new")?];
+    let issue =
+        |authority: &Authority| authority.client("system:kube-proxy", None)?.write(home.path(), "proxy");
+    let mut server = Server::start(Release::Current)?;
+    server.admit(&old)?;
+    issue(&old)?;
+    let file = |extension| home.path().join(format!("proxy.{extension}")).display().to_string();
+    let user = format!("client-certificate: {}, client-key: {}", file("crt"), file("key"));
+    let node = Node::start_as(&server, &user, Config::default())?;
+    server.store.put(service("web", "10.254.0.10"))?;
+    node.reaches("10.254.0.10:80", &[])?;
+    server.admit(&new)?;
+    let refused = format!("{{code=\"<error>\",host=\"{}\",method=\"GET\"}}", server.stub().address());
+    node.metric(&format!("rest_client_requests_total{refused}"), |refused| refused > 5.0)?;
+    issue(&new)?;
+    server.store.put(service("shop", "10.254.0.11"))?;
+    node.reaches("10.254.0.11:80", &[])
 }

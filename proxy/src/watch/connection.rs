@@ -7,16 +7,18 @@
 
 use std::error::Error;
 use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use daemon::exit::chain;
 use hyper::{Request, Response, Uri};
 use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connect, HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Client, Config};
+use prometheus::IntCounterVec;
 use tokio::time::timeout;
 
 use crate::cluster::Kind;
@@ -103,28 +105,32 @@ fn authority_file(kubeconfig: &Kubeconfig) -> Option<PathBuf> {
     cluster.certificate_authority.as_ref().map(PathBuf::from)
 }
 
-/// A client with connections of its own. `answered` hears of every answer that is a success.
+/// A client with connections of its own. `requests` counts what it asks for, and `answered` hears of every answer that is a
+/// success.
 ///
 /// Made by hand instead of by [`Client::try_from`] for the sake of the keep-alive, and because that one logs an error
 /// for every failed attempt.
 pub(super) fn client(
     config: &Config,
+    requests: IntCounterVec,
     answered: impl Fn() + Clone + Send + Sync + 'static,
 ) -> Result<Client, AccessError> {
     let failed = |source| AccessError::Client { url: config.cluster_url.clone(), source: Box::new(source) };
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(config.connect_timeout);
-    connector.set_keepalive(Some(PROBE_AFTER));
-    connector.set_keepalive_interval(Some(PROBE_EVERY));
-    connector.set_tcp_user_timeout(Some(DEAD_AFTER));
-    let connector = config.rustls_https_connector_with_connector(connector).map_err(failed)?;
-    let http = legacy::Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let transport = Arc::new(Transport::new(config.clone(), connect).map_err(failed)?);
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let service = tower::service_fn(move |request: Request<Body>| {
-        let (http, answered) = (http.clone(), answered.clone());
+        let (http, answered, requests, host) =
+            (transport.client(), answered.clone(), requests.clone(), host.clone());
         async move {
-            let response: Response<_> = timeout(ANSWER_WITHIN, http.request(request)).await??;
+            let method = request.method().clone();
+            let count = |code: &str| requests.with_label_values(&[code, method.as_str(), &host]).inc();
+            let answer = timeout(ANSWER_WITHIN, http.request(request)).await;
+            match &answer {
+                Ok(Ok(response)) => count(response.status().as_str()),
+                // As client-go says it.
+                Ok(Err(_)) | Err(_) => count("<error>"),
+            }
+            let response: Response<_> = answer??;
             if response.status().is_success() {
                 answered();
             }
@@ -137,6 +143,72 @@ pub(super) fn client(
         Some(auth) => builder.with_layer(&auth).with_layer(&config.base_uri_layer()).build(),
         None => builder.with_layer(&config.base_uri_layer()).build(),
     })
+}
+
+/// What connections are made by. They show the client certificate of this moment.
+fn connect(
+    config: &Config,
+) -> Result<legacy::Client<impl Connect + Clone + Send + Sync + use<>, Body>, kube::Error> {
+    let mut connector = HttpConnector::new();
+    connector.enforce_http(false);
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(config.connect_timeout);
+    connector.set_keepalive(Some(PROBE_AFTER));
+    connector.set_keepalive_interval(Some(PROBE_EVERY));
+    connector.set_tcp_user_timeout(Some(DEAD_AFTER));
+    let connector = config.rustls_https_connector_with_connector(connector)?;
+    Ok(legacy::Client::builder(TokioExecutor::new()).build(connector))
+}
+
+/// Connections that are made anew when the client certificate is another one: looked at before each request, which comes
+/// once in five minutes at least, when a watch is renewed. Authority and token are looked after by kube.
+struct Transport<C> {
+    config: Config,
+    connect: fn(&Config) -> Result<legacy::Client<C, Body>, kube::Error>,
+    current: Mutex<(Identity, legacy::Client<C, Body>)>,
+}
+
+/// The files with a certificate and its key, as far as they can be read.
+type Identity = [Option<Vec<u8>>; 2];
+
+impl<C: Clone> Transport<C> {
+    fn new(
+        config: Config,
+        connect: fn(&Config) -> Result<legacy::Client<C, Body>, kube::Error>,
+    ) -> Result<Self, kube::Error> {
+        // Read first: what changes meanwhile is another one.
+        let identity = identity(&config);
+        let client = connect(&config)?;
+        Ok(Self { config, connect, current: Mutex::new((identity, client)) })
+    }
+
+    /// For a request. A certificate that does not fit its key, as between the writing of both, changes nothing.
+    fn client(&self) -> legacy::Client<C, Body> {
+        // No one panics while holding it, and if so: both are whole.
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = identity(&self.config);
+        if identity != current.0 {
+            match (self.connect)(&self.config) {
+                Ok(client) => {
+                    tracing::info!("the client certificate has changed, connections are made anew");
+                    *current = (identity, client);
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = chain(&error),
+                        "the client certificate has changed and is of no use"
+                    );
+                }
+            }
+        }
+        current.1.clone()
+    }
+}
+
+fn identity(config: &Config) -> Identity {
+    let access = &config.auth_info;
+    [&access.client_certificate, &access.client_key]
+        .map(|file| file.as_ref().and_then(|file| std::fs::read(file).ok()))
 }
 
 /// Whether the API server answers for one kind: said when it changes, not at every attempt.

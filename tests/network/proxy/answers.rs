@@ -70,6 +70,10 @@ fn it_answers_as_kube_proxy_does() -> Result<()> {
         "kubeproxy_proxy_healthz_total",
         "fairway_proxy_build_info",
         "kubeproxy_proxy_livez_total",
+        "process_cpu_seconds_total",
+        "process_resident_memory_bytes",
+        "process_open_fds",
+        "process_start_time_seconds",
     ] {
         assert!(names.contains(name), "{name} is missing: {metrics}");
     }
