@@ -91,7 +91,14 @@ fn connections_go_to_the_backend_that_has_the_fewest_open() {
         drop(ebpf);
         let mut ebpf = node.open();
         let fourth = TcpServer::start("127.0.0.4:0");
-        apply(&mut ebpf, &[Change::AddBackend { frontend: service, backend: backend(fourth.address()), weight: Weight::ONE }]);
+        apply(
+            &mut ebpf,
+            &[Change::AddBackend {
+                frontend: service,
+                backend: backend(fourth.address()),
+                weight: Weight::ONE,
+            }],
+        );
         held.extend((0..2).map(|_| open()));
         assert_eq!(met(&held).get(&fourth.address()), Some(&2));
         // A connection to a backend that is gone ends without counting for anybody else.
