@@ -117,3 +117,29 @@ fn a_server_that_vanishes_without_a_word_is_given_up_and_its_successor_found() -
     node.await_backends(TARGET, &["pod-2"])?;
     await_connected(&node, 1.0)
 }
+
+/// P13: clients in the cluster find the apiserver by a Service that this proxy serves; the proxy itself by the address that it is
+/// told, on a node where nothing is served yet as on one where that Service leads nowhere.
+#[test]
+fn the_apiserver_is_found_by_its_own_address_and_not_by_its_service() -> Result<()> {
+    let node = Node::with_pods()?;
+    let cluster = ControlPlane::new(&node, Release::Current)?;
+    let _apiserver = cluster.apiserver(&node)?;
+    let kubernetes = objects::service("kubernetes", "10.254.0.1").port("https", "TCP", 443);
+    // Where nobody is.
+    let slice = objects::slice("kubernetes", "kubernetes").port("https", "TCP", PORT).ready(&["10.1.0.99"]);
+    cluster.put([kubernetes, slice].map(Object::json))?;
+    web(&cluster, &["10.1.0.1"])?;
+    let mut proxy = watching_proxy(&node)?;
+    node.await_backends(TARGET, &["pod-1"])?;
+    for (is_cold, pods, answers) in [(false, "10.1.0.2", "pod-2"), (true, "10.1.0.3", "pod-3")] {
+        proxy.kill()?;
+        if is_cold {
+            assert!(node.clean_up()?.0.success());
+        }
+        web(&cluster, &[pods])?;
+        proxy = watching_proxy(&node)?;
+        node.await_backends(TARGET, &[answers])?;
+    }
+    Ok(())
+}
