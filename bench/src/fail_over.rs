@@ -30,6 +30,8 @@ impl Plan {
     pub const FULL: Self = Self { rounds: 3, faults: &Fault::ALL };
 }
 
+/// What the pair consists of.
+const RIVALS: [&str; 2] = ["keepalived", "haproxy"];
 /// A round that the machine disturbed is tried again, so often at most.
 const ATTEMPTS: u32 = 3;
 
@@ -37,8 +39,9 @@ const ATTEMPTS: u32 = 3;
 pub fn measure(plan: Plan, command: &str, mut progress: impl FnMut(&str)) -> Result<Report> {
     let mut report = Report {
         command: command.to_owned(),
-        machine: Machine::describe(None, &["keepalived", "haproxy"])?,
+        machine: Machine::describe(None, &RIVALS)?,
         rounds: plan.rounds,
+        absent: absent()?,
         not_run: Fault::ALL.into_iter().filter(|fault| !plan.faults.contains(fault)).collect(),
         busy: Vec::new(),
         failures: Vec::new(),
@@ -47,12 +50,24 @@ pub fn measure(plan: Plan, command: &str, mut progress: impl FnMut(&str)) -> Res
     for round in 0..plan.rounds {
         report.busy.push(machine::busy_with_others()?);
         for &fault in plan.faults {
-            for contender in Contender::ALL {
+            let takes_part = |contender: &Contender| !contender.is_rival() || report.absent.is_none();
+            let contenders: Vec<Contender> = Contender::ALL.into_iter().filter(takes_part).collect();
+            for contender in contenders {
                 attempt(&mut report, (round, fault, contender), &mut progress);
             }
         }
     }
     Ok(report)
+}
+
+/// Why the pair does not take part, if so.
+fn absent() -> Result<Option<String>> {
+    for program in RIVALS {
+        if machine::version(program)?.is_none() {
+            return Ok(Some(format!("{program} is not installed: ./setup.sh bench installs it")));
+        }
+    }
+    Ok(None)
 }
 
 fn attempt(

@@ -52,7 +52,7 @@ pub struct Plan {
 
 impl Plan {
     /// About a minute.
-    pub const QUICK: Self = Self { rounds: 3, milliseconds: 300, every_size: false, kernel: Kernel::Ours };
+    pub const QUICK: Self = Self { rounds: 3, milliseconds: 250, every_size: false, kernel: Kernel::Ours };
     /// About six minutes.
     pub const FULL: Self = Self { rounds: 5, milliseconds: 500, every_size: true, kernel: Kernel::Ours };
     /// About three minutes.

@@ -27,6 +27,11 @@ impl Contender {
     /// Both, in the order in which they take their turns.
     pub const ALL: [Self; 2] = [Self::Fairway, Self::Pair];
 
+    /// Whether ours is compared with it.
+    pub const fn is_rival(self) -> bool {
+        matches!(self, Self::Pair)
+    }
+
     /// Its name in progress and report.
     pub const fn name(self) -> &'static str {
         match self {

@@ -32,6 +32,8 @@ pub struct Report {
     pub machine: Machine,
     /// How often each fault was tried on each contender.
     pub rounds: u32,
+    /// Why the pair did not take part, if so.
+    pub absent: Option<String>,
     /// Faults that were not tried.
     pub not_run: Vec<Fault>,
     /// The share of the machine that other things took before each round, from 0 to 1.
@@ -59,7 +61,10 @@ impl Report {
             }
         };
         let row = |(fault, figure): (Fault, Figure)| {
-            let of = |contender| cell(self.summary(fault, figure, contender));
+            let of = |contender: Contender| match &self.absent {
+                Some(_) if contender.is_rival() => "not run".to_owned(),
+                _ => cell(self.summary(fault, figure, contender)),
+            };
             vec![fault.title().to_owned(), figure.title().to_owned(), of(ours), of(theirs)]
         };
         let header = ["fault", "figure", ours.name(), theirs.name()];
@@ -78,6 +83,8 @@ impl Report {
             samples: self.rows().into_iter().map(|row| self.samples_of(row)).collect(),
         };
         section.note_busy(&self.busy);
+        let absent = self.absent.iter().map(|reason| format!("not run: {}: {reason}", theirs.name()));
+        section.notes.extend(absent);
         section.notes.extend(self.not_run.iter().map(|fault| format!("not run: {}", fault.title())));
         section.notes.extend(self.failures.iter().map(|failure| format!("tried again: {failure}")));
         section
@@ -134,6 +141,7 @@ mod tests {
             command: "cargo bench".to_owned(),
             machine: Machine::default(),
             rounds: 3,
+            absent: None,
             not_run: Vec::new(),
             busy: vec![0.5],
             failures: vec!["round 1: it broke".to_owned()],
@@ -154,5 +162,17 @@ mod tests {
             assert!(notes.contains(words), "{words} is not in {notes}");
         }
         assert_eq!(section.samples[0]["of"]["fairway-lb"], json!([300.0, 310.0, 340.0]));
+    }
+
+    #[test]
+    fn who_and_what_did_not_run_is_named() {
+        let absent = Some("keepalived is not installed".to_owned());
+        let section = Report { absent, not_run: vec![Fault::Hangs], ..report(&[300.0]) }.section();
+        assert_eq!(section.tables[0].rows[0][2..], ["300", "not run"]);
+        for note in
+            ["not run: keepalived + HAProxy: keepalived is not installed", "not run: an apiserver hangs"]
+        {
+            assert!(section.notes.iter().any(|one| one == note), "{note:?} is not in {:?}", section.notes);
+        }
     }
 }
