@@ -39,18 +39,25 @@ pub(crate) fn declared_chain(line: &str) -> Option<&str> {
     line.strip_prefix(':')?.split(' ').next()
 }
 
-/// Clears all of it away: the nftables table, `kube-ipvs0` with its virtual services unless they are this proxy's by now, and
-/// chains by the programs that know both of iptables' ways to keep them. May be repeated.
+/// Clears all of it away: the nftables table, virtual services of node ports, `kube-ipvs0` with its own unless they are this
+/// proxy's by now, chains by the programs that know both of iptables' ways to keep them, and the sets of addresses that
+/// those in mode ipvs ask. May be repeated.
 pub(crate) fn clear_away() -> Result<(), Failure> {
     Ipvs::cleanup_of_kube_proxy().map_err(kernel)?;
+    let mut looked_everywhere = true;
     for family in ["iptables", "ip6tables"] {
         let mut looked = false;
         for flavour in ["-nft", "-legacy", ""] {
             looked |= clear_chains(&format!("{family}{flavour}")).map_err(Failure::failed)?;
         }
+        looked_everywhere &= looked;
         if !looked {
             tracing::warn!("{family} is not installed: if kube-proxy had rules there, they are there still");
         }
+    }
+    // Rules that are there still need theirs.
+    if looked_everywhere {
+        clear_sets().map_err(Failure::failed)?;
     }
     tracing::info!("nothing that is known of kube-proxy is left in the kernel");
     Ok(())
@@ -89,6 +96,25 @@ fn clear_chains(program: &str) -> Result<bool, ClearError> {
     succeeded(restore, fed)?;
     tracing::info!(program, "chains of kube-proxy removed");
     Ok(true)
+}
+
+/// Of mode ipvs, which alone of its modes has some.
+fn clear_sets() -> Result<(), ClearError> {
+    const PROGRAM: &str = "ipset";
+    let run = |arguments: &[&str]| Command::new(PROGRAM).args(arguments).output();
+    let listed = match run(&["list", "-n"]) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            tracing::warn!(
+                "ipset is not installed: if kube-proxy had sets of addresses, they are there still"
+            );
+            return Ok(());
+        }
+        output => succeeded(PROGRAM.to_owned(), output)?,
+    };
+    for name in listed.lines().filter(|name| name.starts_with("KUBE-")) {
+        succeeded(format!("{PROGRAM} destroy {name}"), run(&["destroy", name]))?;
+    }
+    Ok(())
 }
 
 fn succeeded(program: String, output: io::Result<std::process::Output>) -> Result<String, ClearError> {

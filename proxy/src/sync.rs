@@ -82,6 +82,7 @@ pub(crate) fn start(
         unwritten: (0, 0),
         started: clock::wall(),
         inspect_at: clock::now(),
+        noticed: None,
         lacking: None,
         held: Held::default(),
         settings,
@@ -102,6 +103,8 @@ struct Writer {
     started: SystemTime,
     /// When to look after the dataplane again.
     inspect_at: Instant,
+    /// Since when it is known that somebody else changed something.
+    noticed: Option<Instant>,
     /// What the kernel was found to lack.
     lacking: Option<&'static str>,
     /// How much was last said to be held back.
@@ -240,6 +243,7 @@ impl Writer {
                     tracing::warn!(feature, "the kernel lacks it, UDP sockets keep endpoints that are gone");
                 }
                 if found.entries_differ {
+                    self.noticed.get_or_insert(now);
                     self.pacing.distrust();
                 }
             }
@@ -266,8 +270,10 @@ impl Writer {
             tracing::error!(error = chain(&error), "kernel state not read, trying again");
             Written::default()
         });
-        let took = clock::now().saturating_duration_since(begun);
-        log_changes(&written, took);
+        let ended = clock::now();
+        let took = ended.saturating_duration_since(begun);
+        let noticed = self.noticed.take_if(|_| extent == Extent::Whole && written.complete);
+        log_changes(&written, took, noticed.map(|noticed| ended.saturating_duration_since(noticed)));
         self.note_written(view, extent, &written, took);
         if settled.health_checks_differ {
             self.settings.health_checks.send_replace(view.planner.health_checks().clone());

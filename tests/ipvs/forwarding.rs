@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 
 use dataplane::{Dataplane, Ipvs};
-use plan::{Change, Forwarding, Observed, Rules, Scheduler, Scope, Service, Weight, diff};
+use plan::{
+    Change, Forwarding, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope, Service, Weight, diff,
+};
 
 use crate::site::{SERVERS, Site, apply, frontend, server, service};
 
@@ -103,6 +105,28 @@ fn a_server_that_leaves_keeps_its_connections_and_gets_none() {
     let back = Change::AddBackend { frontend: frontend(), backend: server("one"), weight: Weight::ONE };
     apply(&mut ipvs, &[back]);
     assert_eq!(site.dial(frontend(), 4).unwrap().len(), 2, "it is back");
+}
+
+#[test]
+fn what_there_is_no_room_for_is_refused_and_the_others_are_served() {
+    let site = Site::new();
+    let mut ipvs = site.open();
+    // Two of those that packets from outside have of their own.
+    ipvs.limit_marks(1);
+    let at = |port| Frontend::new(frontend().address(), Port::new(port).unwrap(), Protocol::Tcp);
+    let add = |frontend| Change::AddService { frontend, service: service(&SERVERS) };
+    let many = [441, 442, 443].map(|port| add(at(port).for_outside()));
+    let failures = ipvs.apply(&[&many[..], &[add(at(444))]].concat());
+    let [failure] = &failures[..] else { panic!("one is too much: {failures:?}") };
+    assert_eq!(failure.change, many[2]);
+    assert_eq!(failure.error.to_string(), "map of firewall marks is full at 2 entries");
+    for port in [441, 442, 444] {
+        assert_eq!(site.dial(at(port), 3).unwrap(), each(1), "{port}");
+    }
+    assert_eq!(site.dial(at(443), 1).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+
+    apply(&mut ipvs, &[Change::RemoveService { frontend: at(441).for_outside() }, many[2].clone()]);
+    assert_eq!(site.dial(at(443), 3).unwrap(), each(1), "there is room again");
 }
 
 #[test]

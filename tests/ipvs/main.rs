@@ -15,6 +15,7 @@ mod contract;
 mod drain;
 mod forwarding;
 mod front_door;
+mod kube_proxy;
 mod modes;
 mod neighbours;
 #[path = "../scenarios/planned.rs"]

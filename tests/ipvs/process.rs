@@ -18,7 +18,7 @@ use crate::site::{SERVERS, Site, frontend};
 /// A guest without hardware support is slow.
 const LIMIT: Duration = Duration::from_mins(1);
 const APISERVER: &str = "127.0.0.1:6443";
-const METRICS_PORT: u16 = 10249;
+pub(crate) const METRICS_PORT: u16 = 10249;
 /// The addresses of the site's servers.
 const ADDRESSES: [&str; 3] = ["10.2.0.11", "10.2.0.12", "10.2.0.13"];
 /// Those of apiservers that nobody here reaches.
@@ -63,13 +63,19 @@ impl Cluster {
     fn serve(&self, name: &str, address: &str, endpoints: &[&str]) {
         let service = objects::service(name, address).port("https", "TCP", 443);
         let slice = objects::slice(name, &format!("{name}-1")).port("https", "TCP", 6443).ready(endpoints);
-        for object in [service, slice].map(Object::json) {
+        // For those who know no slices.
+        let listed = objects::endpoints(name).port("https", "TCP", 6443).ready(endpoints);
+        for object in [service, slice, listed].map(Object::json) {
             self.put(object);
         }
     }
 
-    fn put(&self, object: Value) {
+    pub(crate) fn put(&self, object: Value) {
         self.store.put(object).unwrap();
+    }
+
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
+        self.files.path().join("kubeconfig")
     }
 
     /// Where the programs of mode ebpf are pinned.
@@ -79,8 +85,7 @@ impl Cluster {
 
     pub(crate) fn program(&self, arguments: &[&str]) -> Program {
         let program = Program::ours("fairway-proxy").unwrap();
-        let kubeconfig = self.files.path().join("kubeconfig");
-        let own = ["--kubeconfig".into(), kubeconfig, "--bpf-fs".into(), self.pinned()];
+        let own = ["--kubeconfig".into(), self.kubeconfig(), "--bpf-fs".into(), self.pinned()];
         self.site.inside_director(program.arguments(own).arguments(arguments))
     }
 
@@ -175,6 +180,11 @@ fn what_somebody_takes_away_is_back_long_before_the_next_whole_sync() {
         cluster.await_backends(&SERVERS);
         assert!(cluster.listed().contains(LISTED), "{fault:?}: {}", cluster.listed());
     }
+    let log = process.log().unwrap();
+    let repairs = log.lines().filter_map(|line| line.split_once("seconds_since_noticed=")?.1.parse().ok());
+    let repairs: Vec<f64> = repairs.collect();
+    assert_eq!(repairs.len(), faults.len(), "{log}");
+    assert!(repairs.iter().all(|seconds| *seconds < 2.0), "{repairs:?}");
 }
 
 #[test]

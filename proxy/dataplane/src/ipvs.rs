@@ -57,6 +57,8 @@ use crate::{Dataplane, Deviation, Error, Failure, Inspection, Unsupported};
 const STICKY: Scheduler = Scheduler::Maglev;
 /// Held by the one process of a network namespace that keeps its services: the name of a socket.
 const LOCK: &str = "fairway-proxy-ipvs";
+/// No mark is left for one more service from outside. The kernel refuses nothing by it.
+const FULL: Errno = Errno::ENOSPC;
 /// The name of its nftables table, in each family.
 const TABLE: &str = "fairway-proxy";
 
@@ -200,6 +202,12 @@ impl Ipvs {
         }
     }
 
+    /// Lets it tell apart only so many services from outside as numbers of so many bits, for tests of what is too much.
+    #[cfg(feature = "contract")]
+    pub const fn limit_marks(&mut self, bits: u32) {
+        self.served.limit_marks(bits);
+    }
+
     /// Makes sure that the kernel has this scheduler, by making a service that nobody can reach (RFC 5737).
     fn require(&mut self, scheduler: Scheduler) -> Result<(), Error> {
         let Some((name, port)) = kernel_name(scheduler).zip(plan::Port::new(20_000)) else {
@@ -274,7 +282,7 @@ impl Ipvs {
         for (position, change) in changes.iter().enumerate() {
             let change = self.in_place_of(change);
             let Some(wanted) = self.orders(&change) else {
-                refusals[position] = Some(Errno::ENOSPC);
+                refusals[position] = Some(FULL);
                 continue;
             };
             orders.extend(wanted.into_iter().map(|order| (position, order)));
@@ -403,7 +411,12 @@ impl Dataplane for Ipvs {
                     .iter()
                     .zip(refusals)
                     .filter_map(|(change, refusal)| {
-                        let error = refused("change", Some(change), refusal?);
+                        let error = match refusal? {
+                            FULL => {
+                                Error::Full { map: "of firewall marks", capacity: self.served.most_marks() }
+                            }
+                            refusal => refused("change", Some(change), refusal),
+                        };
                         if matches!(error, Error::Kernel { .. }) {
                             self.absent.extend(scheduler_of(change));
                         }

@@ -14,10 +14,12 @@ pub(super) fn drifted(left: &Forwarding, found: &Forwarding) -> usize {
     frontends.into_iter().filter(differs).count()
 }
 
-pub(super) fn log_changes(written: &Written, took: Duration) {
+/// Tells what was written, in which time, and how long ago it was noticed that it had to be.
+pub(super) fn log_changes(written: &Written, took: Duration, noticed: Option<Duration>) {
     if written.drifted > 0 {
         tracing::warn!(
             frontends = written.drifted,
+            seconds_since_noticed = noticed.map(|noticed| noticed.as_secs_f64()),
             "the kernel forwarded otherwise than it was told to, repaired"
         );
     }

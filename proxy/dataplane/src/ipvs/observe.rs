@@ -70,7 +70,7 @@ impl Ipvs {
         let unbound =
             |address: &IpAddr| addresses.others.contains(address) || !addresses.ours.contains(address);
         let unbound = observed.services.keys().map(address).filter(unbound).collect();
-        self.served = Served::new(observed.clone(), marks, foreign_marks, unbound);
+        self.served = Served::new(observed.clone(), marks, foreign_marks, unbound).limited_as(&self.served);
         self.put_right(&addresses, &table)?;
         Ok(observed)
     }

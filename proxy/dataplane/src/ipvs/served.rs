@@ -18,9 +18,20 @@ pub(super) struct Served {
     /// Marks that may not be given: these, and somebody else's.
     taken_marks: BTreeSet<u32>,
     last_mark: u32,
+    mark_numbers: MarkNumbers,
     /// Addresses of frontends that are on another interface, and so never on ours.
     unbound: BTreeSet<IpAddr>,
     shares: BTreeMap<Shared, u32>,
+}
+
+/// What marks may differ in: the bits of a number.
+#[derive(Clone, Copy, Debug)]
+struct MarkNumbers(u32);
+
+impl Default for MarkNumbers {
+    fn default() -> Self {
+        Self(!MARKS)
+    }
 }
 
 /// What the kernel is to be told beside the commands about virtual services, in this order: `first`, `lost`, those
@@ -62,7 +73,7 @@ impl Served {
     ) -> Self {
         let last_mark = marks.values().copied().max().unwrap_or(FIRST_MARK);
         let taken_marks = marks.values().copied().chain(foreign_marks).collect();
-        let mut served = Self { services, marks, taken_marks, last_mark, unbound, shares: BTreeMap::new() };
+        let mut served = Self { services, marks, taken_marks, last_mark, unbound, ..Self::default() };
         let frontends: Vec<Frontend> = served.services.services.keys().copied().collect();
         for frontend in frontends {
             for shared in served.part(frontend).shared {
@@ -70,6 +81,22 @@ impl Served {
             }
         }
         served
+    }
+
+    /// The same with as many marks as `other` may give.
+    pub(super) fn limited_as(self, other: &Self) -> Self {
+        Self { mark_numbers: other.mark_numbers, ..self }
+    }
+
+    /// How many frontends for packets from outside it can tell apart.
+    pub(super) const fn most_marks(&self) -> u32 {
+        self.mark_numbers.0.saturating_add(1)
+    }
+
+    /// Can tell apart so many as numbers of so many bits, which are fewer than there are, for tests of what is too much.
+    #[cfg(any(test, feature = "contract"))]
+    pub(super) const fn limit_marks(&mut self, bits: u32) {
+        self.mark_numbers = MarkNumbers((1 << bits) - 1);
     }
 
     pub(super) fn service(&self, frontend: Frontend) -> Option<&ObservedService> {
@@ -118,7 +145,8 @@ impl Served {
         if frontend.audience() == Audience::Everyone || self.marks.contains_key(&frontend) {
             return;
         }
-        let next = |mark: u32| FIRST_MARK | (mark.wrapping_add(1) & !MARKS);
+        let numbers = self.mark_numbers.0;
+        let next = |mark: u32| FIRST_MARK | (mark.wrapping_add(1) & numbers);
         let first = next(self.last_mark);
         let mut candidates =
             std::iter::successors(Some(first), |mark| Some(next(*mark)).filter(|mark| *mark != first));
@@ -326,5 +354,22 @@ mod tests {
         assert_eq!(served.marks().values().copied().collect::<Vec<_>>(), [FIRST_MARK + 2, FIRST_MARK + 4]);
         take(&mut served, &[Change::RemoveService { frontend: outside(1) }, add(outside(3), &[])]);
         assert_eq!(served.marks()[&outside(3)], FIRST_MARK + 5, "no mark is given again at once");
+    }
+
+    #[test]
+    fn who_comes_when_all_marks_are_given_has_none_until_one_is_back() {
+        let mut served = Served::default();
+        served.limit_marks(1);
+        let outside = |port| frontend(port).for_outside();
+        for port in 1..=3 {
+            served.give_mark(outside(port));
+        }
+        let known =
+            |served: &Served| (1..=3).map(|port| served.target(outside(port)).is_some()).collect::<Vec<_>>();
+        assert_eq!((known(&served), served.most_marks()), (vec![true, true, false], 2));
+        take(&mut served, &[add(outside(1), &[])]);
+        take(&mut served, &[Change::RemoveService { frontend: outside(1) }]);
+        served.give_mark(outside(3));
+        assert_eq!(known(&served), [false, true, true]);
     }
 }
