@@ -194,7 +194,8 @@ fn explain(view: &View, question: &Question) -> Result<Explanation, dataplane::E
         protocol: destination.protocol,
     };
     let met = matching(|frontend| planner.desired(frontend), packet);
-    let verdict = met.map_or(Verdict::Pass, |(_, service)| service.verdict(packet));
+    let otherwise = || if planner.is_exclusive(packet.destination) { Verdict::Refuse } else { Verdict::Pass };
+    let verdict = met.map_or_else(otherwise, |(_, service)| service.verdict(packet));
     let everyone = Frontend::new(packet.destination, packet.port, packet.protocol);
     let frontend = met.map_or(everyone, |(frontend, _)| frontend);
     let desired = met.map(|(_, service)| service);

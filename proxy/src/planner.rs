@@ -137,6 +137,12 @@ impl Planner {
         self.derived.get(&claim.service)?.at(frontend)
     }
 
+    /// Whether an address belongs to services alone.
+    pub fn is_exclusive(&self, address: IpAddr) -> bool {
+        let mut frontends = self.claims.range(Frontend::all_at(address)).map(|(frontend, _)| *frontend);
+        frontends.any(|frontend| self.desired(frontend).is_some_and(|service| service.rules.exclusive))
+    }
+
     /// Whose rules those of `frontend` are.
     pub fn holder(&self, frontend: Frontend) -> Option<&Name> {
         self.claims.get(&frontend)?.first().map(|claim| &claim.service)

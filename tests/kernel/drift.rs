@@ -24,8 +24,8 @@ fn pins_that_are_removed_come_back_and_forwarding_does_not_pause() {
             ("v3/maps/SERVICES", 1),
             ("v3/maps/ORIGINS", 1),
             ("v3/links", 10),
-            ("v3/maps", 16),
-            ("", 26),
+            ("v3/maps", 17),
+            ("", 27),
         ] {
             let victim = node.state().join(victim);
             if victim.is_dir() { fs::remove_dir_all(&victim) } else { fs::remove_file(&victim) }.unwrap();

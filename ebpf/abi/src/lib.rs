@@ -3,6 +3,7 @@
 //! | map | kind | key | value | written by |
 //! |---|---|---|---|---|
 //! | [`SERVICES`] | hash | [`ServiceKey`] | [`Service`] | dataplane |
+//! | [`EXCLUSIVE`] | hash | [`Address`] | [`u32`], always 1 | dataplane |
 //! | [`SLOTS`] | hash | [`SlotKey`] | [`BackendId`] | dataplane |
 //! | [`BACKENDS`] | hash | [`BackendId`] | [`Backend`] | dataplane |
 //! | [`MEMBERS`] | hash | [`MemberKey`] | [`BackendId`] | dataplane |
@@ -72,6 +73,8 @@ pub struct Table {
 
 /// Frontends.
 pub const SERVICES: Table = Table { name: "SERVICES", capacity: 65_536 };
+/// Addresses that belong to services alone: what none of them serves is refused.
+pub const EXCLUSIVE: Table = Table { name: "EXCLUSIVE", capacity: SERVICES.capacity };
 /// The backends of each service, numbered from 0 without gaps.
 pub const SLOTS: Table = Table { name: "SLOTS", capacity: 262_144 };
 /// Backends.
@@ -122,8 +125,9 @@ pub const COUNTERS: Table = Table { name: "COUNTERS", capacity: Counter::COUNT }
 pub const PACKET_TABLES: [Table; 6] = [CONNECTIONS, FRAGMENTS, INTERFACES, PODS, NODE, COUNTERS];
 
 /// Every map of the programs at the socket.
-pub const TABLES: [Table; 16] = [
+pub const TABLES: [Table; 17] = [
     SERVICES,
+    EXCLUSIVE,
     SLOTS,
     BACKENDS,
     MEMBERS,

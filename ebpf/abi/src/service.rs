@@ -62,7 +62,7 @@ pub struct Rules {
     pub scheduler: Scheduler,
     /// Whose source address is replaced by the node's.
     pub masquerade: Masquerade,
-    /// [`Rules::AFFINITY`], [`Rules::SOURCE_RANGES`] and [`Rules::DROP_WHEN_EMPTY`].
+    /// [`Rules::AFFINITY`], [`Rules::SOURCE_RANGES`], [`Rules::DROP_WHEN_EMPTY`] and [`Rules::EXCLUSIVE`].
     pub flags: u8,
     /// Always 0.
     pub reserved: u8,
@@ -75,6 +75,8 @@ impl Rules {
     pub const SOURCE_RANGES: u8 = 2;
     /// Without backends clients are dropped instead of refused.
     pub const DROP_WHEN_EMPTY: u8 = 4;
+    /// The address is in [`crate::EXCLUSIVE`].
+    pub const EXCLUSIVE: u8 = 8;
 
     /// Whether one of the flags is set.
     #[inline]

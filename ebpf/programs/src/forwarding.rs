@@ -1,8 +1,8 @@
 //! Where a connection or a datagram goes, and where an answer seems to come from.
 
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Client, Cookie, Dial, Flow, FlowKey, MemberKey, NO_BACKEND,
-    Origin, OriginKey, Rules, Scheduler, Service, ServiceId, ServiceKey, SlotKey, Tallied,
+    Address, Affinity, AffinityKey, Backend, BackendId, Client, Cookie, Dial, Flow, FlowKey, MemberKey,
+    NO_BACKEND, Origin, OriginKey, Rules, Scheduler, Service, ServiceId, ServiceKey, SlotKey, Tallied,
 };
 
 /// What the decisions look up and remember: the kernel's maps, or a test's values.
@@ -12,6 +12,8 @@ use ebpf_abi::{
 pub trait Tables {
     /// The service at a frontend.
     fn service(&self, key: &ServiceKey) -> Option<Service>;
+    /// Whether an address belongs to services alone.
+    fn is_exclusive(&self, address: &Address) -> bool;
     /// Who holds a slot.
     fn slot(&self, key: &SlotKey) -> Option<BackendId>;
     /// An endpoint.
@@ -89,7 +91,7 @@ pub enum Verdict {
     Pass,
     /// It goes to this backend instead.
     Forward(Backend),
-    /// A service without backends: the application is told so at once.
+    /// A service without backends, or none at an address of services: the application is told so at once.
     Refuse,
     /// A service whose backends are all elsewhere: nobody answers.
     Drop,
@@ -109,7 +111,7 @@ const ATTEMPTS: u32 = 4;
 /// A socket connects to `frontend`: it gets a backend by the rules of the service.
 #[inline(always)]
 pub fn connect(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey) -> Verdict {
-    let Some(service) = tables.service(frontend) else { return Verdict::Pass };
+    let Some(service) = tables.service(frontend) else { return unserved(tables, frontend) };
     match choose(tables, socket, frontend, service) {
         Choice::Backend(id, backend) => {
             let cookie = Cookie(socket.cookie());
@@ -129,7 +131,7 @@ pub fn connect(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey
 /// that backend lives, so that an exchange of several datagrams meets one backend.
 #[inline(always)]
 pub fn send(tables: &impl Tables, socket: &impl Socket, frontend: &ServiceKey) -> Verdict {
-    let Some(service) = tables.service(frontend) else { return Verdict::Pass };
+    let Some(service) = tables.service(frontend) else { return unserved(tables, frontend) };
     let cookie = socket.cookie();
     let key = FlowKey { cookie, service: service.id, reserved: 0 };
     if let Some(flow) = tables.flow(&key)
@@ -314,6 +316,12 @@ fn hold(tables: &impl Tables, socket: Cookie, service: Service, id: BackendId) {
     if service.rules.scheduler == Scheduler::LEAST_CONNECTIONS {
         tables.hold(socket, id);
     }
+}
+
+/// What the client of what is no service is told.
+#[inline(always)]
+fn unserved(tables: &impl Tables, frontend: &ServiceKey) -> Verdict {
+    if tables.is_exclusive(&frontend.address) { Verdict::Refuse } else { Verdict::Pass }
 }
 
 /// What the client of a service without backends is told.

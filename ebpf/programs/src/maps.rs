@@ -8,9 +8,9 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::maps::{HashMap, LpmTrie, LruHashMap, LruPerCpuHashMap};
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Cookie, Dial, Flow, FlowKey, Held, Latency, Load, MaglevTable,
-    MemberKey, NO_BACKEND, Origin, OriginKey, Service, ServiceId, ServiceKey, SlotKey, SourceRange, Tallied,
-    Tally, Turn,
+    Address, Affinity, AffinityKey, Backend, BackendId, Cookie, Dial, Flow, FlowKey, Held, Latency, Load,
+    MaglevTable, MemberKey, NO_BACKEND, Origin, OriginKey, Service, ServiceId, ServiceKey, SlotKey,
+    SourceRange, Tallied, Tally, Turn,
 };
 
 use crate::Tables;
@@ -20,6 +20,9 @@ use crate::forwarding::Search;
 #[map]
 static SERVICES: HashMap<ServiceKey, Service> =
     HashMap::with_max_entries(ebpf_abi::SERVICES.capacity, BPF_F_NO_PREALLOC);
+#[map]
+static EXCLUSIVE: HashMap<Address, u32> =
+    HashMap::with_max_entries(ebpf_abi::EXCLUSIVE.capacity, BPF_F_NO_PREALLOC);
 #[map]
 static SLOTS: HashMap<SlotKey, BackendId> =
     HashMap::with_max_entries(ebpf_abi::SLOTS.capacity, BPF_F_NO_PREALLOC);
@@ -72,6 +75,11 @@ impl Tables for Maps {
         // A service that grows or shrinks meanwhile is still the same.
         let same = |first: &Service, second: &Service| first.id == second.id && first.rules == second.rules;
         agreed(|| SERVICES.get_ptr(key), whole, same)
+    }
+
+    #[inline(always)]
+    fn is_exclusive(&self, address: &Address) -> bool {
+        EXCLUSIVE.get_ptr(address).is_some()
     }
 
     #[inline(always)]

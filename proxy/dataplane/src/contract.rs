@@ -322,6 +322,7 @@ impl Dice {
             affinity: (self.roll(3) == 0).then_some(affinity),
             masquerade: masquerades[usize::from(self.roll(3))],
             source_ranges: (self.roll(3) == 0).then(|| [range].into()),
+            exclusive: self.roll(2) == 0,
         }
     }
 }

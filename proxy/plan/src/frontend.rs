@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
+use std::ops::RangeInclusive;
 
 /// A transport port, 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,6 +87,13 @@ impl Frontend {
     #[must_use]
     pub const fn for_outside(self) -> Self {
         Self { audience: Audience::Outside, ..self }
+    }
+
+    /// From the first frontend that there can be at an address to the last, in their order.
+    pub fn all_at(address: IpAddr) -> RangeInclusive<Self> {
+        let (address, audience) = (address.to_canonical(), Audience::Everyone);
+        let first = Self { address, port: Port(NonZeroU16::MIN), protocol: Protocol::Tcp, audience };
+        first..=Self { port: Port(NonZeroU16::MAX), protocol: Protocol::Sctp, ..first }.for_outside()
     }
 
     /// The address clients use.

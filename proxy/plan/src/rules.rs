@@ -22,6 +22,8 @@ pub struct Rules {
     pub masquerade: Masquerade,
     /// Who is served; everybody else is dropped. `None` is everybody (`loadBalancerSourceRanges`).
     pub source_ranges: Option<BTreeSet<IpNet>>,
+    /// Whether the address belongs to services alone: whoever asks it for what none of them serves is refused.
+    pub exclusive: bool,
 }
 
 /// What becomes of a connection to a frontend without backends.
@@ -162,7 +164,8 @@ impl fmt::Display for Rules {
         formatter.write_str(match self.when_empty {
             WhenEmpty::Refuse => "",
             WhenEmpty::Drop => ", dropped while there is no backend",
-        })
+        })?;
+        formatter.write_str(if self.exclusive { ", exclusive" } else { "" })
     }
 }
 

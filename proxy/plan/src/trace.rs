@@ -36,7 +36,7 @@ pub enum Source {
 pub enum Verdict<'plan> {
     /// No service of ours: it goes where the network takes it.
     Pass,
-    /// A service that nobody serves: the client is told so at once.
+    /// A service that nobody serves, or what no service has at an address of theirs: the client is told so at once.
     Refuse,
     /// The client hears nothing: it is not to be served, or not here.
     Drop,
@@ -51,8 +51,13 @@ pub enum Verdict<'plan> {
 
 /// Interprets the plan for one packet.
 pub fn trace(forwarding: &Forwarding, packet: Packet) -> Verdict<'_> {
-    matching(|frontend| forwarding.get(&frontend), packet)
-        .map_or(Verdict::Pass, |(_, service)| service.verdict(packet))
+    match matching(|frontend| forwarding.get(&frontend), packet) {
+        Some((_, service)) => service.verdict(packet),
+        None => {
+            let mut others = forwarding.range(Frontend::all_at(packet.destination));
+            if others.any(|(_, service)| service.rules.exclusive) { Verdict::Refuse } else { Verdict::Pass }
+        }
+    }
 }
 
 /// The frontend that a packet meets, in a plan that is asked by `find`, and what stands behind it: from outside the one

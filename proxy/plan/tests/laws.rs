@@ -211,13 +211,15 @@ fn rules() -> impl Strategy<Value = Rules> {
         prop::option::of(affinity),
         prop::sample::select(vec![Masquerade::Never, Masquerade::FromOutsidePods, Masquerade::Always]),
         prop::option::weighted(0.2, prop::sample::select(ranges.to_vec())),
+        any::<bool>(),
     )
-        .prop_map(|(when_empty, scheduler, affinity, masquerade, source_ranges)| Rules {
+        .prop_map(|(when_empty, scheduler, affinity, masquerade, source_ranges, exclusive)| Rules {
             when_empty,
             scheduler,
             affinity,
             masquerade,
             source_ranges,
+            exclusive,
         })
 }
 

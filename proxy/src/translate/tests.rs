@@ -57,12 +57,12 @@ fn forwarding(service: &Service, slices: &[Slice], settings: &Settings) -> Forwa
     translate(&Name::new(None, "web"), service, &slices.iter(), &m1(), settings)
 }
 
-/// Each frontend, its backends and its rules, as one line.
+/// Each frontend, its backends and its rules, as one line. Cluster addresses are exclusive, of which it says nothing.
 fn lines(forwarding: &Forwarding) -> Vec<String> {
     let line = |(frontend, service): (&Frontend, &plan::Service)| {
         let backends: Vec<String> = service.backends.keys().map(ToString::to_string).collect();
-        let plan::Service { rules, .. } = service;
-        let rules = if *rules == Rules::default() { String::new() } else { format!(" ({rules})") };
+        let rules = Rules { exclusive: false, ..service.rules.clone() };
+        let rules = if rules == Rules::default() { String::new() } else { format!(" ({rules})") };
         format!("{frontend} -> {}{rules}", backends.join(" "))
     };
     forwarding.iter().map(line).collect()
@@ -131,6 +131,21 @@ fn everywhere(internal: TrafficPolicy, external: TrafficPolicy) -> Service {
         internal_policy: internal,
         external_policy: external,
         ..service
+    }
+}
+
+#[test]
+fn cluster_addresses_alone_are_exclusive() {
+    let service = everywhere(TrafficPolicy::Cluster, TrafficPolicy::Local);
+    let slices = [slice(&http(), &[("10.1.0.1", READY)])];
+    let forwarding = forwarding(&service, &slices, &Settings::default());
+    assert!(forwarding.len() > 4);
+    for (frontend, service) in forwarding {
+        assert_eq!(
+            service.rules.exclusive,
+            frontend.address() == std::net::IpAddr::from([10, 0, 0, 1]),
+            "{frontend}"
+        );
     }
 }
 

@@ -67,6 +67,7 @@ pub(super) fn treatments(
         when_empty,
         masquerade,
         source_ranges: source_ranges.clone(),
+        exclusive: exposure == Exposure::ClusterAddress,
         ..common.clone()
     };
     match (exposure, service.internal_policy, service.external_policy) {

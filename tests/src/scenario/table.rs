@@ -65,7 +65,7 @@ fn ports() -> Vec<Scenario> {
             .service(objects::service("web", "10.254.0.10").port("https", "TCP", 443))
             .behind("web", &[("https", "TCP", 8443)], &[LEFT])
             .packet("10.254.0.10", 443, Protocol::Tcp, reaches(&[(LEFT, 8443)]))
-            .packet("10.254.0.10", 8443, Protocol::Tcp, Expected::Pass),
+            .packet("10.254.0.10", 8443, Protocol::Tcp, Expected::Refused),
         scenario("A4: one number for two protocols is two ports")
             .service(dns)
             .behind("dns", &[("dns-tcp", "TCP", 5353), ("dns", "UDP", 53)], &[LEFT])
@@ -74,7 +74,7 @@ fn ports() -> Vec<Scenario> {
         scenario("A5: a TCP port is no UDP port")
             .service(objects::service("web", "10.254.0.10").port("http", "TCP", 80))
             .behind("web", &[HTTP], &[LEFT])
-            .packet("10.254.0.10", 80, Protocol::Udp, Expected::Pass),
+            .packet("10.254.0.10", 80, Protocol::Udp, Expected::Refused),
         scenario("each port finds the endpoint's port of its name")
             .service(objects::service("web", "10.254.0.10").port("http", "TCP", 80).port("admin", "TCP", 81))
             .behind("web", &[HTTP, ("admin", "TCP", 9090)], &[LEFT])

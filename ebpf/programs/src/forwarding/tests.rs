@@ -9,6 +9,7 @@ use super::*;
 #[derive(Default)]
 struct Values {
     service: RefCell<Option<Service>>,
+    exclusive: Cell<bool>,
     slots: RefCell<BTreeMap<SlotKey, BackendId>>,
     backends: RefCell<BTreeMap<BackendId, Backend>>,
     maglev: RefCell<Option<BackendId>>,
@@ -104,6 +105,10 @@ impl Values {
 impl Tables for Values {
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         self.service.borrow().filter(|_| *key == frontend())
+    }
+
+    fn is_exclusive(&self, address: &Address) -> bool {
+        self.exclusive.get() && *address == frontend().address
     }
 
     fn slot(&self, key: &SlotKey) -> Option<BackendId> {
@@ -313,6 +318,19 @@ fn a_connection_and_an_exchange_count_once_and_so_does_whoever_meets_nobody() {
     values.connect();
     let tallied = [Tallied::SocketConnection, Tallied::SocketConnection, Tallied::Refused];
     assert_eq!(*values.tallied.borrow(), tallied);
+}
+
+#[test]
+fn what_is_no_service_is_refused_where_an_address_is_theirs_alone() {
+    let values = Values::with_backends(1);
+    let another = ServiceKey { port: Port::from_number(81), ..frontend() };
+    let elsewhere = ServiceKey { address: backend(1).address, ..another };
+    let ask = |key| [connect(&values, &CLIENT, key), send(&values, &CLIENT, key)];
+    assert_eq!(ask(&another), [Verdict::Pass; 2]);
+    values.exclusive.set(true);
+    assert_eq!(ask(&another), [Verdict::Refuse; 2]);
+    assert_eq!(ask(&elsewhere), [Verdict::Pass; 2]);
+    assert_eq!(*values.tallied.borrow(), [], "no service has refused anybody");
 }
 
 #[test]

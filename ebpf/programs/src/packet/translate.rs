@@ -7,8 +7,8 @@ mod stack;
 
 use ebpf_abi::{
     ANSWERED, Address, Audience, BACKEND_DONE, CLIENT_DONE, Client, Connection, Counter, FragmentKey,
-    Interface, Masquerade, Node, Path, Port, Ports, REPLY, RESET, Rules, SECOND, ServiceKey, SourceRange,
-    Tallied, Tuple,
+    Interface, Masquerade, NO_SERVICE, Node, Path, Port, Ports, REPLY, RESET, Rules, SECOND, ServiceKey,
+    SourceRange, Tallied, Tuple,
 };
 
 use super::parse::{FIN, Internet, Packet, Part, RST, TCP};
@@ -156,7 +156,9 @@ pub fn arrive(tables: &impl Conversations, work: &mut Work, arrival: Arrival) ->
     // Not in there, where the kernel's stack has no room for one more call.
     if verdict == Verdict::Translate {
         tables.services().tally(work.connection.service, Tallied::PacketConnection);
-    } else if verdict == Verdict::Refuse || verdict == Verdict::NoLocalBackend {
+    } else if work.connection.service != NO_SERVICE
+        && (verdict == Verdict::Refuse || verdict == Verdict::NoLocalBackend)
+    {
         tables.services().tally(work.connection.service, Tallied::Refused);
     }
     if verdict != Verdict::Translate {
@@ -352,7 +354,12 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
         frontend.audience = Audience::EVERYONE;
         found = tables.services().service(&frontend);
     }
-    let Some(service) = found else { return Verdict::Pass };
+    let Some(service) = found else {
+        // It is no service's refusal.
+        work.connection.service = NO_SERVICE;
+        let refused = tables.services().is_exclusive(&tuple.destination);
+        return if refused { Verdict::Refuse } else { Verdict::Pass };
+    };
     let rules = service.rules;
     if rules.has(Rules::SOURCE_RANGES)
         && !tables.admits(SourceRange { service: service.id, address: tuple.source })

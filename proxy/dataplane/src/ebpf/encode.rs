@@ -67,6 +67,7 @@ pub(super) fn rules(rules: &Rules) -> ebpf_abi::Rules {
         (ebpf_abi::Rules::AFFINITY, rules.affinity.is_some()),
         (ebpf_abi::Rules::SOURCE_RANGES, rules.source_ranges.is_some()),
         (ebpf_abi::Rules::DROP_WHEN_EMPTY, rules.when_empty == WhenEmpty::Drop),
+        (ebpf_abi::Rules::EXCLUSIVE, rules.exclusive),
     ];
     ebpf_abi::Rules {
         affinity_group: rules.affinity.map_or(0, |affinity| affinity.group.0),
@@ -121,6 +122,7 @@ pub(super) fn plan_rules(entry: ebpf_abi::Rules, networks: BTreeSet<IpNet>) -> O
             _ => return None,
         },
         source_ranges: entry.has(ebpf_abi::Rules::SOURCE_RANGES).then_some(networks),
+        exclusive: entry.has(ebpf_abi::Rules::EXCLUSIVE),
     };
     // What says more than that was not written by us.
     (rules(&read) == entry).then_some(read)

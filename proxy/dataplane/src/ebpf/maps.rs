@@ -9,8 +9,8 @@ use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, MapData, MapError, MapInfo};
 use bytemuck::{AnyBitPattern, NoUninit};
 use ebpf_abi::{
-    Backend, BackendId, Load, MaglevTable, MemberKey, NO_SERVICE, Service, ServiceId, ServiceKey, SlotKey,
-    SourceRange, Table, Turn,
+    Address, Backend, BackendId, Load, MaglevTable, MemberKey, NO_SERVICE, Service, ServiceId, ServiceKey,
+    SlotKey, SourceRange, Table, Turn,
 };
 
 use super::encode::SourceNetwork;
@@ -24,6 +24,7 @@ use crate::{Error, kernel};
 #[derive(Debug)]
 pub(super) struct Maps {
     services: Map<ServiceKey, Service>,
+    exclusive: Map<Address, u32>,
     slots: Map<SlotKey, BackendId>,
     backends: Map<BackendId, Backend>,
     socket_loads: Map<BackendId, Load>,
@@ -39,6 +40,7 @@ impl Maps {
     pub(super) fn take(object: &mut aya::Ebpf) -> Result<Self, Error> {
         Ok(Self {
             services: Map::take(object, ebpf_abi::SERVICES)?,
+            exclusive: Map::take(object, ebpf_abi::EXCLUSIVE)?,
             slots: Map::take(object, ebpf_abi::SLOTS)?,
             backends: Map::take(object, ebpf_abi::BACKENDS)?,
             socket_loads: Map::take(object, ebpf_abi::SOCKET_LOADS)?,
@@ -54,6 +56,7 @@ impl Maps {
     pub(super) fn read(&self) -> Result<Found, Error> {
         Ok(Found {
             services: self.services.entries()?,
+            exclusive: self.exclusive.entries()?.into_keys().collect(),
             slots: self.slots.entries()?,
             backends: self.backends.entries()?,
             loads: self.loads()?,
@@ -79,6 +82,7 @@ impl Maps {
     pub(super) fn usage(&self) -> Result<Vec<u64>, Error> {
         let limits = [
             self.services.limits,
+            self.exclusive.limits,
             self.slots.limits,
             self.backends.limits,
             self.socket_loads.limits,
@@ -99,6 +103,8 @@ impl Maps {
             Write::DropTurn(id) => self.turns.drop(id),
             Write::PutService(key, service) => self.services.put(key, service),
             Write::DropService(key) => self.services.drop(key),
+            Write::PutExclusive(address) => self.exclusive.put(address, 1),
+            Write::DropExclusive(address) => self.exclusive.drop(address),
             Write::PutBackend(id, backend) => self.backends.put(id, backend),
             Write::DropBackend(id) => self.backends.drop(id),
             Write::PutSlot(key, id) => self.slots.put(key, id),

@@ -2,12 +2,13 @@
 
 mod entry;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ebpf_abi::BackendId;
 use plan::{Backend, Change, Frontend, Observed};
 
 pub(super) use self::entry::Entry;
+use super::encode;
 use super::write::Write;
 
 /// The services in the maps and the identifiers that are free.
@@ -40,14 +41,24 @@ impl Mirror {
         match change {
             Change::AddService { frontend, service } => self.add_service(*frontend, service),
             Change::SetRules { frontend, rules } => {
-                Some(self.of(*frontend, |entry| entry.change_rules(rules)))
+                let mut writes = self.of(*frontend, |entry| entry.change_rules(rules));
+                match (self.services.get(frontend).map(Entry::is_exclusive), rules.exclusive) {
+                    (Some(false), true) => writes.extend(self.keep_address(*frontend)),
+                    (Some(true), false) => writes.extend(self.release_address(*frontend)),
+                    (Some(false), false) | (Some(true), true) | (None, _) => {}
+                }
+                Some(writes)
             }
             Change::AddBackend { frontend, backend, .. } => self.add_backend(*frontend, *backend),
             // Connections do not pass through here, so there are none to wait for.
             Change::RemoveBackend { frontend, backend } | Change::DrainBackend { frontend, backend } => {
                 Some(self.of(*frontend, |entry| entry.drop_backend(*backend)))
             }
-            Change::RemoveService { frontend } => Some(self.of(*frontend, Entry::drop)),
+            Change::RemoveService { frontend } => {
+                let is_exclusive = self.services.get(frontend).is_some_and(Entry::is_exclusive);
+                let released = is_exclusive.then(|| self.release_address(*frontend)).flatten();
+                Some(released.into_iter().chain(self.of(*frontend, Entry::drop)).collect())
+            }
         }
     }
 
@@ -91,7 +102,10 @@ impl Mirror {
 
     /// What writes all of it into empty maps.
     pub(super) fn image(&self) -> impl Iterator<Item = Write> {
-        self.services.values().flat_map(Entry::put)
+        let exclusive = self.services.iter().filter(|(_, entry)| entry.is_exclusive());
+        let addresses: BTreeSet<_> = exclusive.map(|(frontend, _)| frontend.address()).collect();
+        let kept = addresses.into_iter().map(|address| Write::PutExclusive(encode::address(address)));
+        self.services.values().flat_map(Entry::put).chain(kept)
     }
 
     fn add_service(&self, frontend: Frontend, service: &plan::Service) -> Option<Vec<Write>> {
@@ -99,7 +113,25 @@ impl Mirror {
             return Some(Vec::new());
         }
         let (reserve, id) = self.identifiers.peek(identifiers_of(service))?;
-        Some(reserve.into_iter().chain(Entry::with(frontend, id, service).put()).collect())
+        let mut writes: Vec<Write> =
+            reserve.into_iter().chain(Entry::with(frontend, id, service).put()).collect();
+        writes.extend(service.rules.exclusive.then(|| self.keep_address(frontend)).flatten());
+        Some(writes)
+    }
+
+    /// Keeps the address to services alone, unless another of its services does so already.
+    fn keep_address(&self, frontend: Frontend) -> Option<Write> {
+        let address = encode::address(frontend.address());
+        (!self.is_kept_by_another(frontend)).then_some(Write::PutExclusive(address))
+    }
+
+    fn release_address(&self, frontend: Frontend) -> Option<Write> {
+        self.keep_address(frontend)?.taken_back()
+    }
+
+    fn is_kept_by_another(&self, frontend: Frontend) -> bool {
+        let mut others = self.services.range(Frontend::all_at(frontend.address()));
+        others.any(|(other, entry)| *other != frontend && entry.is_exclusive())
     }
 
     fn add_backend(&self, frontend: Frontend, backend: Backend) -> Option<Vec<Write>> {

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ebpf_abi::{
-    Backend, BackendId, MaglevTable, MemberKey, NO_SERVICE, Service, ServiceId, ServiceKey, SlotKey, Turn,
+    Address, Backend, BackendId, MaglevTable, MemberKey, NO_SERVICE, Service, ServiceId, ServiceKey, SlotKey,
+    Turn,
 };
 use ipnet::IpNet;
 
@@ -19,6 +20,8 @@ use super::write::Write;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) services: BTreeMap<ServiceKey, Service>,
+    /// Addresses that belong to services alone.
+    pub(super) exclusive: BTreeSet<Address>,
     pub(super) slots: BTreeMap<SlotKey, BackendId>,
     pub(super) backends: BTreeMap<BackendId, Backend>,
     /// Whose connections are counted.
@@ -74,6 +77,8 @@ impl Found {
             Write::DropTurn(id) => drop(self.turns.remove(&id)),
             Write::PutService(key, service) => drop(self.services.insert(key, service)),
             Write::DropService(key) => drop(self.services.remove(&key)),
+            Write::PutExclusive(address) => drop(self.exclusive.insert(address)),
+            Write::DropExclusive(address) => drop(self.exclusive.remove(&address)),
             Write::PutBackend(id, backend) => drop(self.backends.insert(id, backend)),
             Write::DropBackend(id) => drop(self.backends.remove(&id)),
             Write::PutSlot(key, id) => drop(self.slots.insert(key, id)),
@@ -130,6 +135,8 @@ fn difference(found: &Found, wanted: &Found) -> Vec<Write> {
     writes.extend(put(&found.maglev, &wanted.maglev, Write::PutMaglev));
     writes.extend(wanted.networks.difference(&found.networks).copied().map(Write::PutSourceNetwork));
     writes.extend(put(&found.services, &wanted.services, Write::PutService));
+    writes.extend(wanted.exclusive.difference(&found.exclusive).copied().map(Write::PutExclusive));
+    writes.extend(found.exclusive.difference(&wanted.exclusive).copied().map(Write::DropExclusive));
     writes.extend(gone(&found.services, &wanted.services).map(Write::DropService));
     writes.extend(gone(&found.slots, &wanted.slots).map(Write::DropSlot));
     writes.extend(gone(&found.backends, &wanted.backends).map(Write::DropBackend));

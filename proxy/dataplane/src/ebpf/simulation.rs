@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use ebpf_abi::{
-    Affinity, AffinityKey, Backend, BackendId, Client, Cookie, Dial, Flow, FlowKey, MaglevTable, MemberKey,
-    Origin, OriginKey, Service, ServiceId, ServiceKey, SlotKey, Tallied,
+    Address, Affinity, AffinityKey, Backend, BackendId, Client, Cookie, Dial, Flow, FlowKey, MaglevTable,
+    MemberKey, Origin, OriginKey, Service, ServiceId, ServiceKey, SlotKey, Tallied,
 };
 use ebpf_programs::Tables;
 use ebpf_programs::forwarding::{Asker, Socket, Verdict, connect};
@@ -114,6 +114,11 @@ impl Tables for Kernel {
     fn service(&self, key: &ServiceKey) -> Option<Service> {
         self.pause();
         self.found.borrow().services.get(key).copied()
+    }
+
+    fn is_exclusive(&self, address: &Address) -> bool {
+        self.pause();
+        self.found.borrow().exclusive.contains(address)
     }
 
     fn slot(&self, key: &SlotKey) -> Option<BackendId> {
@@ -237,9 +242,10 @@ fn rules() -> impl Strategy<Value = Rules> {
     let affinity = plan::Affinity { group: AffinityGroup(1), timeout: Duration::from_secs(10) };
     let networks = ["10.0.0.0/8", "0.0.0.0/0", "fd00::/8"].map(|text| text.parse().expect("a network"));
     let ranges = proptest::collection::btree_set(proptest::sample::select(networks.to_vec()), 0..3);
-    (scheduler, any::<bool>(), proptest::option::of(ranges)).prop_map(
-        move |(scheduler, sticky, source_ranges)| Rules {
+    (scheduler, any::<bool>(), any::<bool>(), proptest::option::of(ranges)).prop_map(
+        move |(scheduler, sticky, exclusive, source_ranges)| Rules {
             scheduler,
+            exclusive,
             affinity: sticky.then_some(affinity),
             source_ranges,
             ..Rules::default()

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use ebpf_abi::{Backend, BackendId, MaglevTable, MemberKey, Service, ServiceId, ServiceKey, SlotKey};
+use ebpf_abi::{
+    Address, Backend, BackendId, MaglevTable, MemberKey, Service, ServiceId, ServiceKey, SlotKey,
+};
 
 use super::encode::SourceNetwork;
 
@@ -16,6 +18,9 @@ pub(super) enum Write {
     DropTurn(ServiceId),
     PutService(ServiceKey, Service),
     DropService(ServiceKey),
+    /// The address belongs to services alone.
+    PutExclusive(Address),
+    DropExclusive(Address),
     PutBackend(BackendId, Backend),
     DropBackend(BackendId),
     PutSlot(SlotKey, BackendId),
@@ -39,6 +44,7 @@ impl Write {
         match *self {
             Self::PutTurn(id) => Some(Self::DropTurn(id)),
             Self::PutService(key, _) => Some(Self::DropService(key)),
+            Self::PutExclusive(address) => Some(Self::DropExclusive(address)),
             Self::PutBackend(id, _) => Some(Self::DropBackend(id)),
             Self::PutSlot(key, _) => Some(Self::DropSlot(key)),
             Self::PutLoad(id) => Some(Self::DropLoad(id)),
@@ -47,6 +53,7 @@ impl Write {
             Self::Reserve(_)
             | Self::DropTurn(_)
             | Self::DropService(_)
+            | Self::DropExclusive(_)
             | Self::DropBackend(_)
             | Self::DropSlot(_)
             | Self::DropLoad(_)

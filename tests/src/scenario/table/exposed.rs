@@ -74,7 +74,7 @@ fn node_ports() -> Vec<Scenario> {
             CLUSTER.0,
             NODE_PORT.1,
             Protocol::Tcp,
-            Expected::Pass,
+            Expected::Refused,
         ),
     ]
 }
@@ -120,6 +120,10 @@ fn policies() -> Vec<Scenario> {
             .behind_these("web", &[HTTP], [left(), right()])
             .from(Source::Pod, CLUSTER, reaches(&[(LEFT, 8080), (RIGHT, 8080)]))
             .from(Source::Outside, CLUSTER, both()),
+        of("of an external address a service has its own ports and no others", "Cluster")
+            .behind_these("web", &[HTTP], [left(), right()])
+            .from(Source::Outside, (EXTERNAL.0, 81), Expected::Pass)
+            .from(Source::Outside, (CLUSTER.0, 81), Expected::Refused),
         scenario("C9: the external policy of a service that is not exposed means nothing")
             .service(web().with("/spec", "externalTrafficPolicy", "Local"))
             .behind_these("web", &[HTTP], [right()])

@@ -13,6 +13,7 @@ use super::*;
 #[derive(Default)]
 struct Values {
     rules: Rules,
+    exclusive: Option<Address>,
     backend: RefCell<Option<Backend>>,
     connections: RefCell<BTreeMap<Tuple, Connection>>,
     random: Cell<u32>,
@@ -47,6 +48,9 @@ impl Tables for Values {
             slots: u32::from(self.backend.borrow().is_some()),
             ..SERVICE
         })
+    }
+    fn is_exclusive(&self, address: &Address) -> bool {
+        self.exclusive == Some(*address)
     }
     fn slot(&self, _: &SlotKey) -> Option<BackendId> {
         Some(ID)
@@ -250,6 +254,16 @@ fn answers_come_back_as_the_frontends() {
         assert_eq!(values.translated(sent.reversed(), SYN | ACK, 0), asked.reversed());
         assert_eq!(values.translated(asked, ACK, 0), sent);
     }
+}
+
+#[test]
+fn what_is_no_service_is_refused_where_an_address_is_theirs_alone() {
+    let elsewhere = Tuple { destination: address(HERE), ..from_client(4000, TCP) };
+    let mut values = Values::with(Masquerade::NEVER);
+    assert_eq!(values.arrive(elsewhere, SYN, 0).0, Verdict::Pass);
+    values.exclusive = Some(elsewhere.destination);
+    assert_eq!(values.arrive(elsewhere, SYN, 0).0, Verdict::Refuse);
+    assert_eq!(*values.tallied.borrow(), [], "no service has refused anybody");
 }
 
 #[test]

@@ -68,6 +68,11 @@ impl Entry {
         self.slots.get(slot as usize).map(|(_, backend)| *backend)
     }
 
+    /// Whether its address is to belong to services alone.
+    pub(super) const fn is_exclusive(&self) -> bool {
+        self.rules.exclusive
+    }
+
     pub(super) fn set_rules(&mut self, rules: Rules) {
         self.rules = rules;
     }

@@ -74,7 +74,7 @@ proptest! {
                     Write::PutTurn(id) => Some(id.0),
                     Write::PutBackend(id, _) => Some(id.0),
                     Write::Reserve(_) | Write::PutLoad(_) | Write::DropLoad(_) | Write::DropTurn(_) | Write::PutService(..) | Write::DropService(_)
-                    | Write::DropBackend(_) | Write::PutSlot(..) | Write::DropSlot(_) | Write::PutMember(..)
+                    | Write::PutExclusive(_) | Write::DropExclusive(_) | Write::DropBackend(_) | Write::PutSlot(..) | Write::DropSlot(_) | Write::PutMember(..)
                     | Write::DropMember(_) | Write::PutMaglev(..) | Write::DropMaglev(_)
                     | Write::PutSourceNetwork(_) | Write::DropSourceNetwork(_) => None,
                 };
@@ -87,6 +87,34 @@ proptest! {
                 (mirror, _) = repair(&kernel.found());
             }
         }
+    }
+}
+
+#[test]
+fn an_address_is_kept_to_services_as_long_as_one_of_them_wants_it() {
+    let address = [10, 254, 0, 1].into();
+    let [first, second] =
+        [plan::Protocol::Tcp, plan::Protocol::Udp].map(|protocol| Frontend::new(address, port(), protocol));
+    let exclusive = || plan::Rules { exclusive: true, ..plan::Rules::default() };
+    let service = || plan::Service { rules: exclusive(), ..plan::Service::default() };
+    let add = |frontend| Change::AddService { frontend, service: service() };
+    let rules = |frontend, rules| Change::SetRules { frontend, rules };
+    let (put, drop) =
+        (Write::PutExclusive(encode::address(address)), Write::DropExclusive(encode::address(address)));
+    let mut mirror = Mirror::default();
+    for (change, expected) in [
+        (add(first), Some(&put)),
+        (add(second), None),
+        (Change::RemoveService { frontend: first }, None),
+        (rules(second, plan::Rules::default()), Some(&drop)),
+        (rules(second, exclusive()), Some(&put)),
+        (Change::RemoveService { frontend: second }, Some(&drop)),
+    ] {
+        let writes = mirror.writes(&change).unwrap();
+        let found =
+            writes.iter().find(|write| matches!(write, Write::PutExclusive(_) | Write::DropExclusive(_)));
+        assert_eq!(found, expected, "{change}");
+        mirror.advance(&change);
     }
 }
 

@@ -63,7 +63,7 @@ fn is_whole(found: &Found) -> bool {
 fn what_nobody_wrote_is_removed() {
     let kernel = Kernel::default();
     let stranger = ServiceKey {
-        address: ebpf_abi::Address::from_octets([7; 16]),
+        address: Address::from_octets([7; 16]),
         port: ebpf_abi::Port::from_number(0),
         protocol: 6,
         audience: ebpf_abi::Audience::EVERYONE,
@@ -72,6 +72,7 @@ fn what_nobody_wrote_is_removed() {
         stranger,
         Service { id: ServiceId(9), slots: 3, rules: ebpf_abi::Rules::default() },
     ));
+    kernel.write(Write::PutExclusive(stranger.address));
     kernel.write(Write::PutSlot(SlotKey { service: ServiceId(9), slot: 0 }, BackendId(4)));
     kernel.write(Write::PutTurn(ServiceId(9)));
     let backend = "10.244.0.1:80".parse().map(|address: std::net::SocketAddr| {

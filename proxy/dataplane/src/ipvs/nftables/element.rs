@@ -315,6 +315,7 @@ fn verdict(frontend: Frontend, rules: &Rules, is_served: bool) -> Verdict {
 const DROPPED: &str = "drop-when-empty";
 const MASQUERADED: &str = "masquerade";
 const OTHERS_MASQUERADED: &str = "masquerade-others";
+const EXCLUSIVE: &str = "exclusive";
 const AFFINITY: &str = "affinity-";
 const SCHEDULER: &str = "scheduler-";
 
@@ -324,6 +325,9 @@ fn comment(rules: &Rules, outside: bool) -> String {
     let mut words = Vec::new();
     if rules.when_empty == WhenEmpty::Drop {
         words.push(DROPPED.to_owned());
+    }
+    if rules.exclusive {
+        words.push(EXCLUSIVE.to_owned());
     }
     match rules.masquerade {
         Masquerade::Never => {}
@@ -345,6 +349,7 @@ fn commented(comment: &str) -> Rules {
     for word in comment.split(' ') {
         match word {
             DROPPED => rules.when_empty = WhenEmpty::Drop,
+            EXCLUSIVE => rules.exclusive = true,
             MASQUERADED => rules.masquerade = Masquerade::Always,
             OTHERS_MASQUERADED => rules.masquerade = Masquerade::FromOutsidePods,
             word => {
