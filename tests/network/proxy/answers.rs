@@ -135,7 +135,7 @@ fn the_running_proxy_tells_what_the_maps_hold_now() -> Result<()> {
         Program::ours("fairway-proxy")?.arguments(arguments).inside(&node.namespace).run(LIMIT)
     };
     let (_, told) = ask(&["explain", "10.1.0.9", "10.254.0.2:80"])?;
-    assert!(told.contains("kernel    as planned: 10.1.0.2:8080 (round-robin)"), "{told}");
+    assert!(told.contains("kernel    as planned: 10.1.0.2:8080 (round-robin, exclusive)"), "{told}");
     let rules = Rules { scheduler: Scheduler::Random, ..Rules::default() };
     let change = Change::SetRules { frontend: frontend("10.254.0.2:80"), rules };
     assert!(somebody_else(&node)?.apply(&[change]).is_empty());
@@ -167,10 +167,12 @@ fn the_running_proxy_explains_a_flow() -> Result<()> {
         "service   default/web port http, cluster address (TCP 10.254.0.10:80)",
         "  + 10.1.0.1:8080 on nowhere in particular: ready",
         "  - 10.1.0.2:8080 on nowhere in particular: not ready",
-        "kernel    as planned: 10.1.0.1:8080 (round-robin)",
+        "kernel    as planned: 10.1.0.1:8080 (round-robin, exclusive)",
     ] {
         assert!(told.lines().any(|told| told == line), "no line {line:?} in\n{told}");
     }
+    let (_, told) = explain(&["pod:10.1.0.9", "10.254.0.10:81"])?;
+    assert!(told.contains("verdict   refuse\nservice   none has this address and port"), "{told}");
     let (status, told) =
         explain(&["pod:10.1.0.9", "10.254.0.10:80", "--metrics-bind-address", "127.0.0.1:1"])?;
     assert!(!status.success() && told.contains("no fairway-proxy answers at 127.0.0.1:1"), "{told}");
