@@ -52,7 +52,11 @@ fn show(text: &mut String, section: &Section) {
         text.extend(["* ", note, "\n"]);
     }
     if !comparisons.is_empty() {
-        text.extend(["\n![", title, "](", name, ".svg)\n\n"]);
+        // Where nothing has a bar there is no plot.
+        if comparisons.iter().any(|comparison| comparison.value.is_some() && comparison.bar.is_some()) {
+            text.extend(["\n![", title, "](", name, ".svg)\n"]);
+        }
+        text.push('\n');
         text.push_str("| figure | beside | | lowest – highest | bar | |\n|---|---|---|---|---|---|\n");
         for comparison in comparisons {
             let [median, spread, bar, verdict] = cells(comparison);
