@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use dataplane::{Dataplane, Deviation, Ipvs, IpvsSettings, Surroundings};
-use plan::{Change, Forwarding, Rules, Scope, Service, Weight, diff};
+use plan::{Change, Forwarding, Frontend, Protocol, Rules, Scope, Service, Weight, diff};
 use tests::wait;
 
+use crate::ask::SILENCE;
 use crate::site::{SERVERS, Site, apply, frontend, server, service};
 
 const LIMIT: Duration = Duration::from_mins(1);
@@ -59,6 +60,24 @@ fn connections_are_given_up_at_the_deadline_whoever_waits_for_it() {
 }
 
 #[test]
+fn who_sends_datagrams_has_another_server_as_soon_as_his_leaves() {
+    let site = Site::new();
+    let mut ipvs = open(&site, Duration::from_hours(1));
+    let frontend = Frontend::new(frontend().address(), frontend().port(), Protocol::Udp);
+    apply(&mut ipvs, &[Change::AddService { frontend, service: service(&["one", "two"]) }]);
+    let mut client = site.sender(frontend);
+    let first = client.ask(SILENCE).unwrap();
+    assert_eq!(client.ask(SILENCE).unwrap(), first, "an exchange has one server");
+
+    let other = if first == "one" { "two" } else { "one" };
+    let desired: Forwarding = [(frontend, service(&[other]))].into();
+    let steps = diff(&ipvs.observe().unwrap(), &desired, &Scope::everything());
+    assert_eq!(steps, [Change::RemoveBackend { frontend, backend: server(&first) }]);
+    apply(&mut ipvs, &steps);
+    wait::until("the other answers", LIMIT, || client.ask(SILENCE).is_ok_and(|name| name == other)).unwrap();
+}
+
+#[test]
 fn a_server_that_returns_while_it_drains_is_as_before() {
     let site = Site::new();
     let mut ipvs = open(&site, Duration::from_hours(1));
@@ -67,7 +86,7 @@ fn a_server_that_returns_while_it_drains_is_as_before() {
         0
     );
     let mut held = site.hold(frontend());
-    let change = |change: fn(plan::Frontend, plan::Backend) -> Change| change(frontend(), server("one"));
+    let change = |change: fn(Frontend, plan::Backend) -> Change| change(frontend(), server("one"));
     let before = site.tool("ipvsadm", &["-Ln", "--thresholds"]);
     let drain = change(|frontend, backend| Change::DrainBackend { frontend, backend });
     let back = change(|frontend, backend| Change::AddBackend { frontend, backend, weight: Weight::ONE });

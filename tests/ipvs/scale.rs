@@ -7,7 +7,7 @@ use tests::Namespace;
 use crate::site::{self, apply};
 
 const FEW: u16 = 10;
-const MANY: u16 = 1_000;
+const MANY: u16 = 10_000;
 
 fn frontend(number: u16) -> Frontend {
     let [high, low] = number.to_be_bytes();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use dataplane::{Dataplane, Ipvs, IpvsSettings, Surroundings};
@@ -113,6 +113,16 @@ impl Site {
         self.client.run(open).unwrap()
     }
 
+    /// A socket of the client's that sends datagrams to one place.
+    pub(crate) fn sender(&self, to: Frontend) -> Sender {
+        let address = SocketAddr::new(to.address(), to.port().number());
+        let open = || {
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+            socket.connect(address).map(|()| Sender(socket))
+        };
+        self.client.run(open).unwrap().unwrap()
+    }
+
     /// A connection of the client's that stays.
     pub(crate) fn hold(&self, to: Frontend) -> Held {
         Self::hold_from(&self.client, to)
@@ -181,6 +191,21 @@ impl Held {
         let mut line = String::new();
         self.stream.read_line(&mut line)?;
         Ok(line.split_whitespace().next().unwrap_or_default().to_owned())
+    }
+}
+
+/// Sends datagrams, all from one port.
+pub(crate) struct Sender(UdpSocket);
+
+impl Sender {
+    /// The name of who answers now, within so long.
+    pub(crate) fn ask(&mut self, patience: Duration) -> std::io::Result<String> {
+        self.0.set_read_timeout(Some(patience))?;
+        self.0.send(b"who\n")?;
+        let mut buffer = [0; 200];
+        let length = self.0.recv(&mut buffer)?;
+        let text = String::from_utf8_lossy(&buffer[..length]);
+        Ok(text.split_whitespace().next().unwrap_or_default().to_owned())
     }
 }
 
