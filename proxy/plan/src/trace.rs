@@ -51,13 +51,12 @@ pub enum Verdict<'plan> {
 
 /// Interprets the plan for one packet.
 pub fn trace(forwarding: &Forwarding, packet: Packet) -> Verdict<'_> {
-    match matching(|frontend| forwarding.get(&frontend), packet) {
-        Some((_, service)) => service.verdict(packet),
-        None => {
-            let mut others = forwarding.range(Frontend::all_at(packet.destination));
-            if others.any(|(_, service)| service.rules.exclusive) { Verdict::Refuse } else { Verdict::Pass }
-        }
-    }
+    let otherwise = || {
+        let mut others = forwarding.range(Frontend::all_at(packet.destination));
+        if others.any(|(_, service)| service.rules.exclusive) { Verdict::Refuse } else { Verdict::Pass }
+    };
+    let met = matching(|frontend| forwarding.get(&frontend), packet);
+    met.map_or_else(otherwise, |(_, service)| service.verdict(packet))
 }
 
 /// The frontend that a packet meets, in a plan that is asked by `find`, and what stands behind it: from outside the one
