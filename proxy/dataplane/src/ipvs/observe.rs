@@ -117,7 +117,9 @@ impl Ipvs {
                 all.out_of_reach.insert(frontend);
                 continue;
             }
-            let rules = self.rules(frontend, &rules.cloned().unwrap_or_default(), &found);
+            // Of what kube-proxy made nobody says more, and most of its addresses are those of the cluster.
+            let untold = || Rules { exclusive: is_bound, ..Rules::default() };
+            let rules = self.rules(frontend, &rules.cloned().unwrap_or_else(untold), &found);
             let backends = self.backends(found.target)?;
             all.observed.services.insert(frontend, ObservedService { rules, backends });
         }
