@@ -235,8 +235,13 @@ impl Cluster {
     fn set_here(&mut self, here: Here) {
         if self.here != here {
             self.here = here;
-            self.touched.services.extend(self.services.keys().cloned());
+            self.touch_all();
         }
+    }
+
+    /// Every Service is to be translated anew.
+    pub fn touch_all(&mut self) {
+        self.touched.services.extend(self.services.keys().cloned());
     }
 
     /// All endpoints of all Services.

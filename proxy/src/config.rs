@@ -20,7 +20,7 @@ use daemon::telemetry::Format;
 use serde_json::Value;
 
 pub use bind::{BindError, HEALTHZ_PORT, METRICS_PORT, bind_address};
-pub(crate) use change::changed;
+pub(crate) use change::{Change, Step, change};
 pub use check::read;
 pub(crate) use check::{Reading, read_file};
 pub(crate) use effective::{flags_in_force, yaml};

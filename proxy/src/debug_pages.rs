@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use k8s_openapi::jiff::Timestamp;
 use serde_json::Value;
 
+use crate::clock;
 use crate::config::flags_in_force;
 
 const WARNING: &str = "Warning: This endpoint is not meant to be machine parseable, has no formatting compatibility \
@@ -16,6 +17,13 @@ const WARNING: &str = "Warning: This endpoint is not meant to be machine parseab
 pub(crate) struct Began {
     pub(crate) wall: SystemTime,
     pub(crate) clock: Instant,
+}
+
+impl Began {
+    /// Now.
+    pub(crate) fn now() -> Self {
+        Self { wall: clock::wall(), clock: clock::now() }
+    }
 }
 
 /// The version and how long it runs.
@@ -44,7 +52,7 @@ mod tests {
 
     #[test]
     fn a_page_tells_of_the_time_that_has_passed() {
-        let began = Began { wall: SystemTime::UNIX_EPOCH, clock: crate::clock::now() };
+        let began = Began { wall: SystemTime::UNIX_EPOCH, clock: clock::now() };
         let page = statusz(began, began.clock + Duration::from_secs(3 * 3600 + 62));
         assert!(page.contains("\nStarted: 1970-01-01T00:00:00Z\nUp: 3 hr 01 min 02 sec\n"), "{page}");
     }

@@ -14,6 +14,7 @@ use hyper::StatusCode;
 use k8s_openapi::jiff::Timestamp;
 use prometheus::{IntCounterVec, Registry};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::cluster::{Family, Standing};
@@ -38,6 +39,11 @@ impl Health {
     /// Loses patience after two of these.
     pub(crate) fn new(sync_period: Duration) -> Self {
         Self { patience: sync_period * 2, waiting_since: None, last_written: None, node: Standing::default() }
+    }
+
+    /// Loses patience after two of these from now on.
+    pub(crate) fn follow(&mut self, sync_period: Duration) {
+        self.patience = sync_period * 2;
     }
 
     /// Something awaits writing since `now`, if nothing did before.
@@ -121,17 +127,16 @@ pub(crate) fn health_routes(health: &SharedHealth, answers: &AnswerMetrics) -> R
         .with("/livez", answer(health.clone(), Path::Livez, answers.livez.clone()))
 }
 
-/// What is served at `metricsBindAddress`, where `config` is in force.
+/// What is served at `metricsBindAddress`; `config` is what is in force.
 pub(crate) fn metrics_routes(
     registry: Registry,
     indicators: ServiceLevelIndicators,
-    config: &Config,
+    config: watch::Receiver<Config>,
     view: SharedView,
+    began: Began,
 ) -> Routes {
-    let mode = config.mode.name();
-    let began = Began { wall: clock::wall(), clock: clock::now() };
-    let flagz = Answer::text(StatusCode::OK, flagz(&config.document));
-    let configz = Answer::json(StatusCode::OK, &json!({ "kubeproxy.config.k8s.io": config.document }));
+    let mode = config.borrow().mode.name();
+    let flags = config.clone();
     Routes::default()
         .with_metrics(registry)
         .with_metrics_at("/metrics/slis", indicators.registry.clone())
@@ -140,9 +145,11 @@ pub(crate) fn metrics_routes(
             Answer::text(StatusCode::OK, "ok")
         })
         .with("/statusz", move || Answer::text(StatusCode::OK, statusz(began, clock::now())))
-        .with("/flagz", move || flagz.clone())
+        .with("/flagz", move || Answer::text(StatusCode::OK, flagz(&flags.borrow().document)))
         .with("/proxyMode", move || Answer::text(StatusCode::OK, mode))
-        .with("/configz", move || configz.clone())
+        .with("/configz", move || {
+            Answer::json(StatusCode::OK, &json!({ "kubeproxy.config.k8s.io": config.borrow().document }))
+        })
         .with("/frontends", {
             let view = view.clone();
             move || view.frontends()

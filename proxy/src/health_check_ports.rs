@@ -19,7 +19,8 @@ use tokio::time::sleep;
 use crate::health_check::SharedHealth;
 use crate::notice::{Notice, Notices};
 use crate::planner::{HealthCheck, HealthChecks};
-use crate::{BIND_AGAIN_AFTER, clock, cluster::Name};
+use crate::server::BIND_AGAIN_AFTER;
+use crate::{clock, cluster::Name};
 
 /// How many endpoints this node has, for balancers that weigh nodes by it.
 const WEIGHT: HeaderName = HeaderName::from_static("x-load-balancing-endpoint-weight");

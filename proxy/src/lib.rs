@@ -34,30 +34,31 @@ mod pacing;
 mod packet;
 pub mod planner;
 mod process_metrics;
+mod reload;
+mod server;
 mod service_metrics;
 mod successor;
 mod sync;
 pub mod translate;
 mod watch;
 
-use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use daemon::admin::{Admin, Routes};
 use daemon::exit::{Code, Failure};
 use daemon::problems::Problem;
+use daemon::telemetry::Logs;
 use daemon::{signal, telemetry};
 use dataplane::{Dataplane, Ebpf, Ipvs, IpvsSettings, Surroundings};
 use plan::Scope;
 use prometheus::Registry;
+use tokio::sync::watch::{Receiver, channel};
 use tokio::sync::{Notify, mpsc};
 
 use self::arguments::{Arguments, ConfigError, Run};
 use self::config::{Config, Logging, Mode, Source};
+use self::debug_pages::Began;
 use self::explain::SharedView;
 use self::guard::Guard;
 use self::health_check::{Health, SharedHealth, health_routes, metrics_routes};
@@ -67,16 +68,14 @@ use self::notice::{Notice, Notices};
 use self::packet::PacketMetrics;
 use self::planner::HealthChecks;
 use self::process_metrics::ProcessMetrics;
+use self::reload::Reload;
+use self::server::Server;
 use self::service_metrics::ServiceMetrics;
 use self::successor::Successor;
 use self::watch::{AccessError, Listeners, OwnNode, Watch};
 
 /// Updates on their way to the sync thread; a source that is faster waits.
 const QUEUED_UPDATES: usize = 1024;
-/// kube-proxy tries an address it could not bind again after this long.
-const BIND_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// The configuration file is compared with what is in force this often. A `ConfigMap` takes a minute to arrive.
-const CONFIGURATION_READ_EVERY: Duration = Duration::from_secs(5);
 
 /// Does what the command line asks for.
 pub fn run(arguments: Arguments) -> Result<(), Failure> {
@@ -86,52 +85,54 @@ pub fn run(arguments: Arguments) -> Result<(), Failure> {
         return commands::run(command);
     }
     let (config, warnings) = run.config().map_err(configuration)?;
-    start_logging(config.logging)?;
+    let logs = start_logging(config.logging)?;
     warn(&warnings);
     match &run.write_config_to {
         Some(path) => commands::write_config(path, &config),
         None if run.cleanup => commands::cleanup(&run.bpf_fs),
-        None => run_until_terminated(run, config),
+        None => run_until_terminated(run, config, logs),
     }
 }
 
-fn start_logging(logging: Logging) -> Result<(), Failure> {
+fn start_logging(logging: Logging) -> Result<Logs, Failure> {
     telemetry::start(logging.filter(), logging.format).map_err(Failure::failed)
 }
 
-fn run_until_terminated(run: Run, config: Config) -> Result<(), Failure> {
+fn run_until_terminated(run: Run, config: Config, logs: Logs) -> Result<(), Failure> {
     let (init_only, arguments) = (run.init_only, run.clone());
-    let in_force = config.clone();
+    let (at_start, shown) = (config.clone(), Shown::default());
     let open = move |shown: &Shown| -> Result<Box<dyn Dataplane>, Failure> {
-        match in_force.mode {
-            Mode::Ebpf => open_ebpf(run, &in_force, shown),
-            Mode::Ipvs(settings) => open_ipvs(run, &in_force, settings),
+        match at_start.mode {
+            Mode::Ebpf => open_ebpf(run, &at_start, shown),
+            Mode::Ipvs(settings) => open_ipvs(run, &at_start, settings),
         }
     };
     if init_only {
-        drop(open(&Shown::default())?);
+        drop(open(&shown)?);
         tracing::info!("the dataplane is in place");
         return Ok(());
     }
     adjust_oom_score(config.oom_score_adjustment);
+    let (in_force, config) = channel(config);
+    let reload = Reload::new(arguments, in_force, logs, &shown.registry).map_err(Failure::failed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.map_err(Failure::failed)?.block_on(async {
         let terminated = signal::terminated();
-        let (in_force, mut changed) = (config.clone(), None);
+        let mut start_needed = None;
         let ended = async {
             tokio::select! {
                 awaited = terminated => if let Err(error) = awaited {
                     tracing::error!(%error, "signals cannot be awaited, stopping");
                 },
-                file = changed_file(arguments, &in_force) => changed = Some(file),
+                needed = reload.run() => start_needed = Some(needed),
             }
         };
         let release = Arc::new(Notify::new());
         tokio::select! {
-            ended = serve(config, open, Arc::clone(&release), ended) => ended?,
+            ended = serve(config, shown, open, Arc::clone(&release), ended) => ended?,
             error = ring(&release) => return Err(Failure::failed(error)),
         }
-        changed.map_or(Ok(()), |file| Err(Failure::failed(ConfigurationChanged { file })))
+        start_needed.map_or(Ok(()), |needed| Err(Failure::failed(needed)))
     })
 }
 
@@ -201,30 +202,16 @@ fn adjust_oom_score(adjustment: i64) {
     }
 }
 
-/// Another configuration is asked for, and only a start applies it: the supervisor is to make one.
-#[derive(Debug, thiserror::Error)]
-#[error("{} has changed, starting again applies it", file.display())]
-struct ConfigurationChanged {
-    file: PathBuf,
-}
-
-/// The configuration file, once it asks for something else than is in force.
-async fn changed_file(arguments: Run, in_force: &Config) -> PathBuf {
-    let Some(file) = arguments.config.clone() else { return std::future::pending().await };
-    let read = move || arguments.config().map(|(config, _)| config);
-    config::changed(in_force, CONFIGURATION_READ_EVERY, read).await;
-    file
-}
-
-/// Runs with any dataplane until `shutdown` resolves; what [`run`] does with the kernel's.
+/// Runs with any dataplane until `shutdown` resolves; what [`run`] does with the kernel's. `config` is followed in place
+/// as far as that is safe: its mode, source and node are those of the start.
 ///
 /// Call it within a tokio runtime with time and I/O enabled. When it returns, the dataplane has been dropped as it was.
 pub async fn run_with(
-    config: Config,
+    config: Receiver<Config>,
     dataplane: Box<dyn Dataplane>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    serve(config, |_| Ok(dataplane), Arc::default(), shutdown).await
+    serve(config, Shown::default(), |_| Ok(dataplane), Arc::default(), shutdown).await
 }
 
 /// Rings at every SIGUSR1. Ends only where signals cannot be awaited.
@@ -240,18 +227,19 @@ async fn ring(release: &Notify) -> io::Error {
 
 /// The configuration is proved, as far as it can be, before the kernel is touched.
 async fn serve(
-    config: Config,
+    in_force: Receiver<Config>,
+    shown: Shown,
     open: impl FnOnce(&Shown) -> Result<Box<dyn Dataplane>, Failure>,
     release: Arc<Notify>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    let shown = Shown::default();
+    let config = in_force.borrow().clone();
     let Shown { registry, view } = &shown;
     let indicators = ServiceLevelIndicators::new().map_err(Failure::failed)?;
     let metrics = Metrics::register(registry).map_err(Failure::failed)?;
     ProcessMetrics::register(registry).map_err(Failure::failed)?;
     let health = SharedHealth::new(Health::new(config.sync_period));
-    let (health_checks, to_be_told) = tokio::sync::watch::channel(HealthChecks::default());
+    let (health_checks, to_be_told) = channel(HealthChecks::default());
     let (updates, received) = mpsc::channel(QUEUED_UPDATES);
     let (notices, to_be_published) = Notices::new(metrics.sources.events.dropped.clone());
     let listeners =
@@ -259,10 +247,7 @@ async fn serve(
     let source = prepare(&config, &health, listeners, to_be_published).await?;
     let settings = sync::Settings {
         node: node_name(&config)?,
-        serving: config.serving.clone(),
-        scope: config.scope.clone(),
-        least_interval: config.least_sync_interval,
-        period: config.sync_period,
+        config: in_force.clone(),
         metrics: metrics.sync.clone(),
         health: health.clone(),
         view: view.clone(),
@@ -274,13 +259,16 @@ async fn serve(
     let writer = sync::start(settings, open(&shown)?, received).map_err(Failure::failed)?;
     tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");
     notices.leave(Notice::starting());
-    let hard_fail = config.bind_address_hard_fail;
-    let healthz = Server { address: config.healthz, hard_fail, event: "FailedToStartProxierHealthcheck" };
-    let metrics_server = Server { address: config.metrics, hard_fail, event: "FailedToStartMetricServer" };
+    let healthz = Server { at: |config| config.healthz, event: "FailedToStartProxierHealthcheck" };
+    let metrics_server = Server { at: |config| config.metrics, event: "FailedToStartMetricServer" };
+    let healthz_routes = || health_routes(&health, &metrics.answers);
+    let began = Began::now();
+    let metrics_routes =
+        || metrics_routes(registry.clone(), indicators.clone(), in_force.clone(), view.clone(), began);
     let ended = tokio::select! {
         () = shutdown => Ok(()),
-        Err(failure) = answer(healthz, &notices, || health_routes(&health, &metrics.answers)) => Err(failure),
-        Err(failure) = answer(metrics_server, &notices, || metrics_routes(registry.clone(), indicators.clone(), &config, view.clone())) => Err(failure),
+        Err(failure) = healthz.run(in_force.clone(), &notices, healthz_routes) => Err(failure),
+        Err(failure) = metrics_server.run(in_force.clone(), &notices, metrics_routes) => Err(failure),
         () = health_check_ports::serve(to_be_told, &health, &notices) => Ok(()),
         () = source.run() => Ok(()),
         () = updates.closed() => Ok(()),
@@ -342,48 +330,6 @@ async fn prepare(
             listeners.updates,
         )),
     })
-}
-
-/// Why an address is not served.
-#[derive(Debug, thiserror::Error)]
-#[error("bind {address}")]
-struct BindFailed {
-    address: SocketAddr,
-    source: io::Error,
-}
-
-/// Where this process answers questions about itself.
-struct Server {
-    /// `None`: nowhere.
-    address: Option<SocketAddr>,
-    /// Whether an address that cannot be bound ends the process.
-    hard_fail: bool,
-    /// What an Event about that is called.
-    event: &'static str,
-}
-
-/// Answers there; ends only where it cannot be bound and that is to be fatal.
-async fn answer(
-    server: Server,
-    notices: &Notices,
-    routes: impl Fn() -> Routes,
-) -> Result<Infallible, Failure> {
-    let Server { address, hard_fail, event } = server;
-    let Some(address) = address else { return std::future::pending().await };
-    let mut said = false;
-    loop {
-        match Admin::bind(address, routes()).await {
-            Ok(admin) => admin.serve().await,
-            Err(source) if hard_fail => return Err(Failure::failed(BindFailed { address, source })),
-            Err(error) => {
-                tracing::warn!(%address, %error, "address not bound, trying again");
-                if !std::mem::replace(&mut said, true) {
-                    notices.leave(Notice::failed_to_start(event, format!("bind {address}: {error}")));
-                }
-                tokio::time::sleep(BIND_AGAIN_AFTER).await;
-            }
-        }
-    }
 }
 
 fn warn(warnings: &[Problem]) {

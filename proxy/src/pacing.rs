@@ -40,6 +40,11 @@ impl Pacing {
         Self { least, period, pending: false, last_end: None, whole_at: None, retry, failed: false }
     }
 
+    /// Other times from now on.
+    pub(crate) fn follow(&mut self, least: Duration, period: Duration) {
+        (self.least, self.period, self.retry) = (least, period, FIRST_RETRY.min(period));
+    }
+
     /// There is something new to write. What failed before does not hold it up for long.
     pub(crate) fn queue(&mut self) {
         self.pending = true;

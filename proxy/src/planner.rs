@@ -153,6 +153,14 @@ impl Planner {
         &self.cluster
     }
 
+    /// Serves by other settings from now on; what follows from them comes with [`Planner::settle`].
+    pub fn follow(&mut self, settings: Settings) {
+        if self.settings != settings {
+            self.settings = settings;
+            self.cluster.touch_all();
+        }
+    }
+
     /// How Services are served here.
     pub const fn settings(&self) -> &Settings {
         &self.settings

@@ -23,6 +23,7 @@ use self::account::{counter, drifted, log_changes};
 use self::exceptions::{Exceptions, say_left_out, support};
 use crate::clock;
 use crate::cluster::{Cluster, Family, Update};
+use crate::config::Config;
 use crate::explain::{SharedView, View};
 use crate::guard::{self, Guard, Held};
 use crate::health_check::SharedHealth;
@@ -42,10 +43,8 @@ const INSPECTION_PERIOD: Duration = Duration::from_secs(1);
 pub(crate) struct Settings {
     /// The name of this node.
     pub(crate) node: String,
-    pub(crate) serving: translate::Settings,
-    pub(crate) scope: Scope,
-    pub(crate) least_interval: Duration,
-    pub(crate) period: Duration,
+    /// What is in force of the configuration.
+    pub(crate) config: watch::Receiver<Config>,
     pub(crate) metrics: SyncMetrics,
     pub(crate) health: SharedHealth,
     pub(crate) view: SharedView,
@@ -62,20 +61,15 @@ pub(crate) fn start(
     dataplane: Box<dyn Dataplane>,
     updates: mpsc::Receiver<Update>,
 ) -> io::Result<JoinHandle<()>> {
-    settings.serving.absent_schedulers = absent_schedulers(dataplane.as_ref());
-    let scheduler = settings.serving.scheduler;
-    if settings.serving.absent_schedulers.contains(&scheduler) {
-        tracing::warn!(
-            scheduler = scheduler.name(),
-            "the default scheduler is not available here, round-robin is used"
-        );
-    }
+    let config = settings.config.borrow_and_update().clone();
+    let serving = serving(&config, dataplane.as_ref());
     // A runtime of its own, for nothing but waiting with a deadline.
     let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     settings.metrics.note_held(Held::default());
-    settings.view.lock().planner = Planner::new(&*settings.node, settings.serving.clone());
+    settings.view.lock().planner = Planner::new(&*settings.node, serving);
     let writer = Writer {
-        pacing: Pacing::new(settings.least_interval, settings.period),
+        pacing: Pacing::new(config.least_sync_interval, config.sync_period),
+        scope: config.scope,
         dataplane,
         exceptions: Exceptions::default(),
         triggers: Vec::new(),
@@ -94,6 +88,8 @@ struct Writer {
     settings: Settings,
     dataplane: Box<dyn Dataplane>,
     pacing: Pacing,
+    /// Which addresses are served, and not left to others.
+    scope: Scope,
     /// What the dataplane cannot serve, or not as planned.
     exceptions: Exceptions,
     /// When changes happened that are taken in and not yet in force.
@@ -116,6 +112,7 @@ enum Woken {
     Update(Box<Update>),
     Time,
     Release,
+    Configuration,
 }
 
 /// What a sync did.
@@ -136,6 +133,7 @@ impl Writer {
             match woken {
                 Woken::Update(update) => self.take_in(&mut view, *update),
                 Woken::Release => self.release(&mut view),
+                Woken::Configuration => self.follow(&mut view),
                 Woken::Time => {}
             }
             for update in along {
@@ -154,7 +152,7 @@ impl Writer {
     }
 
     /// Waits for an update, or for the time of the next sync or inspection. `None` is the end.
-    async fn wait(&self, updates: &mut mpsc::Receiver<Update>) -> Option<Woken> {
+    async fn wait(&mut self, updates: &mut mpsc::Receiver<Update>) -> Option<Woken> {
         let deadlines = self.pacing.deadline().map(|sync| sync.min(self.inspect_at));
         let deadline = deadlines.filter(|_| self.settings.view.lock().planner.is_complete());
         let time = async {
@@ -163,8 +161,14 @@ impl Writer {
                 None => std::future::pending().await,
             }
         };
+        let configuration = async {
+            if self.settings.config.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
         tokio::select! {
             received = updates.recv() => received.map(|update| Woken::Update(Box::new(update))),
+            () = configuration => Some(Woken::Configuration),
             () = self.settings.release.notified() => Some(Woken::Release),
             () = time => Some(Woken::Time),
         }
@@ -181,6 +185,16 @@ impl Writer {
         for update in self.settings.guard.release() {
             view.planner.update(update);
         }
+        self.pacing.distrust();
+    }
+
+    /// Goes on by another configuration.
+    fn follow(&mut self, view: &mut View) {
+        let config = self.settings.config.borrow_and_update().clone();
+        self.pacing.follow(config.least_sync_interval, config.sync_period);
+        self.settings.health.lock().follow(config.sync_period);
+        view.planner.follow(serving(&config, self.dataplane.as_ref()));
+        self.scope = config.scope;
         self.pacing.distrust();
     }
 
@@ -256,7 +270,7 @@ impl Writer {
 
     fn sync(&mut self, view: &mut View, extent: Extent) {
         let begun = clock::now();
-        if extent == Extent::Whole && self.settings.serving.node_port_addresses.needs_interfaces() {
+        if extent == Extent::Whole && view.planner.settings().node_port_addresses.needs_interfaces() {
             read_interfaces(&mut view.planner);
         }
         let settled = view.planner.settle();
@@ -315,7 +329,8 @@ impl Writer {
         frontends: &BTreeSet<Frontend>,
     ) -> Result<Written, Error> {
         let mut changes = Vec::new();
-        let Settings { guard, notices, scope, .. } = &mut self.settings;
+        let scope = &self.scope;
+        let Settings { guard, notices, .. } = &mut self.settings;
         let say = |frontend, reason: &str| say_left_out(notices, &view.planner, frontend, reason);
         for &frontend in frontends {
             let desired = guard.wanted(frontend, view.planner.desired(frontend));
@@ -352,12 +367,12 @@ impl Writer {
         }
         self.settings.guard.wanted_of_all(&mut desired);
         self.exceptions.left_out.retain(|frontend, _| desired.contains_key(frontend));
-        let (dataplane, Settings { scope, notices, .. }) = (self.dataplane.as_ref(), &self.settings);
+        let (dataplane, scope, notices) = (self.dataplane.as_ref(), &self.scope, &self.settings.notices);
         let say = |frontend, reason: &str| say_left_out(notices, &view.planner, frontend, reason);
         desired.retain(|&frontend, service| {
             self.exceptions.note(frontend, support(dataplane, scope, frontend, service), say)
         });
-        let changes = plan::diff(&found, &desired, &self.settings.scope);
+        let changes = plan::diff(&found, &desired, &self.scope);
         Ok(Written { drifted, ..self.write(view, found, changes) })
     }
 
@@ -416,6 +431,19 @@ fn read_interfaces(planner: &mut Planner) {
             tracing::error!(%error, "addresses of the interfaces not read, node ports stay where they are");
         }
     }
+}
+
+/// How Services are served by this configuration and this dataplane.
+fn serving(config: &Config, dataplane: &dyn Dataplane) -> translate::Settings {
+    let absent_schedulers = absent_schedulers(dataplane);
+    let scheduler = config.serving.scheduler;
+    if absent_schedulers.contains(&scheduler) {
+        tracing::warn!(
+            scheduler = scheduler.name(),
+            "the default scheduler is not available here, round-robin is used"
+        );
+    }
+    translate::Settings { absent_schedulers, ..config.serving.clone() }
 }
 
 /// The schedulers that `dataplane` does not have.

@@ -89,6 +89,18 @@ impl Cluster {
         self.site.inside_director(program.arguments(own).arguments(arguments))
     }
 
+    /// Writes a configuration file with this section `ipvs`, and says where it is.
+    fn configure(&self, ipvs: &str) -> String {
+        let (file, kubeconfig) = (self.files.path().join("config.conf"), self.kubeconfig());
+        let text = format!(
+            "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\nmode: ipvs\nipvs: {ipvs}\n\
+             clientConnection: {{kubeconfig: {}}}\n",
+            kubeconfig.display()
+        );
+        std::fs::write(&file, text).unwrap();
+        file.display().to_string()
+    }
+
     fn run(&self, arguments: &[&str]) -> (ExitStatus, String) {
         self.program(arguments).run(LIMIT).unwrap()
     }
@@ -232,13 +244,8 @@ fn services_that_are_left_to_others_are_not_touched_and_said() {
     cluster.site.tool("ip", &["link", "add", "kube-ipvs0", "type", "dummy"]);
     cluster.site.tool("ip", &["address", "add", "10.254.0.2/32", "dev", "kube-ipvs0"]);
     cluster.site.tool("ipvsadm", &["-A", "-t", "10.254.0.2:443", "-s", "sed"]);
-    let arguments = [
-        "--proxy-mode=ipvs",
-        "--ipvs-exclude-cidrs=10.254.0.2/32",
-        "--ipvs-strict-arp",
-        "--ipvs-tcp-timeout=20m",
-    ];
-    let mut process = cluster.program(&arguments).spawn().unwrap();
+    let file = cluster.configure("{excludeCIDRs: [10.254.0.2/32], strictARP: true, tcpTimeout: 20m}");
+    let mut process = cluster.program(&["--config", &file]).spawn().unwrap();
     process.wait_for_log("left out", LIMIT).unwrap();
     cluster.await_backends(&SERVERS);
     assert!(process.log().unwrap().contains("TCP 10.254.0.2:443: its address is left to others"));
@@ -251,6 +258,19 @@ fn services_that_are_left_to_others_are_not_touched_and_said() {
     {
         assert_eq!(cluster.site.tool("sysctl", &["-n", &format!("net.ipv4.{setting}")]).trim(), expected);
     }
+
+    let mut held = cluster.site.hold(frontend());
+    cluster.configure("{strictARP: true, tcpTimeout: 10m, scheduler: lc}");
+    process.wait_for_log("configuration changed in place", LIMIT).unwrap();
+    wait::until("what is left to others no more is served, by the new scheduler", LIMIT, || {
+        let listed = cluster.listed();
+        listed.contains("10.254.0.1:443 lc") && listed.contains("10.254.0.2:443 lc")
+    })
+    .unwrap();
+    let timeouts = cluster.site.tool("ipvsadm", &["-L", "--timeout"]);
+    assert!(timeouts.contains("600 120 300"), "{timeouts}");
+    assert_eq!(held.ask().unwrap(), held.name, "the connection goes on");
+    assert_eq!(process.ended().unwrap(), None);
 }
 
 fn server_at(address: &str) -> &'static str {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tests::apiserver::{Options, Release, Store, Stub};
 use tests::certificates::{Authority, Identity};
 use tests::{Error, Result, admin, wait};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 /// How long anything may take that should take milliseconds.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -75,6 +75,7 @@ impl Server {
 pub(crate) struct Node {
     recorder: Recorder,
     metrics: SocketAddr,
+    config: watch::Sender<Config>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     _home: TempDir,
@@ -110,14 +111,21 @@ impl Node {
         let recorder = Recorder::default();
         let (stop, stopped) = oneshot::channel::<()>();
         let dataplane = Box::new(recorder.clone());
+        let (config, in_force) = watch::channel(config);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().expect("a runtime");
             let shutdown = async { drop(stopped.await) };
             runtime
-                .block_on(proxy::run_with(config, dataplane, shutdown))
+                .block_on(proxy::run_with(in_force, dataplane, shutdown))
                 .expect("the proxy ends in good order");
         });
-        Ok(Self { recorder, metrics, stop: Some(stop), thread: Some(thread), _home: home })
+        Ok(Self { recorder, metrics, config, stop: Some(stop), thread: Some(thread), _home: home })
+    }
+
+    /// Changes the configuration while it runs.
+    pub(crate) fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        self.config.send_modify(change);
+        self.metrics = self.config.borrow().metrics.unwrap_or(self.metrics);
     }
 
     /// What new connections meet now.

@@ -136,7 +136,7 @@ impl Ipvs {
     ) -> Result<Self, Error> {
         let mut netlink = Netlink::generic().map_err(lost("open"))?;
         let family = find_family(&mut netlink)?;
-        settings::set(settings)?;
+        settings::set(&mut netlink, family, settings)?;
         let mut ipvs = Self {
             netlink,
             family,
@@ -149,10 +149,16 @@ impl Ipvs {
             inspected: None,
             _lock: lock,
         };
-        ipvs.set_timeouts(settings.timeouts)?;
-        ipvs.require(settings.scheduler)?;
         ipvs.observe()?;
         Ok(ipvs)
+    }
+
+    /// Sets anew, while one is open, what holds for the whole network namespace and not for one service: timeouts, and what
+    /// of the kernel's own settings is needed. A kernel that lacks the scheduler is refused before anything is set.
+    pub fn set_up(settings: IpvsSettings) -> Result<(), Error> {
+        let mut netlink = Netlink::generic().map_err(lost("open"))?;
+        let family = find_family(&mut netlink)?;
+        settings::set(&mut netlink, family, settings)
     }
 
     /// Whether there is an interface of this dataplane's, or of kube-proxy's in mode ipvs.
@@ -206,31 +212,6 @@ impl Ipvs {
     #[cfg(feature = "contract")]
     pub const fn limit_marks(&mut self, bits: u32) {
         self.served.limit_marks(bits);
-    }
-
-    /// Makes sure that the kernel has this scheduler, by making a service that nobody can reach (RFC 5737).
-    fn require(&mut self, scheduler: Scheduler) -> Result<(), Error> {
-        let Some((name, port)) = kernel_name(scheduler).zip(plan::Port::new(20_000)) else {
-            return Err(scheduler::absent(scheduler));
-        };
-        let probe = Target::Address(Frontend::new([198, 51, 100, 0].into(), port, plan::Protocol::Tcp));
-        let delete = || self.request(message::about(Command::DeleteService, probe));
-        let new = self.request(message::service(Command::NewService, probe, name, None));
-        let requests = [delete(), new, delete()];
-        match self.netlink.exchange(&requests).map_err(lost("change"))?.into_iter().nth(1) {
-            Some(Err(Errno::ENOENT)) => Err(scheduler::absent(scheduler)),
-            Some(Err(refusal)) => Err(refused("change", None, refusal)),
-            Some(Ok(_)) | None => Ok(()),
-        }
-    }
-
-    fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), Error> {
-        let Some(payload) = message::set_timeouts(timeouts) else { return Ok(()) };
-        let request = self.request(payload);
-        match self.netlink.exchange(&[request]).map_err(lost("set timeouts of"))?.into_iter().next() {
-            Some(Err(refusal)) => Err(refused("set timeouts of", None, refusal)),
-            Some(Ok(_)) | None => Ok(()),
-        }
     }
 
     fn request(&self, payload: Vec<u8>) -> Request {

@@ -77,13 +77,18 @@ impl Field {
         self.path.rsplit_once('.').map_or(self.path, |(_, name)| name)
     }
 
+    /// Why it is not followed in this mode.
+    pub(crate) fn not_followed(&self, mode: Option<&str>) -> Option<&'static str> {
+        match self.effect {
+            Effect::None(reason) => Some(reason),
+            Effect::Ipvs if mode != Some("ipvs") => Some("the mode is not ipvs"),
+            Effect::Ipvs | Effect::Honoured => None,
+        }
+    }
+
     /// What there is to say where it is `value` and is not followed in this mode.
     pub(crate) fn warning(&self, value: &Value, mode: Option<&str>) -> Option<String> {
-        let reason = match self.effect {
-            Effect::None(reason) => reason,
-            Effect::Ipvs if mode != Some("ipvs") => "the mode is not ipvs",
-            Effect::Ipvs | Effect::Honoured => return None,
-        };
+        let reason = self.not_followed(mode)?;
         (!self.kind.is_default(value)).then(|| format!("has no effect: {reason}"))
     }
 }

@@ -87,7 +87,7 @@ pub(crate) async fn with_proxy(
     scene: impl AsyncFnOnce(),
 ) {
     let (stop, stopped) = oneshot::channel();
-    let running = tokio::spawn(proxy::run_with(config, Box::new(dataplane), async {
+    let running = tokio::spawn(proxy::run_with(watch::channel(config).1, Box::new(dataplane), async {
         stopped.await.unwrap();
     }));
     scene().await;

@@ -3,8 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use plan::Scheduler;
+use nix::errno::Errno;
+use plan::{Frontend, Port, Protocol, Scheduler};
 
+use super::message::{self, Command, Target};
+use super::netlink::{Netlink, Request};
+use super::refusal::{lost, refused};
+use super::scheduler::{absent, kernel_name};
 use crate::Error;
 
 /// How virtual services are kept (`KubeProxyConfiguration.ipvs`).
@@ -56,8 +61,9 @@ const STRICT_ARP: [(&str, &str); 2] =
     [("/proc/sys/net/ipv4/conf/all/arp_ignore", "1"), ("/proc/sys/net/ipv4/conf/all/arp_announce", "2")];
 
 /// Sets what is not set so already, as it is set by kube-proxy. It stays so after a clean-up: others may have come to
-/// rely on it.
-pub(super) fn set(settings: IpvsSettings) -> Result<(), Error> {
+/// rely on it. `family` is the number of the netlink family.
+pub(super) fn set(netlink: &mut Netlink, family: u16, settings: IpvsSettings) -> Result<(), Error> {
+    require(netlink, family, settings.scheduler)?;
     let strict_arp = if settings.strict_arp { &STRICT_ARP[..] } else { &[] };
     for (file, value) in ALWAYS.iter().chain(strict_arp) {
         let failed = |action| move |source| Error::File { action, path: Path::new(file).to_owned(), source };
@@ -66,5 +72,34 @@ pub(super) fn set(settings: IpvsSettings) -> Result<(), Error> {
             std::fs::write(file, value).map_err(failed("set"))?;
         }
     }
-    Ok(())
+    set_timeouts(netlink, family, settings.timeouts)
+}
+
+/// Makes sure that the kernel has this scheduler, by making a service that nobody can reach (RFC 5737).
+fn require(netlink: &mut Netlink, family: u16, scheduler: Scheduler) -> Result<(), Error> {
+    let Some((name, port)) = kernel_name(scheduler).zip(Port::new(20_000)) else {
+        return Err(absent(scheduler));
+    };
+    let probe = Target::Address(Frontend::new([198, 51, 100, 0].into(), port, Protocol::Tcp));
+    let delete = || request(family, message::about(Command::DeleteService, probe));
+    let new = request(family, message::service(Command::NewService, probe, name, None));
+    let requests = [delete(), new, delete()];
+    match netlink.exchange(&requests).map_err(lost("change"))?.into_iter().nth(1) {
+        Some(Err(Errno::ENOENT)) => Err(absent(scheduler)),
+        Some(Err(refusal)) => Err(refused("change", None, refusal)),
+        Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+fn set_timeouts(netlink: &mut Netlink, family: u16, timeouts: Timeouts) -> Result<(), Error> {
+    let Some(payload) = message::set_timeouts(timeouts) else { return Ok(()) };
+    let request = request(family, payload);
+    match netlink.exchange(&[request]).map_err(lost("set timeouts of"))?.into_iter().next() {
+        Some(Err(refusal)) => Err(refused("set timeouts of", None, refusal)),
+        Some(Ok(_)) | None => Ok(()),
+    }
+}
+
+const fn request(family: u16, payload: Vec<u8>) -> Request {
+    Request { kind: family, flags: 0, payload }
 }
