@@ -194,11 +194,10 @@ fn explain(view: &View, question: &Question) -> Result<Explanation, dataplane::E
         protocol: destination.protocol,
     };
     let met = matching(|frontend| planner.desired(frontend), packet);
-    let otherwise = || if planner.is_exclusive(packet.destination) { Verdict::Refuse } else { Verdict::Pass };
-    let verdict = met.map_or_else(otherwise, |(_, service)| service.verdict(packet));
+    let desired = met.map(|(_, service)| service);
+    let verdict = plan::verdict(desired, || planner.is_exclusive(packet.destination), packet);
     let everyone = Frontend::new(packet.destination, packet.port, packet.protocol);
     let frontend = met.map_or(everyone, |(frontend, _)| frontend);
-    let desired = met.map(|(_, service)| service);
     Ok(Explanation {
         sender: sender.address,
         source: place(source),

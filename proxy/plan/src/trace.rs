@@ -51,12 +51,22 @@ pub enum Verdict<'plan> {
 
 /// Interprets the plan for one packet.
 pub fn trace(forwarding: &Forwarding, packet: Packet) -> Verdict<'_> {
-    let otherwise = || {
-        let mut others = forwarding.range(Frontend::all_at(packet.destination));
-        if others.any(|(_, service)| service.rules.exclusive) { Verdict::Refuse } else { Verdict::Pass }
-    };
     let met = matching(|frontend| forwarding.get(&frontend), packet);
-    met.map_or_else(otherwise, |(_, service)| service.verdict(packet))
+    let is_exclusive = || {
+        let mut others = forwarding.range(Frontend::all_at(packet.destination));
+        others.any(|(_, service)| service.rules.exclusive)
+    };
+    verdict(met.map(|(_, service)| service), is_exclusive, packet)
+}
+
+/// What becomes of a packet that meets this service, or none; then it matters whether its destination belongs to services
+/// alone ([`Rules::exclusive`](crate::Rules::exclusive)).
+pub fn verdict(met: Option<&Service>, is_exclusive: impl FnOnce() -> bool, packet: Packet) -> Verdict<'_> {
+    match met {
+        Some(service) => service.verdict(packet),
+        None if is_exclusive() => Verdict::Refuse,
+        None => Verdict::Pass,
+    }
 }
 
 /// The frontend that a packet meets, in a plan that is asked by `find`, and what stands behind it: from outside the one
@@ -72,7 +82,7 @@ pub fn matching<'plan>(
 
 impl Service {
     /// What becomes of a packet that meets this service.
-    pub fn verdict(&self, packet: Packet) -> Verdict<'_> {
+    fn verdict(&self, packet: Packet) -> Verdict<'_> {
         let Self { rules, backends } = self;
         if !rules.admits(packet.sender) {
             return Verdict::Drop;
