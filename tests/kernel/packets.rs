@@ -27,6 +27,8 @@ const POD6: &str = "[fd00:1::1]:8080";
 /// Nobody serves there.
 const EMPTY: &str = "10.254.0.2:80";
 const EMPTY6: &str = "[fd00:254::2]:80";
+/// Packets from outside alone are served there.
+const OUTSIDE: &str = "10.254.0.6:80";
 /// Nobody serves there on this node.
 const ELSEWHERE: &str = "10.254.0.3:80";
 /// Its pod is where the route says that there is none.
@@ -103,6 +105,9 @@ fn router() -> Router {
             serve(ebpf, frontend(&format!("{protocol} {service}")), &[pod.parse().unwrap()]);
         }
     }
+    for protocol in ["tcp", "udp"] {
+        serve(ebpf, frontend(&format!("{protocol} {OUTSIDE}")).for_outside(), &[POD.parse().unwrap()]);
+    }
     let silent = Rules { when_empty: WhenEmpty::Drop, ..Rules::default() };
     for protocol in ["tcp", "udp"] {
         for (service, rules) in
@@ -162,6 +167,7 @@ fn clients(port: u16) -> [(String, &'static str, &'static str); 2] {
 fn frames_become_what_the_tables_say() {
     let router = router();
     served::what_is_for_a_service_becomes_what_its_pod_understands(&router);
+    served::what_is_served_to_others_alone_is_served_to_them_in_mid_stream_too(&router);
     served::fragments_follow_the_first_one(&router);
     untouched::what_is_cut_off_or_cannot_be_passes_untouched(&router);
     untouched::what_is_not_served_passes_untouched(&router);

@@ -1,7 +1,7 @@
 //! What is translated.
 
 use super::frame::{ACK, Checksum, Frame, SYN, TCP, UDP};
-use super::{Router, Row, SEND, check, clients, passes};
+use super::{OUTSIDE, POD, Router, Row, SEND, check, clients, passes};
 
 pub(super) fn what_is_for_a_service_becomes_what_its_pod_understands(router: &Router) {
     const HOP_BY_HOP: u8 = 0;
@@ -58,6 +58,15 @@ pub(super) fn what_is_for_a_service_becomes_what_its_pod_understands(router: &Ro
             }
             check(router, rows);
         }
+    }
+}
+
+/// A datagram, or a segment of a connection that another node had, is neither of a conversation nor for everyone.
+pub(super) fn what_is_served_to_others_alone_is_served_to_them_in_mid_stream_too(router: &Router) {
+    let client = "172.16.60.10:5007";
+    for protocol in [TCP, UDP] {
+        let asked = Frame::new(protocol, client, OUTSIDE).with(|frame| frame.flags = ACK);
+        check(router, vec![("one from outside", asked.bytes(), SEND, asked.forwarded(client, POD).bytes())]);
     }
 }
 

@@ -354,12 +354,7 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
         frontend.audience = Audience::EVERYONE;
         found = tables.services().service(&frontend);
     }
-    let Some(service) = found else {
-        // It is no service's refusal.
-        work.connection.service = NO_SERVICE;
-        let refused = tables.services().is_exclusive(&tuple.destination);
-        return if refused { Verdict::Refuse } else { Verdict::Pass };
-    };
+    let Some(service) = found else { return unserved(tables, work) };
     let rules = service.rules;
     if rules.has(Rules::SOURCE_RANGES)
         && !tables.admits(SourceRange { service: service.id, address: tuple.source })
@@ -402,6 +397,17 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
         tables.count(Counter::Resumed, 1);
     }
     Verdict::Translate
+}
+
+/// What becomes of a packet to what is no service.
+#[inline(always)]
+fn unserved(tables: &impl Conversations, work: &mut Work) -> Verdict {
+    if !tables.services().is_exclusive(&work.packet.tuple.destination) {
+        return Verdict::Pass;
+    }
+    // It is no service's refusal.
+    work.connection.service = NO_SERVICE;
+    Verdict::Refuse
 }
 
 /// Whoever sends a packet. Every node sees the same of it.
