@@ -6,6 +6,7 @@
 //! is set up anew within [`DEAD_AFTER`] and goes on from where it was.
 
 use std::error::Error;
+use std::os::linux::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -168,15 +169,16 @@ struct Transport<C> {
     current: Mutex<(Identity, legacy::Client<C, Body>)>,
 }
 
-/// The files with a certificate and its key, as far as they can be read.
-type Identity = [Option<Vec<u8>>; 2];
+/// What tells whether the files with a certificate and its key are the ones they were: file system, file, and when that was
+/// last changed, in seconds and nanoseconds. `None` where there is no file.
+type Identity = [Option<(u64, u64, i64, i64)>; 2];
 
 impl<C: Clone> Transport<C> {
     fn new(
         config: Config,
         connect: fn(&Config) -> Result<legacy::Client<C, Body>, kube::Error>,
     ) -> Result<Self, kube::Error> {
-        // Read first: what changes meanwhile is another one.
+        // Looked at first: what changes meanwhile is another one.
         let identity = identity(&config);
         let client = connect(&config)?;
         Ok(Self { config, connect, current: Mutex::new((identity, client)) })
@@ -205,10 +207,13 @@ impl<C: Clone> Transport<C> {
     }
 }
 
+/// A link is followed: the files of a mounted Secret are links into a directory that is replaced.
 fn identity(config: &Config) -> Identity {
     let access = &config.auth_info;
-    [&access.client_certificate, &access.client_key]
-        .map(|file| file.as_ref().and_then(|file| std::fs::read(file).ok()))
+    [&access.client_certificate, &access.client_key].map(|file| {
+        let file = std::fs::metadata(file.as_ref()?).ok()?;
+        Some((file.st_dev(), file.st_ino(), file.st_ctime(), file.st_ctime_nsec()))
+    })
 }
 
 /// Whether the API server answers for one kind: said when it changes, not at every attempt.
