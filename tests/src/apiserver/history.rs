@@ -6,7 +6,9 @@
 //!
 //! Everything filled in is a function of the sequence of writes: two histories given the same writes are equal.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -59,8 +61,9 @@ pub(super) struct Page {
     pub(super) revision: u64,
     /// The objects.
     pub(super) objects: Vec<Arc<Value>>,
-    /// The last key of this page if there are more, and how many more.
-    pub(super) rest: Option<(Key, usize)>,
+    /// The last key of this page if there are more, and how many more. As with the apiserver, nobody counts them where
+    /// labels or fields select.
+    pub(super) rest: Option<(Key, Option<usize>)>,
 }
 
 /// All objects, now and within the window.
@@ -142,13 +145,13 @@ impl History {
         let revision = at.unwrap_or(self.revision);
         let objects = self.objects_at(revision)?;
         let mut selected = objects
-            .iter()
-            .filter(|(key, object)| key.resource == selection.resource && selection.matches(object))
-            .filter(|(key, _)| after.is_none_or(|after| *key > after));
+            .range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded))
+            .filter(|(key, object)| key.resource == selection.resource && selection.matches(object));
         let limit = if limit == 0 { usize::MAX } else { limit };
         let page: Vec<_> = selected.by_ref().take(limit).collect();
-        let remaining = selected.count();
-        let rest = page.last().filter(|_| remaining > 0).map(|(key, _)| ((*key).clone(), remaining));
+        let more = selected.next().is_some();
+        let remaining = (more && !selection.is_by_label_or_field()).then(|| 1 + selected.count());
+        let rest = page.last().filter(|_| more).map(|(key, _)| ((*key).clone(), remaining));
         Ok(Page { revision, objects: page.into_iter().map(|(_, object)| Arc::clone(object)).collect(), rest })
     }
 
@@ -207,11 +210,14 @@ impl History {
     }
 
     /// The objects as they were: later changes undone.
-    fn objects_at(&self, revision: u64) -> Result<BTreeMap<Key, Arc<Value>>, Refusal> {
+    fn objects_at(&self, revision: u64) -> Result<Cow<'_, BTreeMap<Key, Arc<Value>>>, Refusal> {
         if revision > self.revision {
             return Err(Refusal::TooLarge { asked: revision, current: self.revision });
         }
         self.require(revision)?;
+        if revision == self.revision {
+            return Ok(Cow::Borrowed(&self.objects));
+        }
         let mut objects = self.objects.clone();
         for event in self.events.iter().rev().take_while(|event| event.revision > revision) {
             match &event.before {
@@ -219,7 +225,7 @@ impl History {
                 None => objects.remove(&event.key),
             };
         }
-        Ok(objects)
+        Ok(Cow::Owned(objects))
     }
 }
 
@@ -337,7 +343,7 @@ mod tests {
         let first = history.list(&all(), None, None, 2).unwrap();
         assert_eq!((names(&first), first.revision), (vec!["a", "b"], 5));
         let (last, remaining) = first.rest.clone().unwrap();
-        assert_eq!(remaining, 2);
+        assert_eq!(remaining, Some(2));
         history.delete(&key("c")).unwrap();
         history.replace(&key("d"), labelled("y")).unwrap();
         history.create(&key("e"), labelled("x")).unwrap();

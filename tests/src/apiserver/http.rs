@@ -1,6 +1,6 @@
 //! Requests and answers.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Either, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
@@ -226,7 +227,7 @@ impl Server {
             }
         };
         let page = self.store.read(|history| history.list(&query.selection, at, after, limit))?;
-        Ok(json_answer(StatusCode::OK, &list_object(query.selection.resource, &page)))
+        list_answer(query.selection.resource, &page)
     }
 
     fn watch(&self, query: Query) -> Result<Answer, Refusal> {
@@ -306,24 +307,37 @@ async fn body(request: Request<Incoming>) -> Result<Value, Refusal> {
 }
 
 /// A list. Its items go without `apiVersion` and `kind`, as the apiserver's do.
-fn list_object(resource: Resource, page: &Page) -> Value {
-    let bare = |object: &Arc<Value>| {
-        let mut object = (**object).clone();
-        if let Some(fields) = object.as_object_mut() {
-            fields.remove("apiVersion");
-            fields.remove("kind");
-        }
-        object
-    };
+fn list_answer(resource: Resource, page: &Page) -> Result<Answer, Refusal> {
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some((key, remaining)) = &page.rest {
         metadata["continue"] = request::token(page.revision, key).into();
-        metadata["remainingItemCount"] = (*remaining).into();
+        if let Some(remaining) = remaining {
+            metadata["remainingItemCount"] = (*remaining).into();
+        }
     }
-    json!({
-        "kind": format!("{}List", resource.kind()), "apiVersion": resource.api_version(), "metadata": metadata,
-        "items": page.objects.iter().map(bare).collect::<Vec<_>>(),
-    })
+    let list = List {
+        kind: format!("{}List", resource.kind()),
+        api_version: resource.api_version(),
+        metadata,
+        items: page.objects.iter().map(|object| bare(object)).collect(),
+    };
+    let text = serde_json::to_string(&list).map_err(|error| Refusal::Invalid(error.to_string()))?;
+    Ok(respond(StatusCode::OK, "application/json", text))
+}
+
+fn bare(object: &Value) -> BTreeMap<&String, &Value> {
+    let fields = object.as_object().into_iter().flatten();
+    fields.filter(|(name, _)| !["apiVersion", "kind"].contains(&name.as_str())).collect()
+}
+
+/// Not a [`Value`]: that would take a copy of each object, and the server's time is part of what a client is timed at.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct List<'page> {
+    kind: String,
+    api_version: &'static str,
+    metadata: Value,
+    items: Vec<BTreeMap<&'page String, &'page Value>>,
 }
 
 fn refuse(refusal: &Refusal) -> Answer {

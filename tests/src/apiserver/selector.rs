@@ -80,6 +80,11 @@ impl Selection {
         Ok(self)
     }
 
+    /// Whether it takes a look at each object to tell whether it is selected.
+    pub(super) const fn is_by_label_or_field(&self) -> bool {
+        !self.requirements.is_empty()
+    }
+
     /// Whether `object`, which is of this resource, is selected.
     pub(super) fn matches(&self, object: &Value) -> bool {
         let namespace = object.pointer("/metadata/namespace").and_then(Value::as_str);
