@@ -45,6 +45,7 @@ mod watch;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use daemon::exit::{Code, Failure};
 use daemon::problems::Problem;
@@ -136,8 +137,8 @@ fn run_until_terminated(run: Run, config: Config, logs: Logs) -> Result<(), Fail
     })
 }
 
-/// What a dataplane may add its figures to, and what tells whose they are.
-#[derive(Default)]
+/// What a dataplane may add its figures to, and what tells whose they are. Copies share both.
+#[derive(Clone, Default)]
 struct Shown {
     registry: Registry,
     view: SharedView,
@@ -203,15 +204,16 @@ fn adjust_oom_score(adjustment: i64) {
 }
 
 /// Runs with any dataplane until `shutdown` resolves; what [`run`] does with the kernel's. `config` is followed in place
-/// as far as that is safe: its mode, source and node are those of the start.
+/// as far as that is safe: its mode, source and node are those of the start. The dataplane is opened on a thread of its own,
+/// which may take its time; why it cannot be is what this ends with.
 ///
 /// Call it within a tokio runtime with time and I/O enabled. When it returns, the dataplane has been dropped as it was.
 pub async fn run_with(
     config: Receiver<Config>,
-    dataplane: Box<dyn Dataplane>,
+    open: impl FnOnce() -> Result<Box<dyn Dataplane>, Failure> + Send + 'static,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
-    serve(config, Shown::default(), |_| Ok(dataplane), Arc::default(), shutdown).await
+    serve(config, Shown::default(), |_| open(), Arc::default(), shutdown).await
 }
 
 /// Rings at every SIGUSR1. Ends only where signals cannot be awaited.
@@ -225,11 +227,12 @@ async fn ring(release: &Notify) -> io::Error {
     }
 }
 
-/// The configuration is proved, as far as it can be, before the kernel is touched.
+/// The configuration is proved, as far as it can be, before the kernel is touched. The kernel is then given its programs
+/// while the source is read: each takes a good part of a start.
 async fn serve(
     in_force: Receiver<Config>,
     shown: Shown,
-    open: impl FnOnce(&Shown) -> Result<Box<dyn Dataplane>, Failure>,
+    open: impl FnOnce(&Shown) -> Result<Box<dyn Dataplane>, Failure> + Send + 'static,
     release: Arc<Notify>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
@@ -256,19 +259,25 @@ async fn serve(
         guard: Guard::new(config.guard_emptiness && matches!(config.source, Source::Cluster(_))),
         release,
     };
-    let writer = sync::start(settings, open(&shown)?, received).map_err(Failure::failed)?;
-    tracing::info!(node = config.hostname_override, version = env!("CARGO_PKG_VERSION"), "started");
-    notices.leave(Notice::starting());
+    let opened = Arc::new(Notify::new());
+    let open = announced(open, config.hostname_override.clone(), &shown, &notices, &opened);
+    let writer = sync::start(settings, open, received).map_err(Failure::failed)?;
     let healthz = Server { at: |config| config.healthz, event: "FailedToStartProxierHealthcheck" };
     let metrics_server = Server { at: |config| config.metrics, event: "FailedToStartMetricServer" };
     let healthz_routes = || health_routes(&health, &metrics.answers);
     let began = Began::now();
     let metrics_routes =
         || metrics_routes(registry.clone(), indicators.clone(), in_force.clone(), view.clone(), began);
+    let answers = async {
+        opened.notified().await;
+        tokio::try_join!(
+            healthz.run(in_force.clone(), &notices, healthz_routes),
+            metrics_server.run(in_force.clone(), &notices, metrics_routes),
+        )
+    };
     let ended = tokio::select! {
         () = shutdown => Ok(()),
-        Err(failure) = healthz.run(in_force.clone(), &notices, healthz_routes) => Err(failure),
-        Err(failure) = metrics_server.run(in_force.clone(), &notices, metrics_routes) => Err(failure),
+        Err(failure) = answers => Err(failure),
         () = health_check_ports::serve(to_be_told, &health, &notices) => Ok(()),
         () = source.run() => Ok(()),
         () = updates.closed() => Ok(()),
@@ -276,13 +285,37 @@ async fn serve(
     // With the last sender gone the thread finishes what it is at, and ends.
     let unheard = updates.is_closed();
     drop(updates);
-    let joined = tokio::task::spawn_blocking(move || writer.join()).await.map_err(Failure::failed)?;
-    if unheard || joined.is_err() {
-        return Err(Failure::failed("the sync thread ended by itself"));
-    }
+    join(writer, unheard).await?;
     ended?;
     tracing::info!("stopped, the kernel goes on forwarding");
     Ok(())
+}
+
+/// Opens the dataplane, says so, and rings `opened`.
+fn announced(
+    open: impl FnOnce(&Shown) -> Result<Box<dyn Dataplane>, Failure> + Send + 'static,
+    node: Option<String>,
+    shown: &Shown,
+    notices: &Notices,
+    opened: &Arc<Notify>,
+) -> impl FnOnce() -> Result<Box<dyn Dataplane>, Failure> + Send + 'static {
+    let (shown, notices, opened) = (shown.clone(), notices.clone(), Arc::clone(opened));
+    move || {
+        let dataplane = open(&shown)?;
+        tracing::info!(node, version = env!("CARGO_PKG_VERSION"), "started");
+        notices.leave(Notice::starting());
+        opened.notify_one();
+        Ok(dataplane)
+    }
+}
+
+/// Waits for the thread. What kept it from opening the dataplane goes before whatever else went wrong.
+async fn join(writer: JoinHandle<Result<(), Failure>>, unheard: bool) -> Result<(), Failure> {
+    match tokio::task::spawn_blocking(move || writer.join()).await.map_err(Failure::failed)? {
+        Ok(Err(not_opened)) => Err(not_opened),
+        Ok(Ok(())) if !unheard => Ok(()),
+        Ok(Ok(())) | Err(_) => Err(Failure::failed("the sync thread ended by itself")),
+    }
 }
 
 /// A source that is ready to go.

@@ -55,33 +55,21 @@ pub(crate) struct Settings {
     pub(crate) release: Arc<Notify>,
 }
 
-/// Starts the thread. It ends when every sender of `updates` is gone, and leaves the kernel as it is.
-pub(crate) fn start(
-    mut settings: Settings,
-    dataplane: Box<dyn Dataplane>,
+/// Starts the thread. It opens the dataplane, while updates may come already, and works until every sender of `updates` is
+/// gone; then it leaves the kernel as it is. What is wrong with opening is what it ends with.
+pub(crate) fn start<E: Send + 'static>(
+    settings: Settings,
+    open: impl FnOnce() -> Result<Box<dyn Dataplane>, E> + Send + 'static,
     updates: mpsc::Receiver<Update>,
-) -> io::Result<JoinHandle<()>> {
-    let config = settings.config.borrow_and_update().clone();
-    let serving = serving(&config, dataplane.as_ref());
+) -> io::Result<JoinHandle<Result<(), E>>> {
     // A runtime of its own, for nothing but waiting with a deadline.
     let timer = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-    settings.metrics.note_held(Held::default());
-    settings.view.lock().planner = Planner::new(&*settings.node, serving);
-    let writer = Writer {
-        pacing: Pacing::new(config.least_sync_interval, config.sync_period),
-        scope: config.scope,
-        dataplane,
-        exceptions: Exceptions::default(),
-        triggers: Vec::new(),
-        unwritten: (0, 0),
-        started: clock::wall(),
-        inspect_at: clock::now(),
-        noticed: None,
-        lacking: None,
-        held: Held::default(),
-        settings,
+    let work = move || {
+        let writer = Writer::new(settings, open()?);
+        timer.block_on(writer.run(updates));
+        Ok(())
     };
-    std::thread::Builder::new().name("sync".into()).spawn(move || timer.block_on(writer.run(updates)))
+    std::thread::Builder::new().name("sync".into()).spawn(work)
 }
 
 struct Writer {
@@ -124,6 +112,27 @@ struct Written {
 }
 
 impl Writer {
+    fn new(mut settings: Settings, dataplane: Box<dyn Dataplane>) -> Self {
+        let config = settings.config.borrow_and_update().clone();
+        let serving = serving(&config, dataplane.as_ref());
+        settings.metrics.note_held(Held::default());
+        settings.view.lock().planner = Planner::new(&*settings.node, serving);
+        Self {
+            pacing: Pacing::new(config.least_sync_interval, config.sync_period),
+            scope: config.scope,
+            dataplane,
+            exceptions: Exceptions::default(),
+            triggers: Vec::new(),
+            unwritten: (0, 0),
+            started: clock::wall(),
+            inspect_at: clock::now(),
+            noticed: None,
+            lacking: None,
+            held: Held::default(),
+            settings,
+        }
+    }
+
     async fn run(mut self, mut updates: mpsc::Receiver<Update>) {
         while let Some(woken) = self.wait(&mut updates).await {
             // Whatever has come meanwhile goes along, but not for ever.

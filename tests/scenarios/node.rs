@@ -110,13 +110,13 @@ impl Node {
         };
         let recorder = Recorder::default();
         let (stop, stopped) = oneshot::channel::<()>();
-        let dataplane = Box::new(recorder.clone());
+        let dataplane: Box<dyn Dataplane> = Box::new(recorder.clone());
         let (config, in_force) = watch::channel(config);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().expect("a runtime");
             let shutdown = async { drop(stopped.await) };
             runtime
-                .block_on(proxy::run_with(in_force, dataplane, shutdown))
+                .block_on(proxy::run_with(in_force, || Ok(dataplane), shutdown))
                 .expect("the proxy ends in good order");
         });
         Ok(Self { recorder, metrics, config, stop: Some(stop), thread: Some(thread), _home: home })

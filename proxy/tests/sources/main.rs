@@ -5,5 +5,6 @@ mod api;
 mod failure;
 mod manifests;
 mod node;
+mod opening;
 mod watch;
 mod window;

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use daemon::exit;
 use dataplane::{Dataplane, Deviation, Error, Failure, Memory, Unsupported};
 use plan::{Change, Forwarding, Frontend, Observed, Port, Protocol};
 use proxy::config::{Config, Source};
@@ -86,11 +87,22 @@ pub(crate) async fn with_proxy(
     dataplane: impl Dataplane + 'static,
     scene: impl AsyncFnOnce(),
 ) {
+    let dataplane: Box<dyn Dataplane> = Box::new(dataplane);
+    with_opening(config, || Ok(dataplane), scene).await.unwrap();
+}
+
+/// The same with a dataplane that is still to be opened; the proxy may end by itself.
+pub(crate) async fn with_opening(
+    config: Config,
+    open: impl FnOnce() -> Result<Box<dyn Dataplane>, exit::Failure> + Send + 'static,
+    scene: impl AsyncFnOnce(),
+) -> Result<(), exit::Failure> {
     let (stop, stopped) = oneshot::channel();
-    let running = tokio::spawn(proxy::run_with(watch::channel(config).1, Box::new(dataplane), async {
+    let running = tokio::spawn(proxy::run_with(watch::channel(config).1, open, async {
         stopped.await.unwrap();
     }));
     scene().await;
-    stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
+    // One that has ended by itself says why.
+    stop.send(()).unwrap_or_default();
+    running.await.unwrap()
 }
