@@ -344,6 +344,8 @@ mod tests {
         assert_eq!((names(&first), first.revision), (vec!["a", "b"], 5));
         let (last, remaining) = first.rest.clone().unwrap();
         assert_eq!(remaining, Some(2));
+        let selected = history.list(&all().with_labels("app=x").unwrap(), None, None, 2).unwrap();
+        assert_eq!(selected.rest, Some((last.clone(), None)), "nobody counts what labels select");
         history.delete(&key("c")).unwrap();
         history.replace(&key("d"), labelled("y")).unwrap();
         history.create(&key("e"), labelled("x")).unwrap();
