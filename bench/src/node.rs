@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use tests::apiserver::{Options, Store, Stub};
 use tests::certificates::Authority;
-use tests::{BpfFs, Cgroup, Error, Namespace, Process, Program, Result, admin, kubeconfig, objects, wait};
+use tests::{
+    Api, BpfFs, Cgroup, Error, Namespace, Process, Program, Result, admin, kubeconfig, objects, wait,
+};
 
 use crate::usage::{self, Usage};
 
@@ -32,10 +34,19 @@ pub struct Node {
     _folder: tempfile::TempDir,
 }
 
+/// How long a start took.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// From the start of the proxy until its Services answered, the way of the lists from the API server included.
+    pub took: Duration,
+    /// The way of the lists by itself: for a client that asks for the same pages, both kinds at a time, and does nothing
+    /// with them. It connects anew for each, which takes a little more.
+    pub lists: Duration,
+}
+
 impl Node {
     /// Starts it in a cluster with so many more Services, of so many `endpoints` each, and waits until its own answers.
-    /// Also returns the time from the start of the proxy until then, the way of the lists from the API server included.
-    pub fn among(others: u32, endpoints: u32) -> Result<(Self, Duration)> {
+    pub fn among(others: u32, endpoints: u32) -> Result<(Self, Start)> {
         let folder = tempfile::tempdir().map_err(Error::system("make", "a temporary directory"))?;
         let network = Namespace::new("node")?;
         let (pods, pod_networks) = start_pods(&network, folder.path())?;
@@ -48,6 +59,7 @@ impl Node {
         let identity = authority.server("stub", &["127.0.0.1"])?;
         let listener = network.run(|| TcpListener::bind(API))?.map_err(Error::system("bind", API))?;
         let stub = Stub::serve(listener, Options::new("bench", identity), &store)?;
+        let lists = read_lists(&Api::new(stub.address(), authority.pem())?.inside(&network))?;
         let (cgroup, bpf_fs) = (Cgroup::new("node")?, BpfFs::new()?);
         let started = wait::now();
         let proxy = Program::ours("fairway-proxy")?
@@ -71,7 +83,7 @@ impl Node {
         node.network.run(|| {
             wait::until("the Service answers", PATIENCE, || answerer().is_ok_and(|name| name == "pod1"))
         })??;
-        Ok((node, wait::now() - started))
+        Ok((node, Start { took: wait::now() - started, lists }))
     }
 
     /// What the proxy has used so far.
@@ -123,6 +135,29 @@ impl Node {
         std::fs::write(&members, std::process::id().to_string())
             .map_err(Error::system("join", members.display()))
     }
+}
+
+/// Reads what the proxy lists, in pages as large as it asks for.
+fn read_lists(api: &Api) -> Result<Duration> {
+    let pages = |path: &str| -> Result<()> {
+        let mut next = String::new();
+        loop {
+            let page = api.request("GET", &format!("{path}?limit=500{next}"), None)?;
+            if page.status != 200 {
+                return Err(Error::system("list", path)(std::io::Error::other(page.body)));
+            }
+            let Some((_, token)) = page.body.split_once("\"continue\":\"") else { return Ok(()) };
+            let token = token.split('"').next().unwrap_or_default();
+            next = format!("&continue={}", token.replace('/', "%2F"));
+        }
+    };
+    let start = wait::now();
+    std::thread::scope(|scope| {
+        let slices = scope.spawn(|| pages("/apis/discovery.k8s.io/v1/endpointslices"));
+        pages("/api/v1/services")?;
+        slices.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })?;
+    Ok(wait::now() - start)
 }
 
 /// Two pods that answer with their names.

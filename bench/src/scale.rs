@@ -35,6 +35,8 @@ pub const SIZES: [Size; 4] = [
 pub struct Round {
     /// From the start of the proxy until its Services answered, seconds; the way of the lists included.
     pub cold_start: f64,
+    /// Of it the way of the lists by itself, as a client has it that does nothing with them, seconds.
+    pub lists: f64,
     /// Processor time of the proxy until then, seconds.
     pub cold_start_cpu: f64,
     /// Resident memory afterwards, MiB.
@@ -79,14 +81,15 @@ pub fn measure(rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Re
 }
 
 fn measure_one(size: Size) -> Result<Round> {
-    let (node, cold_start) = Node::among(size.services, size.endpoints)?;
+    let (node, start) = Node::among(size.services, size.endpoints)?;
     let started = node.usage()?;
     let changes = node.endpoint_changes(CHANGES)?;
     let changed = node.usage()?;
     let burst = node.burst(BURST.min(size.services), size.endpoints)?;
     let milliseconds = |duration: &Duration| duration.as_secs_f64() * 1e3;
     Ok(Round {
-        cold_start: cold_start.as_secs_f64(),
+        cold_start: start.took.as_secs_f64(),
+        lists: start.lists.as_secs_f64(),
         cold_start_cpu: started.cpu_seconds,
         resident: started.resident,
         change: median(&changes.iter().map(milliseconds).collect::<Vec<_>>()),

@@ -23,8 +23,9 @@ pub struct Report {
 /// A figure of a round.
 type Figure = (&'static str, fn(&Round) -> f64);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 7] = [
     ("start until all is served, s", |round| round.cold_start),
+    ("the lists' way by itself, s", |round| round.lists),
     ("CPU until then, s", |round| round.cold_start_cpu),
     ("RSS then, MiB", |round| round.resident),
     ("one endpoint changes, ms", |round| round.change),
@@ -138,6 +139,7 @@ mod tests {
     fn growth_is_an_exponent_and_what_is_flat_a_ratio() {
         let round = |value| Round {
             cold_start: value,
+            lists: value,
             cold_start_cpu: 1.0,
             resident: value * value,
             change: 2.0,
