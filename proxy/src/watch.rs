@@ -17,7 +17,6 @@ mod object;
 mod resume;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +27,6 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use self::object::Object;
@@ -111,25 +109,17 @@ impl Watch {
     /// Follows the cluster until nobody listens any more.
     pub(crate) async fn run(self) {
         let Self { mut services, mut endpoints, mut node, publisher, updates } = self;
-        // Tasks of their own: two long lists are read by two processors. They end with this set.
-        let mut followers = JoinSet::new();
-        followers.spawn(async move { while services.follow().await == Ended::Broken {} });
-        followers.spawn(async move { endpoints.follow().await });
-        followers.spawn(async move { while node.follow().await == Ended::Broken {} });
-        followers.spawn(async move {
+        let services = async { while services.follow().await == Ended::Broken {} };
+        let node = async { while node.follow().await == Ended::Broken {} };
+        let patience = async {
             sleep(NODE_WITHIN).await;
             // Where nobody listens any more, nobody waits either.
             drop(updates.send(Update::NodeUnknown).await);
-        });
-        let followed = async {
-            while let Some(ended) = followers.join_next().await {
-                if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
-                    resume_unwind(panic);
-                }
-            }
+            drop(updates);
         };
+        let followed = async { tokio::join!(services, endpoints.follow(), node, patience) };
         tokio::select! {
-            () = followed => {}
+            _ = followed => {}
             // The followers leave notices themselves: this is never the first to end.
             () = publisher.run() => {}
         }
