@@ -8,12 +8,15 @@ pub mod kind;
 pub mod node;
 mod refusal;
 mod service;
+mod service_cidr;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use ipnet::IpNet;
 
 pub use endpoints::{Endpoint, EndpointPort, Group, Hints, Readiness, SERVICE_NAME_LABEL, Slice};
 pub use kind::Kind;
@@ -22,6 +25,7 @@ pub use refusal::Refusal;
 pub use service::{
     Disregarded, HEADLESS_LABEL, PROXY_NAME_LABEL, SCHEDULER_ANNOTATION, Service, ServicePort, TrafficPolicy,
 };
+pub use service_cidr::ServiceCidr;
 
 /// The name of an object within the cluster. Copies share its text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +89,8 @@ pub enum Update {
     Slices(Delta<Slice>),
     /// About the Node that this process runs on, and no other.
     Node(Delta<Node>),
+    /// About the networks that cluster addresses come from.
+    ServiceCidrs(Delta<ServiceCidr>),
     /// The Node is not to be waited for any longer.
     NodeUnknown,
     /// About the addresses of this node's interfaces: all there are.
@@ -115,6 +121,8 @@ pub struct Cluster {
     slices: BTreeMap<Name, Slice>,
     /// Nearly all have one.
     slices_by_service: BTreeMap<Name, Vec<Name>>,
+    /// `None` before they were listed. They are not waited for.
+    service_cidrs: Option<BTreeMap<Name, ServiceCidr>>,
     services_listed: bool,
     slices_listed: bool,
     node_listed: bool,
@@ -166,6 +174,7 @@ impl Cluster {
                 self.slices_listed = true;
             }
             Update::Node(news) => self.set_node(news),
+            Update::ServiceCidrs(news) => self.set_service_cidrs(news),
             Update::NodeUnknown => self.node_listed = true,
             Update::Interfaces(interfaces) => self.set_here(Here { interfaces, ..self.here.clone() }),
         }
@@ -214,6 +223,25 @@ impl Cluster {
     /// The slices of a Service.
     pub fn slices(&self, service: &Name) -> impl Iterator<Item = &Slice> + Clone {
         self.slices_by_service.get(service).into_iter().flatten().filter_map(|name| self.slices.get(name))
+    }
+
+    /// The networks that cluster addresses come from; `None` where that is not known yet.
+    pub fn service_cidrs(&self) -> Option<BTreeSet<IpNet>> {
+        Some(self.service_cidrs.as_ref()?.values().flatten().copied().collect())
+    }
+
+    /// One alone, of all that there are, says nothing before they were listed.
+    fn set_service_cidrs(&mut self, news: Delta<ServiceCidr>) {
+        match (news, &mut self.service_cidrs) {
+            (Delta::Listed { mut objects, refused }, known) => {
+                let kept = known.take().into_iter().flatten().filter(|(name, _)| refused.contains(name));
+                objects.extend(kept);
+                *known = Some(objects);
+            }
+            (Delta::Applied(name, cidr), Some(known)) => drop(known.insert(name, cidr)),
+            (Delta::Removed(name), Some(known)) => drop(known.remove(&name)),
+            (Delta::Applied(..) | Delta::Removed(_), None) => {}
+        }
     }
 
     /// A node that lost its object goes on as it was.

@@ -195,7 +195,7 @@ fn explain(view: &View, question: &Question) -> Result<Explanation, dataplane::E
     };
     let met = matching(|frontend| planner.desired(frontend), packet);
     let desired = met.map(|(_, service)| service);
-    let verdict = plan::verdict(desired, || planner.is_exclusive(packet.destination), packet);
+    let verdict = plan::verdict(desired, || planner.ground(packet.destination), packet);
     let everyone = Frontend::new(packet.destination, packet.port, packet.protocol);
     let frontend = met.map_or(everyone, |(frontend, _)| frontend);
     Ok(Explanation {

@@ -83,7 +83,7 @@ impl Guard {
                 }
                 update
             }
-            Update::Node(_) | Update::NodeUnknown | Update::Interfaces(_) => update,
+            Update::Node(_) | Update::ServiceCidrs(_) | Update::NodeUnknown | Update::Interfaces(_) => update,
         };
         admitted.push(update);
         admitted

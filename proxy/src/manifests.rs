@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use crate::cluster::{Delta, Kind, Name, Node, Refusal, Service, Slice, Update, kind};
+use crate::cluster::{Delta, Kind, Name, Node, Refusal, Service, ServiceCidr, Slice, Update, kind};
 use crate::metrics::SourceMetrics;
 use notifier::{Changed, Notifier};
 
@@ -53,6 +53,7 @@ struct Objects {
     services: BTreeMap<Name, Service>,
     slices: BTreeMap<Name, Slice>,
     nodes: BTreeMap<Name, Node>,
+    service_cidrs: BTreeMap<Name, ServiceCidr>,
 }
 
 /// What is wrong with one document of a file.
@@ -142,12 +143,13 @@ impl Manifests {
         self.files = Some(files);
         match merged {
             None => true,
-            Some(Objects { services, slices, mut nodes }) => {
+            Some(Objects { services, slices, mut nodes, service_cidrs }) => {
                 nodes.retain(|name, _| *name.name == self.node);
                 let updates = [
                     Update::Node(listed(nodes)),
                     Update::Slices(listed(slices)),
                     Update::Services(listed(services)),
+                    Update::ServiceCidrs(listed(service_cidrs)),
                 ];
                 for update in updates {
                     if self.updates.send(update).await.is_err() {
@@ -262,6 +264,10 @@ fn read_objects(documents: Vec<(usize, Value)>, before: &Objects) -> (Objects, V
                 keep(&mut objects.slices, &before.slices, name, kind::endpoints(object), complain);
             }
             Kind::Node => keep(&mut objects.nodes, &before.nodes, name, kind::node(object), complain),
+            Kind::ServiceCidr => {
+                let read = kind::service_cidr(object);
+                keep(&mut objects.service_cidrs, &before.service_cidrs, name, read, complain);
+            }
         }
     }
     (objects, complaints)

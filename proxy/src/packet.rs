@@ -140,6 +140,7 @@ impl PacketMetrics {
             PacketCounter::Restored => self.restored.clone(),
             PacketCounter::Refused => dropped("refused"),
             PacketCounter::NoLocalBackend => dropped("no_local_endpoint"),
+            PacketCounter::Unallocated => dropped("unallocated_address"),
             PacketCounter::SourceRange => dropped("source_range"),
             PacketCounter::NoPort => dropped("no_port"),
             PacketCounter::NoRoute => dropped("no_route"),

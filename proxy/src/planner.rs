@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::SystemTime;
 
-use plan::{Audience, Forwarding, Frontend, Port, WhenEmpty};
+use plan::{Audience, Forwarding, Frontend, Ground, Port, WhenEmpty};
 
 use crate::cluster::{Cluster, Disregarded, Family, Here, Name, Readiness, Service, Slice, Touched, Update};
 use crate::translate::{Settings, translate};
@@ -137,10 +137,14 @@ impl Planner {
         self.derived.get(&claim.service)?.at(frontend)
     }
 
-    /// Whether an address belongs to services alone.
-    pub fn is_exclusive(&self, address: IpAddr) -> bool {
+    /// Whose an address is where no service has the port.
+    pub fn ground(&self, address: IpAddr) -> Ground {
         let mut frontends = self.claims.range(Frontend::all_at(address)).map(|(frontend, _)| *frontend);
-        frontends.any(|frontend| self.desired(frontend).is_some_and(|service| service.rules.exclusive))
+        if frontends.any(|frontend| self.desired(frontend).is_some_and(|service| service.rules.exclusive)) {
+            return Ground::Services;
+        }
+        let cidrs = self.cluster.service_cidrs().unwrap_or_default();
+        if cidrs.iter().any(|cidr| cidr.contains(&address)) { Ground::Unallocated } else { Ground::Others }
     }
 
     /// Whose rules those of `frontend` are.

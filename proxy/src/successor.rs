@@ -1,8 +1,9 @@
 //! The change from one dataplane to another, of which clients notice nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dataplane::{Dataplane, Deviation, Error, Failure, Inspection, Unsupported};
+use ipnet::IpNet;
 use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Service};
 
 /// A dataplane in whose place another one may still forward: that retires once this one was told everything.
@@ -37,6 +38,10 @@ impl<D: Dataplane, R: FnMut() -> Result<bool, Error> + Send> Dataplane for Succe
         let failures = self.dataplane.apply(changes);
         self.whole |= failures.is_empty();
         failures
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
+        self.dataplane.set_service_cidrs(cidrs)
     }
 
     fn inspect(&mut self) -> Result<Inspection, Error> {

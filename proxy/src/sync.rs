@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use daemon::exit::chain;
 use dataplane::{Dataplane, Error};
+use ipnet::IpNet;
 use plan::{Change, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::sleep_until;
@@ -93,6 +94,8 @@ struct Writer {
     lacking: Option<&'static str>,
     /// How much was last said to be held back.
     held: Held,
+    /// The networks of which it was last said that nothing but services is there.
+    service_cidrs: BTreeSet<IpNet>,
 }
 
 /// Why the thread goes on.
@@ -129,6 +132,7 @@ impl Writer {
             noticed: None,
             lacking: None,
             held: Held::default(),
+            service_cidrs: BTreeSet::new(),
             settings,
         }
     }
@@ -184,8 +188,14 @@ impl Writer {
     }
 
     fn take_in(&mut self, view: &mut View, update: Update) {
+        let is_of_cidrs = matches!(update, Update::ServiceCidrs(_));
+        let before = is_of_cidrs.then(|| view.planner.cluster().service_cidrs());
         for update in self.settings.guard.admit(update, view.planner.cluster()) {
             view.planner.update(update);
+        }
+        // They are no part of the plan, and go to the dataplane with all of it.
+        if before.is_some_and(|before| before != view.planner.cluster().service_cidrs()) {
+            self.pacing.distrust();
         }
     }
 
@@ -382,7 +392,21 @@ impl Writer {
             self.exceptions.note(frontend, support(dataplane, scope, frontend, service), say)
         });
         let changes = plan::diff(&found, &desired, &self.scope);
-        Ok(Written { drifted, ..self.write(view, found, changes) })
+        let written = self.write(view, found, changes);
+        // Services come first: what they have is not to be taken for nobody's.
+        self.keep_service_cidrs(view.planner.cluster())?;
+        Ok(Written { drifted, ..written })
+    }
+
+    fn keep_service_cidrs(&mut self, cluster: &Cluster) -> Result<(), Error> {
+        let Some(cidrs) = cluster.service_cidrs() else { return Ok(()) };
+        self.dataplane.set_service_cidrs(&cidrs)?;
+        if self.service_cidrs != cidrs {
+            let networks: Vec<String> = cidrs.iter().map(ToString::to_string).collect();
+            tracing::info!(networks = networks.join(" "), "cluster addresses come from these networks");
+            self.service_cidrs = cidrs;
+        }
+        Ok(())
     }
 
     fn write(&mut self, view: &mut View, mut applied: Observed, changes: Vec<Change>) -> Written {

@@ -15,6 +15,7 @@ mod events;
 mod node;
 mod object;
 mod resume;
+mod service_cidrs;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -31,6 +32,7 @@ use tokio::time::{sleep, timeout};
 
 use self::object::Object;
 use self::resume::{can_resume, spread, status};
+use self::service_cidrs::ServiceCidrs;
 use crate::clock;
 use crate::cluster::{
     Delta, HEADLESS_LABEL, Kind, Name, Node, PROXY_NAME_LABEL, Refusal, Slice, Update, kind,
@@ -62,6 +64,7 @@ pub(crate) struct Watch {
     services: Follower<crate::cluster::Service>,
     endpoints: Endpoints,
     node: Follower<Node>,
+    service_cidrs: ServiceCidrs,
     publisher: Publisher,
     updates: mpsc::Sender<Update>,
 }
@@ -102,13 +105,15 @@ impl Watch {
         let old = Follower::new(old_client, following, kind::endpoints, Update::Slices);
         let (node_client, following) = follower(Kind::Node)?;
         let node = node.follower(node_client, following);
+        let (cidr_client, following) = follower(Kind::ServiceCidr)?;
+        let service_cidrs = ServiceCidrs::new(cidr_client, following);
         let endpoints = Endpoints { client, slices, old };
-        Ok(Self { services, endpoints, node, publisher, updates: listeners.updates.clone() })
+        Ok(Self { services, endpoints, node, service_cidrs, publisher, updates: listeners.updates.clone() })
     }
 
     /// Follows the cluster until nobody listens any more.
     pub(crate) async fn run(self) {
-        let Self { mut services, mut endpoints, mut node, publisher, updates } = self;
+        let Self { mut services, mut endpoints, mut node, mut service_cidrs, publisher, updates } = self;
         let services = async { while services.follow().await == Ended::Broken {} };
         let node = async { while node.follow().await == Ended::Broken {} };
         let patience = async {
@@ -117,7 +122,8 @@ impl Watch {
             drop(updates.send(Update::NodeUnknown).await);
             drop(updates);
         };
-        let followed = async { tokio::join!(services, endpoints.follow(), node, patience) };
+        let followed =
+            async { tokio::join!(services, endpoints.follow(), node, service_cidrs.follow(), patience) };
         tokio::select! {
             _ = followed => {}
             // The followers leave notices themselves: this is never the first to end.
@@ -353,9 +359,10 @@ impl<T> Follower<T> {
             Some(status) => {
                 let asked = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
                 let reason = format!("{} {}: {}", status.code, status.reason, status.message);
-                // Without the right to see it, the node is asked for now and then.
-                let barred = self.following.kind == Kind::Node && status.code == 403;
-                if barred {
+                // Without the right to see them, the node and networks are asked for now and then.
+                let barred =
+                    matches!(self.following.kind, Kind::Node | Kind::ServiceCidr) && status.code == 403;
+                if barred && self.following.kind == Kind::Node {
                     // Where nobody listens any more, this ends by itself.
                     drop(self.following.listeners.updates.send(Update::NodeUnknown).await);
                 }

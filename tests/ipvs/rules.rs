@@ -32,6 +32,13 @@ impl Family {
         text.parse().unwrap()
     }
 
+    const fn bits(self) -> u8 {
+        match self {
+            Self::V4 => 32,
+            Self::V6 => 128,
+        }
+    }
+
     fn frontend(self, port: u16, protocol: Protocol) -> Frontend {
         Frontend::new(self.address(254, 1), Port::new(port).unwrap(), protocol)
     }
@@ -143,6 +150,56 @@ fn who_is_not_to_be_served_is_dropped_or_refused() {
         assert!(ipvs.apply(&[comes]).is_empty());
         assert_eq!(ask(&site.client, tcp).name, "two");
     }
+}
+
+#[test]
+fn what_no_service_has_of_the_addresses_that_are_theirs_goes_nowhere() {
+    let site = Site::new();
+    let mut ipvs = site.open();
+    let set = |ipvs: &mut Ipvs, cidrs: &[&str]| {
+        ipvs.set_service_cidrs(&cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect()).unwrap();
+    };
+    let at = |family: Family, number, port| {
+        Frontend::new(family.address(253, number), Port::new(port).unwrap(), Protocol::Tcp)
+    };
+    // Somebody answers there, behind the director, which would be told apart from silence.
+    for family in FAMILIES {
+        let (unallocated, by) = (family.address(253, 9), family.address(2, 11));
+        site.servers[0].address("lo", &format!("{unallocated}/{}", family.bits())).unwrap();
+        site.tool("ip", &["route", "add", &unallocated.to_string(), "via", &by.to_string()]);
+        serve(&mut ipvs, at(family, 1, 443), &family.service(Rules::default(), &["two"]));
+    }
+    let ask_all = |reached: bool| {
+        let ask_one = |place: &Namespace, family: Family| {
+            if reached {
+                assert_eq!(ask(place, at(family, 9, 6443)).name, "one");
+            } else {
+                assert_dropped(place, at(family, 9, 6443));
+            }
+            assert_eq!(ask(place, at(family, 1, 443)).name, "two", "a service has it");
+        };
+        // All at once: silence takes its time.
+        std::thread::scope(|scope| {
+            for place in [&site.client, &site.pod, &site.director] {
+                for family in FAMILIES {
+                    scope.spawn(move || ask_one(place, family));
+                }
+            }
+        });
+    };
+    ask_all(true);
+    // One within another, as while a cluster is given a greater one.
+    set(&mut ipvs, &["10.253.0.0/24", "10.253.0.0/16", "fd00:253::/112"]);
+    ask_all(false);
+    site.tool("nft", &["flush", "ruleset"]);
+    assert!(site.on_director(|| ipvs.inspect()).unwrap().entries_differ);
+    ipvs.observe().unwrap();
+    ask_all(false);
+    drop(ipvs);
+    let mut ipvs = site.open();
+    ask_all(false);
+    set(&mut ipvs, &["10.252.0.0/16"]);
+    ask_all(true);
 }
 
 #[test]

@@ -20,12 +20,12 @@ fn pins_that_are_removed_come_back_and_forwarding_does_not_pause() {
         serve(&mut ebpf, frontend(SERVICE), &[server.address()]);
         assert_eq!(ebpf.inspect().unwrap(), Inspection::default(), "nothing is missing");
         for (victim, count) in [
-            ("v3/links/connect4", 1),
-            ("v3/maps/SERVICES", 1),
-            ("v3/maps/ORIGINS", 1),
-            ("v3/links", 10),
-            ("v3/maps", 17),
-            ("", 27),
+            ("v4/links/connect4", 1),
+            ("v4/maps/SERVICES", 1),
+            ("v4/maps/ORIGINS", 1),
+            ("v4/links", 10),
+            ("v4/maps", 18),
+            ("", 28),
         ] {
             let victim = node.state().join(victim);
             if victim.is_dir() { fs::remove_dir_all(&victim) } else { fs::remove_file(&victim) }.unwrap();
@@ -81,10 +81,10 @@ struct Somebody(Ebpf);
 impl Somebody {
     fn new(node: &Node) -> Self {
         let elsewhere = node.state().with_file_name("elsewhere");
-        fs::create_dir_all(elsewhere.join("v3/maps")).unwrap();
-        for pin in fs::read_dir(node.state().join("v3/maps")).unwrap() {
+        fs::create_dir_all(elsewhere.join("v4/maps")).unwrap();
+        for pin in fs::read_dir(node.state().join("v4/maps")).unwrap() {
             let pin = pin.unwrap();
-            fs::hard_link(pin.path(), elsewhere.join("v3/maps").join(pin.file_name())).unwrap();
+            fs::hard_link(pin.path(), elsewhere.join("v4/maps").join(pin.file_name())).unwrap();
         }
         Self(Ebpf::open(&Settings { bpf_fs: elsewhere, ..node.settings() }).unwrap())
     }

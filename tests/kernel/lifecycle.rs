@@ -112,7 +112,7 @@ fn another_version_forwards_until_this_one_knows_everything() {
         serve(&mut node.open(), frontend(SERVICE), &[server.address()]);
         let mut held = connect(FRONTEND).unwrap();
         assert_eq!(greeting(&mut held).unwrap(), server.address());
-        let (old, new) = (node.state().join("v2"), node.state().join("v3"));
+        let (old, new) = (node.state().join("v3"), node.state().join("v4"));
         std::fs::rename(&new, &old).unwrap();
 
         let mut next = node.open();

@@ -8,7 +8,7 @@ mod scenarios;
 mod served;
 mod untouched;
 
-use dataplane::{Ebpf, PacketSettings, Trial};
+use dataplane::{Dataplane, Ebpf, PacketSettings, Trial};
 use plan::{Rules, WhenEmpty};
 use tests::Namespace;
 
@@ -27,6 +27,12 @@ const POD6: &str = "[fd00:1::1]:8080";
 /// Nobody serves there.
 const EMPTY: &str = "10.254.0.2:80";
 const EMPTY6: &str = "[fd00:254::2]:80";
+/// Cluster addresses come from there, and no service has most of them.
+const SERVICE_CIDRS: [&str; 2] = ["10.253.0.0/24", "fd00:253::/112"];
+/// One that a service has.
+const ALLOCATED: &str = "10.253.0.1:80";
+/// One that the node has.
+const OWN: &str = "10.253.0.254:80";
 /// Packets from outside alone are served there.
 const OUTSIDE: &str = "10.254.0.6:80";
 /// Nobody serves there on this node.
@@ -54,8 +60,11 @@ impl Router {
             ("eth0", ["172.16.60.241/24", "fd60::241/64"]),
             ("eth1", ["10.1.0.254/24", "fd00:1::254/64"]),
             ("eth2", ["10.2.0.254/24", "fd00:2::254/64"]),
+            ("eth2", ["10.253.0.254/32", "fd00:253::254/128"]),
         ] {
-            namespace.cable(interface, &neighbours, interface).unwrap();
+            if !addresses[0].ends_with("/32") {
+                namespace.cable(interface, &neighbours, interface).unwrap();
+            }
             for address in addresses {
                 namespace.address(interface, address).unwrap();
             }
@@ -92,7 +101,11 @@ impl Router {
 /// A router with the services of the tables.
 fn router() -> Router {
     let mut router = Router::new("packets", PacketSettings::default());
-    router.node.namespace().ip(&["route", "add", "unreachable", "10.99.0.0/24"]).unwrap();
+    let namespace = router.node.namespace();
+    namespace.ip(&["route", "add", "unreachable", "10.99.0.0/24"]).unwrap();
+    for (network, by) in [("10.253.0.0/16", "172.16.60.10"), ("fd00:253::/64", "fd60::10")] {
+        namespace.ip(&["route", "add", network, "via", by]).unwrap();
+    }
     let ebpf = &mut router.ebpf;
     for (service, pod) in [
         (WEB, POD),
@@ -100,6 +113,7 @@ fn router() -> Router {
         (LOST, "10.99.0.1:8080"),
         (NARROW, "10.2.0.1:8080"),
         (NARROW6, "[fd00:2::1]:8080"),
+        (ALLOCATED, POD),
     ] {
         for protocol in ["tcp", "udp"] {
             serve(ebpf, frontend(&format!("{protocol} {service}")), &[pod.parse().unwrap()]);
@@ -108,6 +122,7 @@ fn router() -> Router {
     for protocol in ["tcp", "udp"] {
         serve(ebpf, frontend(&format!("{protocol} {OUTSIDE}")).for_outside(), &[POD.parse().unwrap()]);
     }
+    ebpf.set_service_cidrs(&SERVICE_CIDRS.iter().map(|cidr| cidr.parse().unwrap()).collect()).unwrap();
     let silent = Rules { when_empty: WhenEmpty::Drop, ..Rules::default() };
     for protocol in ["tcp", "udp"] {
         for (service, rules) in
@@ -175,4 +190,5 @@ fn frames_become_what_the_tables_say() {
     errors::a_forged_error_passes_untouched(&router);
     answered::a_sender_is_told_of_what_goes_nowhere(&router);
     answered::a_sender_is_told_of_what_goes_no_further(&router);
+    answered::nobody_is_told_of_addresses_that_no_service_has(&router);
 }

@@ -5,15 +5,51 @@ use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use dataplane::Dataplane;
 use plan::{Affinity, AffinityGroup, Change, Rules, Scheduler, WhenEmpty};
 use tests::Namespace;
 
 use crate::balance::peer_in_the_kernel;
 use crate::node::{Node, apply, backend, frontend, serve, serve_by};
-use crate::server::{PATIENCE, connect};
+use crate::server::{PATIENCE, TcpServer, connect};
 
 const FRONTEND: &str = "10.254.0.1:80";
 const SERVICE: &str = "udp 10.254.0.1:80";
+
+/// Other than behind kube-proxy it need not wait for the silence, and is not told that somebody is there.
+#[test]
+fn who_asks_for_an_address_that_no_service_has_is_told_of_the_silence_at_once() {
+    let node = Node::new("unallocated");
+    let mut ebpf = node.open();
+    let server = node.run(|| TcpServer::start("127.0.0.2:0"));
+    serve(&mut ebpf, frontend("tcp 10.254.0.1:80"), &[server.address()]);
+    let set = |ebpf: &mut dyn Dataplane, cidrs: &[&str]| {
+        let cidrs = cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect();
+        ebpf.set_service_cidrs(&cidrs).unwrap();
+    };
+    let kinds = || {
+        node.run(|| {
+            [("10.254.0.9:80", "0.0.0.0:0"), ("[fd00:254::9]:80", "[::]:0")].map(|(named, own)| {
+                let socket = UdpSocket::bind(own).unwrap();
+                let tcp = connect(named).unwrap_err().kind();
+                (tcp, socket.send_to(b"who?", named).unwrap_err().kind())
+            })
+        })
+    };
+    let told = (ErrorKind::TimedOut, ErrorKind::TimedOut);
+    let passed = kinds();
+    assert!(!passed.contains(&told), "nothing is known of it: {passed:?}");
+    set(&mut ebpf, &["10.254.0.0/16", "fd00:254::/112"]);
+    assert_eq!(kinds(), [told; 2]);
+    assert!(node.run(|| connect(FRONTEND)).is_ok(), "a service has it");
+    set(&mut ebpf, &["10.253.0.0/16", "fd00:254::/112"]);
+    assert_eq!(kinds(), [passed[0], told], "others are known anew, the rest stays");
+    drop(ebpf);
+    let mut ebpf = node.open();
+    assert_eq!(kinds(), [passed[0], told], "the next process adopts it");
+    set(&mut ebpf, &[]);
+    assert_eq!(kinds(), passed);
+}
 
 #[test]
 fn where_the_backends_are_elsewhere_a_client_is_told_of_the_silence_at_once() {

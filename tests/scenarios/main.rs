@@ -9,5 +9,6 @@ mod forwarding;
 mod health_checks;
 mod node;
 mod planned;
+mod service_cidrs;
 mod stub;
 mod sync;

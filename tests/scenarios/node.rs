@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dataplane::{Dataplane, Deviation, Failure, Memory, Unsupported};
+use ipnet::IpNet;
 use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Protocol, Service};
 use proxy::config::{Access, Config, Source};
 use tempfile::TempDir;
@@ -138,6 +139,13 @@ impl Node {
         self.recorder.lock().changes.clone()
     }
 
+    /// Waits until these are the networks that cluster addresses come from.
+    pub(crate) fn keeps_service_cidrs(&self, cidrs: &[&str]) -> Result<()> {
+        let wanted: BTreeSet<IpNet> = cidrs.iter().map(|cidr| cidr.parse().expect("a network")).collect();
+        let what = format!("cluster addresses come from {cidrs:?}");
+        wait::until(&what, SOON, || *self.recorder.lock().memory.service_cidrs() == wanted)
+    }
+
     /// Lets every write fail, or no more.
     pub(crate) fn fails(&self, fails: bool) {
         self.recorder.lock().fails = fails;
@@ -232,6 +240,10 @@ impl Dataplane for Recorder {
         }
         recorded.changes.extend_from_slice(changes);
         recorded.memory.apply(changes)
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> std::result::Result<(), dataplane::Error> {
+        self.lock().memory.set_service_cidrs(cidrs)
     }
 }
 

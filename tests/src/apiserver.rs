@@ -63,7 +63,7 @@ use watch::End;
 /// Which generation of the API is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Release {
-    /// As 1.19 and 1.20: no discovery.k8s.io/v1, no field selector for `spec.clusterIP`, and events about Nodes in
+    /// As 1.19 and 1.20: no discovery.k8s.io/v1, no `ServiceCIDR`s, no field selector for `spec.clusterIP`, and events about Nodes in
     /// `kube-system` alone.
     Old,
     /// As of today.
@@ -78,16 +78,20 @@ impl Release {
         }
     }
 
+    const fn has_service_cidrs(self) -> bool {
+        self.has_slices()
+    }
+
     /// The fields that can be selected by, beside name and namespace.
     const fn fields(self, resource: Resource) -> &'static [&'static str] {
         match (self, resource) {
             (Self::Current, Resource::Services) => &["spec.clusterIP", "spec.type"],
             (Self::Current | Self::Old, Resource::Nodes) => &["spec.unschedulable"],
-            (Self::Current, Resource::Endpoints | Resource::EndpointSlices | Resource::Events)
-            | (
-                Self::Old,
-                Resource::Services | Resource::Endpoints | Resource::EndpointSlices | Resource::Events,
-            ) => &[],
+            (
+                Self::Current | Self::Old,
+                Resource::Endpoints | Resource::EndpointSlices | Resource::ServiceCidrs | Resource::Events,
+            )
+            | (Self::Old, Resource::Services) => &[],
         }
     }
 }

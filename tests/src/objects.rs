@@ -75,6 +75,15 @@ pub fn node(name: &str, address: &str) -> Object {
     Object { value, ports: "" }
 }
 
+/// A `ServiceCIDR` with these networks.
+pub fn service_cidr(name: &str, cidrs: &[&str]) -> Object {
+    let value = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": name},
+        "spec": {"cidrs": cidrs},
+    });
+    Object { value, ports: "" }
+}
+
 impl Endpoint {
     /// One that is ready.
     pub fn ready(address: &'static str) -> Self {

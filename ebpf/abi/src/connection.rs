@@ -265,6 +265,8 @@ pub enum Counter {
     Refused,
     /// Dropped: the service has backends, but none that its traffic policy lets this client have.
     NoLocalBackend,
+    /// Dropped: no service has the address, and it is one that cluster addresses come from.
+    Unallocated,
     /// Dropped: the client is outside of the service's source ranges.
     SourceRange,
     /// Dropped: no port was free, or no address there, to stand for the client.
@@ -292,6 +294,7 @@ impl Counter {
         Self::Restored,
         Self::Refused,
         Self::NoLocalBackend,
+        Self::Unallocated,
         Self::SourceRange,
         Self::NoPort,
         Self::NoRoute,

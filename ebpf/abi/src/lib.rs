@@ -4,6 +4,7 @@
 //! |---|---|---|---|---|
 //! | [`SERVICES`] | hash | [`ServiceKey`] | [`Service`] | dataplane |
 //! | [`EXCLUSIVE`] | hash | [`Address`] | [`u32`], always 1 | dataplane |
+//! | [`SERVICE_CIDRS`] | longest-prefix match | [`Address`] | [`u32`], always 1 | dataplane |
 //! | [`SLOTS`] | hash | [`SlotKey`] | [`BackendId`] | dataplane |
 //! | [`BACKENDS`] | hash | [`BackendId`] | [`Backend`] | dataplane |
 //! | [`MEMBERS`] | hash | [`MemberKey`] | [`BackendId`] | dataplane |
@@ -60,7 +61,7 @@ pub use service::{
 pub use tally::{Tallied, Tally};
 
 /// Version of everything in this crate. State pinned by another version is not read.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 /// A map: what the kernel calls it and how many entries it holds at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub struct Table {
 pub const SERVICES: Table = Table { name: "SERVICES", capacity: 65_536 };
 /// Addresses that belong to services alone: what none of them serves is refused.
 pub const EXCLUSIVE: Table = Table { name: "EXCLUSIVE", capacity: SERVICES.capacity };
+/// The networks that cluster addresses come from: what is for no service there goes nowhere.
+pub const SERVICE_CIDRS: Table = Table { name: "SERVICE_CIDRS", capacity: 1024 };
 /// The backends of each service, numbered from 0 without gaps.
 pub const SLOTS: Table = Table { name: "SLOTS", capacity: 262_144 };
 /// Backends.
@@ -125,9 +128,10 @@ pub const COUNTERS: Table = Table { name: "COUNTERS", capacity: Counter::COUNT }
 pub const PACKET_TABLES: [Table; 6] = [CONNECTIONS, FRAGMENTS, INTERFACES, PODS, NODE, COUNTERS];
 
 /// Every map of the programs at the socket.
-pub const TABLES: [Table; 17] = [
+pub const TABLES: [Table; 18] = [
     SERVICES,
     EXCLUSIVE,
+    SERVICE_CIDRS,
     SLOTS,
     BACKENDS,
     MEMBERS,

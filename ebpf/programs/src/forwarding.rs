@@ -14,6 +14,8 @@ pub trait Tables {
     fn service(&self, key: &ServiceKey) -> Option<Service>;
     /// Whether an address belongs to services alone.
     fn is_exclusive(&self, address: &Address) -> bool;
+    /// Whether an address is one that cluster addresses come from.
+    fn is_in_service_cidr(&self, address: &Address) -> bool;
     /// Who holds a slot.
     fn slot(&self, key: &SlotKey) -> Option<BackendId>;
     /// An endpoint.
@@ -93,7 +95,7 @@ pub enum Verdict {
     Forward(Backend),
     /// A service without backends, or none at an address of services: the application is told so at once.
     Refuse,
-    /// A service whose backends are all elsewhere: nobody answers.
+    /// A service whose backends are all elsewhere, or a cluster address that no service has: nobody answers.
     Drop,
 }
 
@@ -321,7 +323,13 @@ fn hold(tables: &impl Tables, socket: Cookie, service: Service, id: BackendId) {
 /// What the client of what is no service is told.
 #[inline(always)]
 fn unserved(tables: &impl Tables, frontend: &ServiceKey) -> Verdict {
-    if tables.is_exclusive(&frontend.address) { Verdict::Refuse } else { Verdict::Pass }
+    if tables.is_exclusive(&frontend.address) {
+        Verdict::Refuse
+    } else if tables.is_in_service_cidr(&frontend.address) {
+        Verdict::Drop
+    } else {
+        Verdict::Pass
+    }
 }
 
 /// What the client of a service without backends is told.

@@ -24,6 +24,9 @@ static SERVICES: HashMap<ServiceKey, Service> =
 static EXCLUSIVE: HashMap<Address, u32> =
     HashMap::with_max_entries(ebpf_abi::EXCLUSIVE.capacity, BPF_F_NO_PREALLOC);
 #[map]
+static SERVICE_CIDRS: LpmTrie<Address, u32> =
+    LpmTrie::with_max_entries(ebpf_abi::SERVICE_CIDRS.capacity, BPF_F_NO_PREALLOC);
+#[map]
 static SLOTS: HashMap<SlotKey, BackendId> =
     HashMap::with_max_entries(ebpf_abi::SLOTS.capacity, BPF_F_NO_PREALLOC);
 #[map]
@@ -80,6 +83,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn is_exclusive(&self, address: &Address) -> bool {
         EXCLUSIVE.get_ptr(address).is_some()
+    }
+
+    #[inline(always)]
+    fn is_in_service_cidr(&self, address: &Address) -> bool {
+        SERVICE_CIDRS.get(Key::new(128, *address)).is_some()
     }
 
     #[inline(always)]

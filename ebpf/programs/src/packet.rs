@@ -146,6 +146,7 @@ fn carry_out(tables: &Kernel<'_>, work: &Work, verdict: Verdict, incoming: bool)
         Verdict::TooBig => answer(*tables, work, Counter::TooBig, Error::TooBig),
         Verdict::HopLimit => answer(*tables, work, Counter::HopLimit, Error::HopLimit),
         Verdict::NoLocalBackend => drop(tables, Counter::NoLocalBackend),
+        Verdict::Unallocated => drop(tables, Counter::Unallocated),
         Verdict::SourceRange => drop(tables, Counter::SourceRange),
         Verdict::NoPort => drop(tables, Counter::NoPort),
         Verdict::NoRoute => drop(tables, Counter::NoRoute),

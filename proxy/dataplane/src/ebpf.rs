@@ -16,6 +16,7 @@ mod namespaces;
 mod packet;
 mod pins;
 mod pod;
+mod prefixes;
 mod repair;
 #[cfg(test)]
 mod simulation;
@@ -24,8 +25,10 @@ mod stale_sockets;
 mod tallies;
 mod write;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use plan::{Change, Frontend, Observed, Protocol, Scheduler, Service, Weight};
 
 pub use self::live::LiveServices;
@@ -38,6 +41,7 @@ use self::packet::Packets;
 pub use self::packet::Trial;
 pub use self::packet::{PacketCounters, PacketForwarding, PacketRun, PacketSettings, PacketTiming};
 use self::pins::Pins;
+use self::prefixes::Prefixes;
 use self::stale_sockets::StaleSockets;
 pub use self::tallies::{ServiceCount, ServiceCounters};
 use self::write::Write;
@@ -76,6 +80,7 @@ impl Default for Capacity {
 #[derive(Debug)]
 pub struct Ebpf {
     maps: Maps,
+    service_cidrs: Prefixes,
     mirror: Mirror,
     /// A write failed halfway: the mirror must be made anew before it is used.
     stale: bool,
@@ -110,11 +115,13 @@ impl Ebpf {
         let pins = Pins::own(&settings.bpf_fs)?;
         let mut object = load::open(&pins, capacity)?;
         let maps = Maps::take(&mut object)?;
+        let service_cidrs = Prefixes::take(&mut object, ebpf_abi::SERVICE_CIDRS)?;
         let attached = Attached::attach(object, &pins, &settings.cgroup)?;
         let identifiers = maps::identifiers(&pins)?;
         let stale_sockets = StaleSockets::start(&pins)?;
         let mut ebpf = Self {
             maps,
+            service_cidrs,
             mirror: Mirror::default(),
             stale: true,
             attached,
@@ -262,6 +269,10 @@ impl Dataplane for Ebpf {
             self.stale_sockets.search();
         }
         failures
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
+        self.service_cidrs.set(cidrs)
     }
 
     fn inspect(&mut self) -> Result<Inspection, Error> {

@@ -33,6 +33,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use nix::errno::Errno;
 use plan::{
     Audience, Backend, Change, Frontend, Observed, ObservedBackend, Rules, Scheduler, Service, Weight,
@@ -74,6 +75,8 @@ pub struct Ipvs {
     drain_deadline: Duration,
     table: Table,
     served: Served,
+    /// The networks that cluster addresses come from; `None` leaves what the table says of them.
+    service_cidrs: Option<BTreeSet<IpNet>>,
     /// Something was refused or lost: what is served must be read anew before it is changed.
     stale: bool,
     /// Schedulers that this kernel was found to lack.
@@ -144,6 +147,7 @@ impl Ipvs {
             drain_deadline: settings.drain_deadline,
             table,
             served: Served::default(),
+            service_cidrs: None,
             stale: true,
             absent: BTreeSet::new(),
             inspected: None,
@@ -356,6 +360,14 @@ impl Dataplane for Ipvs {
         let observed = self.read()?;
         self.stale = false;
         Ok(observed)
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
+        if self.service_cidrs.as_ref() == Some(cidrs) {
+            return Ok(());
+        }
+        self.service_cidrs = Some(cidrs.clone());
+        self.observe().map(drop)
     }
 
     fn recount(&mut self, frontend: Frontend) -> Result<Option<BTreeMap<Backend, ObservedBackend>>, Error> {

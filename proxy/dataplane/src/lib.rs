@@ -24,8 +24,9 @@ pub use ipvs::{Ipvs, IpvsSettings, IpvsTraffic, Load, Surroundings, Timeouts, Tr
 pub use kernel::default_cgroup;
 pub use memory::Memory;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
+use ipnet::IpNet;
 use plan::{Backend, Change, Frontend, Observed, ObservedBackend, Service};
 
 /// Something that forwards as told: the kernel through eBPF, or a value in memory for tests.
@@ -49,6 +50,10 @@ pub trait Dataplane: Send {
     /// Carries out `changes` in order as far as it can, and says which failed. Progress is promised and completion is
     /// not: after a failure the caller observes and tries again. Its cost grows with the changes alone.
     fn apply(&mut self, changes: &[Change]) -> Vec<Failure>;
+
+    /// Makes these, and no others, the networks that cluster addresses come from (`ServiceCIDR`): what is for no service there
+    /// goes nowhere. Also puts back what somebody else took away.
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error>;
 
     /// Looks whether somebody else took away what this dataplane needs, and puts it back. To be called about once a second:
     /// its cost does not grow with what is forwarded. A dataplane whose state is all in what it observes finds nothing.

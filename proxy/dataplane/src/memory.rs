@@ -1,5 +1,8 @@
 //! The plan as its own kernel.
 
+use std::collections::BTreeSet;
+
+use ipnet::IpNet;
 use plan::{Backend, Change, Frontend, Observed, Service};
 
 use crate::{Dataplane, Deviation, Error, Failure, Unsupported};
@@ -19,9 +22,15 @@ use crate::{Dataplane, Deviation, Error, Failure, Unsupported};
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     observed: Observed,
+    service_cidrs: BTreeSet<IpNet>,
 }
 
 impl Memory {
+    /// The networks that cluster addresses come from.
+    pub const fn service_cidrs(&self) -> &BTreeSet<IpNet> {
+        &self.service_cidrs
+    }
+
     /// Pretends that `count` connections to a backend are carried; without effect on a backend that is not there.
     pub fn set_connections(&mut self, frontend: Frontend, backend: Backend, count: u64) {
         let service = self.observed.services.get_mut(&frontend);
@@ -46,6 +55,11 @@ impl Dataplane for Memory {
         }
         Vec::new()
     }
+
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
+        self.service_cidrs.clone_from(cidrs);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +83,10 @@ mod tests {
 
         fn apply(&mut self, changes: &[Change]) -> Vec<Failure> {
             self.0.lock().unwrap().apply(changes)
+        }
+
+        fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
+            self.0.lock().unwrap().set_service_cidrs(cidrs)
         }
     }
 

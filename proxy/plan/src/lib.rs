@@ -35,4 +35,4 @@ pub use observed::{Observed, ObservedBackend, ObservedService};
 pub use rules::{Affinity, AffinityGroup, Masquerade, Rules, Scheduler, WhenEmpty};
 pub use scope::Scope;
 pub use service::Service;
-pub use trace::{Packet, Source, Verdict, matching, trace, verdict};
+pub use trace::{Ground, Packet, Source, Verdict, matching, trace, verdict};

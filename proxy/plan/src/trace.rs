@@ -52,20 +52,31 @@ pub enum Verdict<'plan> {
 /// Interprets the plan for one packet.
 pub fn trace(forwarding: &Forwarding, packet: Packet) -> Verdict<'_> {
     let met = matching(|frontend| forwarding.get(&frontend), packet);
-    let is_exclusive = || {
+    let ground = || {
         let mut others = forwarding.range(Frontend::all_at(packet.destination));
-        others.any(|(_, service)| service.rules.exclusive)
+        if others.any(|(_, service)| service.rules.exclusive) { Ground::Services } else { Ground::Others }
     };
-    verdict(met.map(|(_, service)| service), is_exclusive, packet)
+    verdict(met.map(|(_, service)| service), ground, packet)
 }
 
-/// What becomes of a packet that meets this service, or none; then it matters whether its destination belongs to services
-/// alone ([`Rules::exclusive`](crate::Rules::exclusive)).
-pub fn verdict(met: Option<&Service>, is_exclusive: impl FnOnce() -> bool, packet: Packet) -> Verdict<'_> {
-    match met {
-        Some(service) => service.verdict(packet),
-        None if is_exclusive() => Verdict::Refuse,
-        None => Verdict::Pass,
+/// Whose an address is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ground {
+    /// It belongs to services alone ([`Rules::exclusive`](crate::Rules::exclusive)).
+    Services,
+    /// Cluster addresses come from there (`ServiceCIDR`), and no service has it.
+    Unallocated,
+    /// Nothing is known of it.
+    Others,
+}
+
+/// What becomes of a packet that meets this service, or none; then it matters whose its destination is.
+pub fn verdict(met: Option<&Service>, ground: impl FnOnce() -> Ground, packet: Packet) -> Verdict<'_> {
+    match met.ok_or_else(ground) {
+        Ok(service) => service.verdict(packet),
+        Err(Ground::Services) => Verdict::Refuse,
+        Err(Ground::Unallocated) => Verdict::Drop,
+        Err(Ground::Others) => Verdict::Pass,
     }
 }
 

@@ -5,7 +5,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::{Name, Node, Refusal, Service, Slice, node};
+use super::{Name, Node, Refusal, Service, ServiceCidr, Slice, node, service_cidr};
 
 /// A kind of API object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,11 +18,14 @@ pub enum Kind {
     Endpoints,
     /// `v1` Node, of which only this one matters.
     Node,
+    /// `networking.k8s.io/v1` `ServiceCIDR`, where there are any.
+    ServiceCidr,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 4] = [Self::Service, Self::EndpointSlice, Self::Endpoints, Self::Node];
+    pub const ALL: [Self; 5] =
+        [Self::Service, Self::EndpointSlice, Self::Endpoints, Self::Node, Self::ServiceCidr];
 
     /// The kind's name.
     pub const fn name(self) -> &'static str {
@@ -31,6 +34,7 @@ impl Kind {
             Self::EndpointSlice => "EndpointSlice",
             Self::Endpoints => "Endpoints",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         }
     }
 
@@ -41,6 +45,7 @@ impl Kind {
             Self::EndpointSlice => "endpointslices",
             Self::Endpoints => "endpoints",
             Self::Node => "nodes",
+            Self::ServiceCidr => "servicecidrs",
         }
     }
 
@@ -49,6 +54,7 @@ impl Kind {
         match self {
             Self::Service | Self::Endpoints | Self::Node => "",
             Self::EndpointSlice => "discovery.k8s.io",
+            Self::ServiceCidr => "networking.k8s.io",
         }
     }
 
@@ -57,6 +63,7 @@ impl Kind {
         match self {
             Self::Service | Self::Endpoints | Self::Node => "v1",
             Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::ServiceCidr => "networking.k8s.io/v1",
         }
     }
 
@@ -92,6 +99,11 @@ pub fn endpoints(object: Value) -> Result<Option<Slice>, Refusal> {
 /// Reads a Node.
 pub fn node(object: Value) -> Result<Option<Node>, Refusal> {
     node::read(object)
+}
+
+/// Reads a `ServiceCIDR`.
+pub fn service_cidr(object: Value) -> Result<Option<ServiceCidr>, Refusal> {
+    service_cidr::read(object)
 }
 
 pub(super) fn decoded<T: DeserializeOwned>(kind: Kind, object: Value) -> Result<T, Refusal> {

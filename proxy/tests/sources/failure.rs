@@ -1,11 +1,13 @@
 //! A kernel that does not do as it is told.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dataplane::{Dataplane, Deviation, Error, Failure, Unsupported};
+use ipnet::IpNet;
 use plan::{Change, Frontend, Observed, Service};
 use proxy::config::{Config, Source};
 use tokio::sync::watch;
@@ -55,6 +57,10 @@ impl Dataplane for Unruly {
         assert!(failures.is_empty());
         let error = || Error::Full { map: "backends", capacity: 1 };
         refused.into_iter().map(|change| Failure { change: change.clone(), error: error() }).collect()
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
+        self.window.set_service_cidrs(cidrs)
     }
 }
 

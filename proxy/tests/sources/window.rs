@@ -1,10 +1,12 @@
 //! A dataplane that a test can look into.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use daemon::exit;
 use dataplane::{Dataplane, Deviation, Error, Failure, Memory, Unsupported};
+use ipnet::IpNet;
 use plan::{Change, Forwarding, Frontend, Observed, Port, Protocol};
 use proxy::config::{Config, Source};
 use tokio::sync::{oneshot, watch};
@@ -68,6 +70,10 @@ impl Dataplane for Window {
         let failures = self.memory.lock().unwrap().apply(changes);
         self.changes.send_modify(|all| all.extend_from_slice(changes));
         failures
+    }
+
+    fn set_service_cidrs(&mut self, cidrs: &BTreeSet<IpNet>) -> Result<(), Error> {
+        self.memory.lock().unwrap().set_service_cidrs(cidrs)
     }
 }
 

@@ -1,9 +1,9 @@
 //! What its sender is told of, and what nobody is.
 
-use super::frame::{ACK, FIN, Frame, NODE, Problem, RST, SENDER, UDP};
+use super::frame::{ACK, FIN, Frame, NODE, Problem, RST, SENDER, SYN, TCP, UDP};
 use super::{
-    ELSEWHERE, EMPTY, EMPTY6, LOST, NARROW, NARROW6, POD, POD6, Router, SEND, WEB, WEB6, check, dropped,
-    get_under_way,
+    ALLOCATED, ELSEWHERE, EMPTY, EMPTY6, LOST, NARROW, NARROW6, OWN, POD, POD6, Router, SEND, WEB, WEB6,
+    check, dropped, get_under_way, passes,
 };
 
 pub(super) fn a_sender_is_told_of_what_goes_nowhere(router: &Router) {
@@ -92,5 +92,27 @@ pub(super) fn a_sender_is_told_of_what_goes_no_further(router: &Router) {
         get_under_way(router, UDP, (client, service, pod));
         get_under_way(router, UDP, (client, narrow, beyond));
         check(router, rows());
+    }
+}
+
+pub(super) fn nobody_is_told_of_addresses_that_no_service_has(router: &Router) {
+    for protocol in [TCP, UDP] {
+        for flags in [SYN, ACK] {
+            let to = |address| Frame::new(protocol, "172.16.60.10:5008", address).with(|it| it.flags = flags);
+            let to6 = |address| Frame::new(protocol, "[fd60::10]:5008", address).with(|it| it.flags = flags);
+            let served = to(ALLOCATED);
+            let becomes = served.forwarded("172.16.60.10:5008", POD).bytes();
+            let mut rows = vec![
+                dropped("nobody's", to("10.253.0.9:80").bytes()),
+                dropped("nobody's of IPv6", to6("[fd00:253::9]:80").bytes()),
+                passes("the node's own", to(OWN).bytes()),
+                passes("one of another network", to("10.253.1.9:80").bytes()),
+                passes("one of another network of IPv6", to6("[fd00:253::1:9]:80").bytes()),
+            ];
+            if flags == SYN {
+                rows.push(("a service's", served.bytes(), SEND, becomes));
+            }
+            check(router, rows);
+        }
     }
 }

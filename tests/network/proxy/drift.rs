@@ -19,7 +19,7 @@ fn pins_that_are_removed_are_back_within_two_seconds() -> Result<()> {
     let node = Node::with_pods()?;
     manifests(&node, &PODS)?;
     let _proxy = node.proxy_of_files()?;
-    let pinned = node.settings().bpf_fs.join("v3");
+    let pinned = node.settings().bpf_fs.join("v4");
     fs::remove_dir_all(&pinned).map_err(Error::system("remove", pinned.display()))?;
     node.await_backends(TARGET, &ALL)?;
     wait::until("the pins are back", SOON, || {
@@ -34,10 +34,10 @@ fn pins_that_are_removed_are_back_within_two_seconds() -> Result<()> {
 pub(super) fn somebody_else(node: &Node) -> Result<Ebpf> {
     let pinned = node.settings().bpf_fs;
     let elsewhere = pinned.with_file_name("elsewhere");
-    let maps = elsewhere.join("v3/maps");
+    let maps = elsewhere.join("v4/maps");
     fs::create_dir_all(&maps).map_err(Error::system("make", maps.display()))?;
-    for pin in ebpf_pins(&pinned.join("v3/maps"))? {
-        let (own, theirs) = (pinned.join("v3/maps").join(&pin), maps.join(&pin));
+    for pin in ebpf_pins(&pinned.join("v4/maps"))? {
+        let (own, theirs) = (pinned.join("v4/maps").join(&pin), maps.join(&pin));
         fs::hard_link(own, &theirs).map_err(Error::system("link", theirs.display()))?;
     }
     let Ok(somebody) = Ebpf::open(&Settings { bpf_fs: elsewhere, ..node.settings() }) else {

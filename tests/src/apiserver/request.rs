@@ -48,6 +48,9 @@ pub(super) fn target(path: &str, release: Release) -> Option<Target> {
         ["apis", "discovery.k8s.io", "v1", rest @ ..] if release.has_slices() => {
             within("/apis/discovery.k8s.io/v1", rest)
         }
+        ["apis", "networking.k8s.io", "v1", rest @ ..] if release.has_service_cidrs() => {
+            within("/apis/networking.k8s.io/v1", rest)
+        }
         ["apis", "events.k8s.io", "v1", rest @ ..] => within("/apis/events.k8s.io/v1", rest),
         _ => None,
     }

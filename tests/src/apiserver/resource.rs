@@ -11,14 +11,22 @@ pub enum Resource {
     EndpointSlices,
     /// core/v1 Node.
     Nodes,
+    /// networking.k8s.io/v1 `ServiceCIDR`.
+    ServiceCidrs,
     /// events.k8s.io/v1 Event.
     Events,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Services, Self::Endpoints, Self::EndpointSlices, Self::Nodes, Self::Events];
+    pub const ALL: [Self; 6] = [
+        Self::Services,
+        Self::Endpoints,
+        Self::EndpointSlices,
+        Self::Nodes,
+        Self::ServiceCidrs,
+        Self::Events,
+    ];
 
     /// The name in paths.
     pub const fn plural(self) -> &'static str {
@@ -27,6 +35,7 @@ impl Resource {
             Self::Endpoints => "endpoints",
             Self::EndpointSlices => "endpointslices",
             Self::Nodes => "nodes",
+            Self::ServiceCidrs => "servicecidrs",
             Self::Events => "events",
         }
     }
@@ -38,6 +47,7 @@ impl Resource {
             Self::Endpoints => "Endpoints",
             Self::EndpointSlices => "EndpointSlice",
             Self::Nodes => "Node",
+            Self::ServiceCidrs => "ServiceCIDR",
             Self::Events => "Event",
         }
     }
@@ -47,6 +57,7 @@ impl Resource {
         match self {
             Self::Services | Self::Endpoints | Self::Nodes => "v1",
             Self::EndpointSlices => "discovery.k8s.io/v1",
+            Self::ServiceCidrs => "networking.k8s.io/v1",
             Self::Events => "events.k8s.io/v1",
         }
     }
@@ -56,6 +67,7 @@ impl Resource {
         match self {
             Self::Services | Self::Endpoints | Self::Nodes => "/api/v1",
             Self::EndpointSlices => "/apis/discovery.k8s.io/v1",
+            Self::ServiceCidrs => "/apis/networking.k8s.io/v1",
             Self::Events => "/apis/events.k8s.io/v1",
         }
     }
@@ -64,7 +76,7 @@ impl Resource {
     pub const fn is_namespaced(self) -> bool {
         match self {
             Self::Services | Self::Endpoints | Self::EndpointSlices | Self::Events => true,
-            Self::Nodes => false,
+            Self::Nodes | Self::ServiceCidrs => false,
         }
     }
 

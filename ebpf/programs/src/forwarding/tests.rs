@@ -10,6 +10,7 @@ use super::*;
 struct Values {
     service: RefCell<Option<Service>>,
     exclusive: Cell<bool>,
+    in_service_cidr: Cell<bool>,
     slots: RefCell<BTreeMap<SlotKey, BackendId>>,
     backends: RefCell<BTreeMap<BackendId, Backend>>,
     maglev: RefCell<Option<BackendId>>,
@@ -109,6 +110,10 @@ impl Tables for Values {
 
     fn is_exclusive(&self, address: &Address) -> bool {
         self.exclusive.get() && *address == frontend().address
+    }
+
+    fn is_in_service_cidr(&self, _: &Address) -> bool {
+        self.in_service_cidr.get()
     }
 
     fn slot(&self, key: &SlotKey) -> Option<BackendId> {
@@ -330,6 +335,9 @@ fn what_is_no_service_is_refused_where_an_address_is_theirs_alone() {
     values.exclusive.set(true);
     assert_eq!(ask(&another), [Verdict::Refuse; 2]);
     assert_eq!(ask(&elsewhere), [Verdict::Pass; 2]);
+    values.in_service_cidr.set(true);
+    assert_eq!(ask(&elsewhere), [Verdict::Drop; 2]);
+    assert_eq!(ask(&another), [Verdict::Refuse; 2]);
     assert_eq!(*values.tallied.borrow(), [], "no service has refused anybody");
 }
 

@@ -108,6 +108,8 @@ pub enum Verdict {
     Refuse,
     /// It goes nowhere: see [`Counter::NoLocalBackend`].
     NoLocalBackend,
+    /// It goes nowhere: see [`Counter::Unallocated`].
+    Unallocated,
     /// It goes nowhere: see [`Counter::SourceRange`].
     SourceRange,
     /// It goes nowhere: see [`Counter::NoPort`].
@@ -162,7 +164,10 @@ pub fn arrive(tables: &impl Conversations, work: &mut Work, arrival: Arrival) ->
         tables.services().tally(work.connection.service, Tallied::Refused);
     }
     if verdict != Verdict::Translate {
-        return verdict;
+        // An address of the node's own is the node's, wherever it is from.
+        let is_local = verdict == Verdict::Unallocated
+            && tables.route(&work.packet.tuple, &work.packet).kind == RouteKind::Local;
+        return if is_local { Verdict::Pass } else { verdict };
     }
     if !claim(tables, work) {
         return Verdict::NoPort;
@@ -402,12 +407,13 @@ fn open(tables: &impl Conversations, work: &mut Work, interface: u32, now: u64) 
 /// What becomes of a packet to what is no service.
 #[inline(always)]
 fn unserved(tables: &impl Conversations, work: &mut Work) -> Verdict {
-    if !tables.services().is_exclusive(&work.packet.tuple.destination) {
-        return Verdict::Pass;
+    let destination = &work.packet.tuple.destination;
+    if tables.services().is_exclusive(destination) {
+        // It is no service's refusal.
+        work.connection.service = NO_SERVICE;
+        return Verdict::Refuse;
     }
-    // It is no service's refusal.
-    work.connection.service = NO_SERVICE;
-    Verdict::Refuse
+    if tables.services().is_in_service_cidr(destination) { Verdict::Unallocated } else { Verdict::Pass }
 }
 
 /// Whoever sends a packet. Every node sees the same of it.

@@ -67,7 +67,10 @@ pub(super) fn is_known<H: Header, const NETWORK: u32>(skb: Skb<'_>) -> bool {
 fn is_for_nobody(services: &impl Tables, tuple: &Tuple) -> bool {
     let Tuple { destination: address, destination_port: port, protocol, .. } = *tuple;
     let serves = |audience| services.service(&ServiceKey { address, port, protocol, audience }).is_some();
-    !serves(Audience::EVERYONE) && !serves(Audience::OUTSIDE) && !services.is_exclusive(&address)
+    !serves(Audience::EVERYONE)
+        && !serves(Audience::OUTSIDE)
+        && !services.is_exclusive(&address)
+        && !services.is_in_service_cidr(&address)
 }
 
 /// Whether nobody is to be told that it may not leave by the path.

@@ -22,7 +22,6 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use aya::Ebpf;
-use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
 use ebpf_abi::{Address, Counter, Table};
 use ipnet::IpNet;
@@ -41,6 +40,7 @@ pub use self::timing::{PacketRun, PacketTiming};
 pub use self::trial::Trial;
 use super::pins::Pins;
 use super::pod::Plain;
+use super::prefixes::Prefixes;
 use super::{Program, encode, load};
 use crate::Error;
 
@@ -140,7 +140,7 @@ impl Packets {
         let counters = take(&mut object, ebpf_abi::COUNTERS)?;
         let counters =
             PerCpuArray::try_from(counters).map_err(Error::map("open", ebpf_abi::COUNTERS.name))?;
-        write_pods(&mut object, &settings.pods)?;
+        Prefixes::take(&mut object, ebpf_abi::PODS)?.set(&settings.pods)?;
         let fill = Arc::new(Fill::default());
         let flows = Flows::take(&mut object, Arc::clone(&fill))?;
         let maps = Maps::take(&mut object)?;
@@ -197,31 +197,6 @@ fn open(pins: &Pins, settings: &PacketSettings) -> Result<Ebpf, Error> {
     }
     loader.map_max_entries(ebpf_abi::CONNECTIONS.name, settings.flow_entries);
     loader.load(OBJECT).map_err(load::load_error)
-}
-
-/// Makes the addresses of pods those that are settled.
-fn write_pods(object: &mut Ebpf, pods: &[IpNet]) -> Result<(), Error> {
-    let failed = |action| Error::map(action, ebpf_abi::PODS.name);
-    let map = take(object, ebpf_abi::PODS)?;
-    let mut entries: LpmTrie<_, Plain<Address>, u32> = LpmTrie::try_from(map).map_err(failed("open"))?;
-    let wanted: Vec<(u32, Address)> = pods.iter().map(prefix).collect();
-    for &(length, address) in &wanted {
-        entries.insert(&Key::new(length, Plain(address)), 1, 0).map_err(failed("write"))?;
-    }
-    let found: Vec<_> = entries.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
-    for key in found {
-        if !wanted.contains(&(key.prefix_len(), key.data().0)) {
-            entries.remove(&key).map_err(failed("write"))?;
-        }
-    }
-    Ok(())
-}
-
-/// A network in the terms of the maps, where IPv4 addresses have 96 bits before them.
-fn prefix(network: &IpNet) -> (u32, Address) {
-    let network = network.trunc();
-    let before = if network.addr().is_ipv4() { 96 } else { 0 };
-    (before + u32::from(network.prefix_len()), encode::address(network.addr()))
 }
 
 /// The maps that say what the interfaces are.
@@ -362,8 +337,6 @@ fn take(object: &mut Ebpf, table: Table) -> Result<Map, Error> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{IpAddr, Ipv4Addr};
-
     use super::*;
 
     #[test]
@@ -379,14 +352,5 @@ mod tests {
         ] {
             assert_eq!(matches(&names(patterns), interface), expected, "{patterns:?} {interface}");
         }
-    }
-
-    #[test]
-    fn networks_of_both_families_have_one_kind_of_key() {
-        let key = |text: &str| prefix(&text.parse().expect("a network"));
-        let mapped = encode::address(IpAddr::V4(Ipv4Addr::new(10, 42, 0, 0)));
-        assert_eq!(key("10.42.1.9/16"), (112, mapped));
-        assert_eq!(key("fd00:42::/64").0, 64);
-        assert_eq!(key("0.0.0.0/0").0, 96, "all of IPv4 and nothing of IPv6");
     }
 }

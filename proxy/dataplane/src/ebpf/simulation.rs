@@ -121,6 +121,10 @@ impl Tables for Kernel {
         self.found.borrow().exclusive.contains(address)
     }
 
+    fn is_in_service_cidr(&self, _: &Address) -> bool {
+        false
+    }
+
     fn slot(&self, key: &SlotKey) -> Option<BackendId> {
         self.pause();
         self.found.borrow().slots.get(key).copied()

@@ -245,7 +245,11 @@ impl Ipvs {
     }
 
     fn put_right(&mut self, addresses: &FoundAddresses, table: &FoundTable) -> Result<(), Error> {
-        let (elements, wanted) = (self.served.elements(), self.served.addresses());
+        let (mut elements, wanted) = (self.served.elements(), self.served.addresses());
+        match &self.service_cidrs {
+            Some(cidrs) => elements.extend(Element::of_service_cidrs(cidrs)),
+            None => elements.extend(table.elements.iter().filter(|it| it.is_service_cidr()).cloned()),
+        }
         if table.is_sound {
             let removed: Vec<Element> = table.elements.difference(&elements).cloned().collect();
             let added: Vec<Element> = elements.difference(&table.elements).cloned().collect();

@@ -14,6 +14,8 @@ use super::*;
 struct Values {
     rules: Rules,
     exclusive: Option<Address>,
+    /// One of a single address.
+    service_cidr: Option<Address>,
     backend: RefCell<Option<Backend>>,
     connections: RefCell<BTreeMap<Tuple, Connection>>,
     random: Cell<u32>,
@@ -51,6 +53,9 @@ impl Tables for Values {
     }
     fn is_exclusive(&self, address: &Address) -> bool {
         self.exclusive == Some(*address)
+    }
+    fn is_in_service_cidr(&self, address: &Address) -> bool {
+        self.service_cidr == Some(*address)
     }
     fn slot(&self, _: &SlotKey) -> Option<BackendId> {
         Some(ID)
@@ -148,8 +153,9 @@ impl Conversations for Values {
         None
     }
     fn remember_fragment(&self, _: &FragmentKey, _: Ports) {}
-    fn route(&self, _: &Tuple, _: &Packet) -> Route {
-        ROUTE
+    fn route(&self, tuple: &Tuple, _: &Packet) -> Route {
+        let kind = if tuple.destination == address(HERE) { RouteKind::Local } else { ROUTE.kind };
+        Route { kind, ..ROUTE }
     }
     fn interface(&self, _: u32) -> Option<Interface> {
         Some(Interface { ipv4: address(HERE), ipv6: Address::default(), pods: 0 })
@@ -264,6 +270,19 @@ fn what_is_no_service_is_refused_where_an_address_is_theirs_alone() {
     values.exclusive = Some(elsewhere.destination);
     assert_eq!(values.arrive(elsewhere, SYN, 0).0, Verdict::Refuse);
     assert_eq!(*values.tallied.borrow(), [], "no service has refused anybody");
+}
+
+#[test]
+fn what_no_service_has_of_the_addresses_that_are_theirs_goes_nowhere() {
+    let mut values = Values::with(Masquerade::NEVER);
+    let mut arrives = |destination| {
+        let tuple = Tuple { destination: address(destination), ..from_client(4000, TCP) };
+        values.service_cidr = Some(tuple.destination);
+        values.arrive(tuple, SYN, 0).0
+    };
+    assert_eq!(arrives([10, 254, 7, 7]), Verdict::Unallocated);
+    assert_eq!(arrives(HERE), Verdict::Pass, "it is the node's own");
+    assert_eq!(arrives(FRONTEND), Verdict::Translate, "a service has it");
 }
 
 #[test]

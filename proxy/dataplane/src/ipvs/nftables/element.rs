@@ -35,6 +35,8 @@ pub(in crate::ipvs) enum Set {
     Itself,
     /// Addresses that belong to services alone.
     Addresses,
+    /// Any protocol, and a range of addresses that belong to services alone or to nobody.
+    ServiceCidrs,
 }
 
 /// One element.
@@ -84,7 +86,7 @@ pub(in crate::ipvs) enum Shared {
 }
 
 impl Set {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Services,
         Self::Restricted,
         Self::Admitted,
@@ -95,6 +97,7 @@ impl Set {
         Self::OutsideMasqueraded,
         Self::Itself,
         Self::Addresses,
+        Self::ServiceCidrs,
     ];
 
     pub(super) const fn name(self) -> &'static str {
@@ -109,11 +112,12 @@ impl Set {
             Self::OutsideMasqueraded => "outside-masqueraded",
             Self::Itself => "itself",
             Self::Addresses => "addresses",
+            Self::ServiceCidrs => "service-cidrs",
         }
     }
 
     pub(super) const fn has_ranges(self) -> bool {
-        matches!(self, Self::Admitted | Self::OutsideAdmitted)
+        matches!(self, Self::Admitted | Self::OutsideAdmitted | Self::ServiceCidrs)
     }
 
     /// nft's type and the length of each part of a key.
@@ -125,6 +129,8 @@ impl Set {
         let key = [(TYPE_PROTOCOL, 1), address, (TYPE_PORT, 2)];
         match self {
             Self::Addresses => vec![address],
+            // Of the kernel's sets only those whose keys have several parts take ranges as they are.
+            Self::ServiceCidrs => vec![(TYPE_PROTOCOL, 1), address],
             Self::Itself => vec![address, address],
             Self::Services
             | Self::Restricted
@@ -207,6 +213,22 @@ impl Element {
         elements
     }
 
+    /// The networks that cluster addresses come from.
+    pub(in crate::ipvs) fn of_service_cidrs(cidrs: &BTreeSet<IpNet>) -> impl Iterator<Item = Self> {
+        // The kernel holds none that lie within another.
+        let cidrs: Vec<IpNet> = cidrs.iter().copied().collect();
+        IpNet::aggregate(&cidrs).into_iter().map(|cidr| {
+            let bound = |protocol: u8, address| [&[protocol, 0, 0, 0], &octets(address)[..]].concat();
+            let first = Self::plain(cidr.network(), Set::ServiceCidrs, bound(0, cidr.network()));
+            Self { end: Some(bound(u8::MAX, cidr.broadcast())), ..first }
+        })
+    }
+
+    /// Whether it is one of these.
+    pub(in crate::ipvs) fn is_service_cidr(&self) -> bool {
+        self.set == Set::ServiceCidrs
+    }
+
     /// The frontend that this one is about, and its rules as far as they are known from it.
     pub(super) fn registration(&self) -> Option<(Frontend, Rules)> {
         let outside = match self.set {
@@ -219,7 +241,8 @@ impl Element {
             | Set::OutsideMarks
             | Set::OutsideMasqueraded
             | Set::Itself
-            | Set::Addresses => return None,
+            | Set::Addresses
+            | Set::ServiceCidrs => return None,
         };
         Some((self.frontend(outside)?, commented(&self.comment)))
     }
@@ -244,7 +267,8 @@ impl Element {
             | Set::OutsideMarks
             | Set::OutsideMasqueraded
             | Set::Itself
-            | Set::Addresses => None,
+            | Set::Addresses
+            | Set::ServiceCidrs => None,
         }
     }
 

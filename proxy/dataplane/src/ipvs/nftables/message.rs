@@ -121,6 +121,7 @@ pub(super) fn new_set(table: &str, family: Family, set: Set) -> Request {
         Set::Services | Set::OutsideServices => Some((TYPE_VERDICT, 0)),
         Set::OutsideMarks => Some((TYPE_MARK, 4)),
         Set::Addresses
+        | Set::ServiceCidrs
         | Set::Itself
         | Set::Restricted
         | Set::OutsideRestricted
@@ -141,6 +142,7 @@ pub(super) fn new_set(table: &str, family: Family, set: Set) -> Request {
         Set::OutsideMasqueraded => vec![order(0, 1)],
         Set::OutsideMarks => vec![order(0, 0), order(1, 1)],
         Set::Addresses
+        | Set::ServiceCidrs
         | Set::Itself
         | Set::Services
         | Set::Restricted

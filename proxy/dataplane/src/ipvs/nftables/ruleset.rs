@@ -4,6 +4,7 @@
 //!   input  --from a pod--> everyone -------------.
 //!      \---from outside--> outside --no service--^--> services: serve, masquerade, refuse, drop
 //!   output ---------------------------------------^
+//!   forward, output: what no service has of the addresses that are theirs goes nowhere
 //!   postrouting: what is to be masqueraded is, as IPVS sends it on its way
 //! ```
 //!
@@ -62,6 +63,7 @@ pub(super) struct Rule(Vec<u8>);
 
 /// IPVS has priority 99 in `input`.
 const INPUT: Hook = Hook { kind: "filter", number: 1, priority: -1 };
+const FORWARD: Hook = Hook { kind: "filter", number: 2, priority: 0 };
 /// IPVS has priority -98 in `output`, connection tracking -200.
 const OUTPUT: Hook = Hook { kind: "filter", number: 3, priority: -150 };
 const POSTROUTING: Hook = Hook { kind: "nat", number: 4, priority: 100 };
@@ -82,6 +84,16 @@ pub(super) fn chains(family: Family, surroundings: &Surroundings) -> Vec<Chain> 
         .protocol()
         .differs(&[family.icmp()])
         .go("refuse");
+    // As kube-proxy's mode nftables, which leaves alone what the node itself takes.
+    let unallocated = || {
+        Rule::default()
+            .protocol()
+            .address(family, Side::Destination, FIRST + 1)
+            .within(Set::ServiceCidrs)
+            .address(family, Side::Destination, FIRST)
+            .without(Set::Addresses)
+            .drop()
+    };
     let outside = vec![
         guard(family, Set::OutsideRestricted, Set::OutsideAdmitted),
         judge(family, Set::OutsideServices),
@@ -101,7 +113,12 @@ pub(super) fn chains(family: Family, surroundings: &Surroundings) -> Vec<Chain> 
         plain("everyone", [&everyone[..], &[unused]].concat()),
         plain("outside", outside),
         Chain { name: "input", hook: Some(INPUT), rules: input },
-        Chain { name: "output", hook: Some(OUTPUT), rules: vec![known(), Rule::default().go("everyone")] },
+        Chain { name: "forward", hook: Some(FORWARD), rules: vec![known(), unallocated()] },
+        Chain {
+            name: "output",
+            hook: Some(OUTPUT),
+            rules: vec![known(), unallocated(), Rule::default().go("everyone")],
+        },
         Chain { name: "postrouting", hook: Some(POSTROUTING), rules: masquerading(family, bit) },
     ]
 }

@@ -1,0 +1,68 @@
+//! A map of networks, in which programs look up the one that an address is of.
+
+use aya::Ebpf;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{MapData, MapError};
+use ebpf_abi::{Address, Table};
+use ipnet::IpNet;
+
+use super::encode;
+use super::pod::Plain;
+use crate::Error;
+
+/// The map.
+#[derive(Debug)]
+pub(super) struct Prefixes {
+    name: &'static str,
+    entries: LpmTrie<MapData, Plain<Address>, u32>,
+}
+
+impl Prefixes {
+    /// Takes it from what was loaded.
+    pub(super) fn take(object: &mut Ebpf, Table { name, .. }: Table) -> Result<Self, Error> {
+        let missing = || MapError::InvalidName { name: name.to_owned() };
+        let map = object.take_map(name).ok_or_else(|| Error::map("open", name)(missing()))?;
+        Ok(Self { name, entries: LpmTrie::try_from(map).map_err(Error::map("open", name))? })
+    }
+
+    /// Makes its networks these, and no others.
+    pub(super) fn set<'network>(
+        &mut self,
+        networks: impl IntoIterator<Item = &'network IpNet>,
+    ) -> Result<(), Error> {
+        let failed = |action| Error::map(action, self.name);
+        let wanted: Vec<(u32, Address)> = networks.into_iter().map(prefix).collect();
+        let keys: Vec<_> = self.entries.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
+        let found: Vec<(u32, Address)> = keys.iter().map(|key| (key.prefix_len(), key.data().0)).collect();
+        for &(length, address) in wanted.iter().filter(|network| !found.contains(network)) {
+            self.entries.insert(&Key::new(length, Plain(address)), 1, 0).map_err(failed("write"))?;
+        }
+        for (key, _) in keys.iter().zip(&found).filter(|(_, network)| !wanted.contains(network)) {
+            self.entries.remove(key).map_err(failed("write"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A network in the terms of the maps, where IPv4 addresses have 96 bits before them.
+fn prefix(network: &IpNet) -> (u32, Address) {
+    let network = network.trunc();
+    let before = if network.addr().is_ipv4() { 96 } else { 0 };
+    (before + u32::from(network.prefix_len()), encode::address(network.addr()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr};
+
+    use super::*;
+
+    #[test]
+    fn networks_of_both_families_have_one_kind_of_key() {
+        let key = |text: &str| prefix(&text.parse().expect("a network"));
+        let mapped = encode::address(IpAddr::V4(Ipv4Addr::new(10, 42, 0, 0)));
+        assert_eq!(key("10.42.1.9/16"), (112, mapped));
+        assert_eq!(key("fd00:42::/64").0, 64);
+        assert_eq!(key("0.0.0.0/0").0, 96, "all of IPv4 and nothing of IPv6");
+    }
+}
