@@ -42,6 +42,7 @@ pub mod reload;
 pub mod router;
 mod server;
 mod signals;
+mod spare_memory;
 pub mod status;
 mod virtual_address;
 mod virtual_services;

@@ -29,6 +29,7 @@ mod opening;
 mod pipe;
 mod pump;
 mod socket;
+mod tick;
 mod vigil;
 mod vitality;
 
@@ -125,6 +126,7 @@ impl Relay {
             metrics: metrics.clone(),
             frontend: RwLock::new(Arc::new(self.frontend)),
             carried: AtomicUsize::new(0),
+            crowd: Notify::new(),
             free: Arc::new(Semaphore::new(limit)),
             listeners: AtomicUsize::new(0),
             accepting: AtomicUsize::new(0),
@@ -156,7 +158,7 @@ impl Relay {
             running.threads.push(thread::Builder::new().name(name).spawn(work).map_err(fail)?);
         }
         if let Some(runtime) = running.runtimes.first() {
-            runtime.spawn(idle::tick(Arc::clone(&running.shared)));
+            runtime.spawn(tick::run(Arc::clone(&running.shared)));
         }
         running.accept(self.bound)?;
         Ok(running)
@@ -184,6 +186,8 @@ struct Shared {
     frontend: RwLock<Arc<Frontend>>,
     /// How many connections there are.
     carried: AtomicUsize,
+    /// That there may be many more of them than a moment ago.
+    crowd: Notify,
     /// One permit per connection that may still be accepted.
     free: Arc<Semaphore>,
     /// How many listeners should accept, of all threads.

@@ -9,8 +9,6 @@ use std::io;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use slab::Slab;
@@ -42,28 +40,6 @@ pub(super) fn start(runtime: &Handle, shared: &Arc<Shared>) -> io::Result<()> {
     ));
     Ok(())
 }
-
-/// Lets the connections of all threads find out that they are idle, until the runtime ends.
-pub(super) async fn tick(shared: Arc<Shared>) {
-    let mut known = 0;
-    for step in 0_u32.. {
-        tokio::time::sleep(STEP).await;
-        let carried = shared.carried.load(Ordering::Relaxed);
-        let is_crowd = carried.saturating_sub(known) > CROWD;
-        known = carried;
-        if step.is_multiple_of(STEPS) || is_crowd {
-            shared.tick.notify_waiters();
-        }
-    }
-}
-
-/// A connection rests when nobody has spoken from one tick to the next: not so soon that it would happen between the words
-/// of a conversation. But of a crowd that comes at once, not all are to have their tasks at a time: the memory of these
-/// is not given back to the system where others came in between. So while one comes, every step is a tick.
-const STEP: Duration = Duration::from_millis(10);
-const STEPS: u32 = 20;
-/// So many more connections than one step ago.
-const CROWD: usize = 32;
 
 /// Lets a connection rest; gives it back where that is not possible.
 pub(super) fn keep(connection: Idle, shared: &Shared) -> Result<(), Idle> {

@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
+use super::tick::CROWD;
 use super::{Shared, connection};
 
 /// Accepts until `stopped` turns true, and then whoever waits already. Each connection is a task of its own, which ends
@@ -128,7 +129,9 @@ pub(super) struct Place {
 
 impl Place {
     fn take(permit: OwnedSemaphorePermit, shared: Arc<Shared>) -> Self {
-        shared.carried.fetch_add(1, Ordering::Relaxed);
+        if shared.carried.fetch_add(1, Ordering::Relaxed).is_multiple_of(CROWD) {
+            shared.crowd.notify_one();
+        }
         Self { _permit: permit, shared }
     }
 }

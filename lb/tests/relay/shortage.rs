@@ -10,7 +10,7 @@ use lb::probe::Probe;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::lab::{backend, within};
+use crate::lab::{backend, until, within};
 use crate::process::{Place, Running};
 use crate::tls::{READY, Server};
 
@@ -45,8 +45,17 @@ impl Running {
 
     /// In KiB.
     fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// In KiB, without what is mapped from files.
+    fn allocated(&self) -> u64 {
+        self.memory("RssAnon:")
+    }
+
+    fn memory(&self, which: &str) -> u64 {
         let status = self.process("status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
@@ -157,5 +166,23 @@ async fn what_nobody_reads_does_not_pile_up() {
     let grown = running.resident().saturating_sub(before);
     // A buffer per connection, and what the threads needed to begin with.
     assert!(grown < 32 * 64 + 4096, "{grown} KiB for {taken} bytes that nobody has read");
+    assert_eq!(running.terminate().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_of_a_crowd_goes_back_when_it_rests() {
+    const CROWD: usize = 384;
+    let place = Place::new();
+    let server = Server::start(&place.authority.sign("127.0.0.1"), None, READY).await;
+    let running = Running::start_within(4096, &place.configure(deaf(server.address).await, "1h")).await;
+    running.until_healthz(200).await;
+    let before = running.allocated();
+    let mut crowd = clients(CROWD, running.frontend).await;
+    for client in &mut crowd {
+        client.write_all(b"hello").await.unwrap();
+    }
+    within("they rest", async { while running.metric("connections_idle").await < CROWD as u64 {} }).await;
+    let most = running.allocated();
+    until("half of it goes back", || running.allocated() < before.midpoint(most)).await;
     assert_eq!(running.terminate().await, Some(0));
 }
