@@ -10,7 +10,7 @@ use super::apiserver::{ADDRESS, ControlPlane, PORT, TOKEN, watching_proxy};
 use super::node::{LIMIT, Node, POD_PORT, until};
 
 const TARGET: &str = "10.254.0.10:80";
-const KINDS: [&str; 3] = ["Service", "EndpointSlice", "Node"];
+const KINDS: [&str; 4] = ["Service", "EndpointSlice", "Node", "ServiceCIDR"];
 
 fn both(object: Object, port: u16) -> Object {
     object.port("t", "TCP", port).port("u", "UDP", port)
