@@ -71,7 +71,6 @@ pub(crate) struct Watch {
 
 /// The endpoints, in whichever kind of object the server has them.
 struct Endpoints {
-    client: Client,
     slices: Follower<Slice>,
     /// Follows Endpoints objects.
     old: Follower<Slice>,
@@ -100,14 +99,14 @@ impl Watch {
         let (client, following) = follower(Kind::Service)?;
         let services = Follower::new(client, following, kind::service, Update::Services);
         let (client, following) = follower(Kind::EndpointSlice)?;
-        let slices = Follower::new(client.clone(), following, kind::endpoint_slice, Update::Slices);
+        let slices = Follower::new(client, following, kind::endpoint_slice, Update::Slices);
         let (old_client, following) = follower(Kind::Endpoints)?;
         let old = Follower::new(old_client, following, kind::endpoints, Update::Slices);
         let (node_client, following) = follower(Kind::Node)?;
         let node = node.follower(node_client, following);
         let (cidr_client, following) = follower(Kind::ServiceCidr)?;
         let service_cidrs = ServiceCidrs::new(cidr_client, following);
-        let endpoints = Endpoints { client, slices, old };
+        let endpoints = Endpoints { slices, old };
         Ok(Self { services, endpoints, node, service_cidrs, publisher, updates: listeners.updates.clone() })
     }
 
@@ -136,18 +135,10 @@ impl Endpoints {
     /// Slices where the server has them, else Endpoints. It is asked anew whenever a watch cannot go on.
     async fn follow(&mut self) {
         loop {
-            let ended = match self.client.list_api_group_resources(Kind::EndpointSlice.api_version()).await {
-                Ok(resources)
-                    if resources.resources.iter().any(|it| it.name == Kind::EndpointSlice.plural()) =>
-                {
-                    self.slices.follow().await
-                }
-                Ok(_) => self.follow_old().await,
-                Err(kube::Error::Api(status)) if status.code == 404 => self.follow_old().await,
-                Err(error) => {
-                    self.slices.failed(&watcher::Error::InitialListFailed(error)).await;
-                    Ended::Broken
-                }
+            let ended = match self.slices.is_served().await {
+                Some(true) => self.slices.follow().await,
+                Some(false) => self.follow_old().await,
+                None => Ended::Broken,
             };
             match ended {
                 Ended::Broken => {}
@@ -223,6 +214,19 @@ impl<T> Follower<T> {
             list: BTreeMap::new(),
             list_refused: BTreeSet::new(),
             delay: FIRST_DELAY,
+        }
+    }
+
+    /// Whether the server has this kind at all; `None`, after a pause, where it does not say.
+    async fn is_served(&mut self) -> Option<bool> {
+        let kind = self.following.kind;
+        match self.client.list_api_group_resources(kind.api_version()).await {
+            Ok(list) => Some(list.resources.iter().any(|resource| resource.name == kind.plural())),
+            Err(kube::Error::Api(status)) if status.code == 404 => Some(false),
+            Err(error) => {
+                self.failed(&watcher::Error::InitialListFailed(error)).await;
+                None
+            }
         }
     }
 

@@ -8,14 +8,13 @@ use kube::runtime::watcher;
 use tokio::time::sleep;
 
 use super::{Ended, Follower, Following};
-use crate::cluster::{Delta, Kind, ServiceCidr, Update, kind};
+use crate::cluster::{Delta, ServiceCidr, Update, kind};
 
 /// A server that does not tell is asked again: it may be another one by then.
 const ASKED_AGAIN_AFTER: Duration = Duration::from_mins(5);
 
 /// Follows `ServiceCIDR`s.
 pub(super) struct ServiceCidrs {
-    client: Client,
     follower: Follower<ServiceCidr>,
     /// Whether it was said that the server does not tell.
     said: bool,
@@ -23,28 +22,21 @@ pub(super) struct ServiceCidrs {
 
 impl ServiceCidrs {
     pub(super) fn new(client: Client, following: Following) -> Self {
-        let follower = Follower::new(client.clone(), following, kind::service_cidr, Update::ServiceCidrs);
+        let follower = Follower::new(client, following, kind::service_cidr, Update::ServiceCidrs);
         let selection = watcher::Config::default();
-        Self { client, follower: Follower { selection, ..follower }, said: false }
+        Self { follower: Follower { selection, ..follower }, said: false }
     }
 
     /// Until nobody listens any more.
     pub(super) async fn follow(&mut self) {
         loop {
-            let served = self.client.list_api_group_resources(Kind::ServiceCidr.api_version()).await;
-            let ended = match served {
-                Ok(resources)
-                    if resources.resources.iter().any(|it| it.name == Kind::ServiceCidr.plural()) =>
-                {
+            let ended = match self.follower.is_served().await {
+                Some(true) => {
                     self.said = false;
                     self.follower.follow().await
                 }
-                Ok(_) => self.do_without().await,
-                Err(kube::Error::Api(status)) if status.code == 404 => self.do_without().await,
-                Err(error) => {
-                    self.follower.failed(&watcher::Error::InitialListFailed(error)).await;
-                    Ended::Broken
-                }
+                Some(false) => self.do_without().await,
+                None => Ended::Broken,
             };
             match ended {
                 Ended::Broken => {}
