@@ -215,10 +215,16 @@ impl Networks {
     }
 }
 
+/// Takes a map from what was loaded.
+pub(super) fn take_map(object: &mut aya::Ebpf, Table { name, .. }: Table) -> Result<aya::maps::Map, Error> {
+    let missing = || MapError::InvalidName { name: name.to_owned() };
+    object.take_map(name).ok_or_else(|| Error::map("open", name)(missing()))
+}
+
 fn take(object: &mut aya::Ebpf, table: Table) -> Result<(aya::maps::Map, Limits), Error> {
     let name = table.name;
     let open = Error::map("open", name);
-    let map = object.take_map(name).ok_or_else(|| open(MapError::InvalidName { name: name.to_owned() }))?;
+    let map = take_map(object, table)?;
     let data = if let aya::maps::Map::HashMap(data) = &map {
         data
     } else if let aya::maps::Map::LpmTrie(data) = &map {

@@ -22,8 +22,8 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
-use ebpf_abi::{Address, Counter, Table};
+use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use ebpf_abi::{Address, Counter};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -38,6 +38,7 @@ use self::interfaces::Interface;
 pub use self::timing::{PacketRun, PacketTiming};
 #[cfg(feature = "contract")]
 pub use self::trial::Trial;
+use super::maps::take_map;
 use super::pins::Pins;
 use super::pod::Plain;
 use super::prefixes::Prefixes;
@@ -137,7 +138,7 @@ impl Packets {
         let mut object = open(pins, &settings)?;
         // Before the maps are taken: the programs refer to them.
         let programs = attach::load(&mut object)?;
-        let counters = take(&mut object, ebpf_abi::COUNTERS)?;
+        let counters = take_map(&mut object, ebpf_abi::COUNTERS)?;
         let counters =
             PerCpuArray::try_from(counters).map_err(Error::map("open", ebpf_abi::COUNTERS.name))?;
         Prefixes::take(&mut object, ebpf_abi::PODS)?.set(&settings.pods)?;
@@ -207,8 +208,8 @@ struct Maps {
 
 impl Maps {
     fn take(object: &mut Ebpf) -> Result<Self, Error> {
-        let interfaces = HashMap::try_from(take(object, ebpf_abi::INTERFACES)?);
-        let node = Array::try_from(take(object, ebpf_abi::NODE)?);
+        let interfaces = HashMap::try_from(take_map(object, ebpf_abi::INTERFACES)?);
+        let node = Array::try_from(take_map(object, ebpf_abi::NODE)?);
         Ok(Self {
             interfaces: interfaces.map_err(Error::map("open", ebpf_abi::INTERFACES.name))?,
             node: node.map_err(Error::map("open", ebpf_abi::NODE.name))?,
@@ -328,11 +329,6 @@ fn drain(notices: &impl AsFd) {
 
 fn notices_failed(source: io::Error) -> Error {
     Error::Interfaces { source }
-}
-
-fn take(object: &mut Ebpf, table: Table) -> Result<Map, Error> {
-    let missing = || MapError::InvalidName { name: table.name.to_owned() };
-    object.take_map(table.name).ok_or_else(|| Error::map("open", table.name)(missing()))
 }
 
 #[cfg(test)]

@@ -1,12 +1,13 @@
 //! A map of networks, in which programs look up the one that an address is of.
 
 use aya::Ebpf;
+use aya::maps::MapData;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{MapData, MapError};
 use ebpf_abi::{Address, Table};
 use ipnet::IpNet;
 
 use super::encode;
+use super::maps::take_map;
 use super::pod::Plain;
 use crate::Error;
 
@@ -19,10 +20,12 @@ pub(super) struct Prefixes {
 
 impl Prefixes {
     /// Takes it from what was loaded.
-    pub(super) fn take(object: &mut Ebpf, Table { name, .. }: Table) -> Result<Self, Error> {
-        let missing = || MapError::InvalidName { name: name.to_owned() };
-        let map = object.take_map(name).ok_or_else(|| Error::map("open", name)(missing()))?;
-        Ok(Self { name, entries: LpmTrie::try_from(map).map_err(Error::map("open", name))? })
+    pub(super) fn take(object: &mut Ebpf, table: Table) -> Result<Self, Error> {
+        let map = take_map(object, table)?;
+        Ok(Self {
+            name: table.name,
+            entries: LpmTrie::try_from(map).map_err(Error::map("open", table.name))?,
+        })
     }
 
     /// Makes its networks these, and no others.

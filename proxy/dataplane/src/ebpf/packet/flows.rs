@@ -13,8 +13,8 @@ use aya::maps::{HashMap, MapData, MapError};
 use ebpf_abi::{BackendId, Connection, Load, REPLY, SECOND, Tuple};
 use nix::time::{ClockId, clock_gettime};
 
-use super::take;
 use crate::Error;
+use crate::ebpf::maps::take_map;
 use crate::ebpf::pod::Plain;
 
 /// It is looked through so many nanoseconds after the last time, or later where that took long: what it takes is a hundredth
@@ -53,12 +53,12 @@ pub(super) struct Fill {
 impl Flows {
     pub(super) fn take(object: &mut Ebpf, fill: Arc<Fill>) -> Result<Self, Error> {
         let failed = Error::map("open", ebpf_abi::CONNECTIONS.name);
-        let map = take(object, ebpf_abi::CONNECTIONS)?;
+        let map = take_map(object, ebpf_abi::CONNECTIONS)?;
         if let aya::maps::Map::LruHashMap(data) = &map {
             let capacity = data.info().map_err(&failed)?.max_entries();
             fill.capacity.store(capacity.into(), Ordering::Relaxed);
         }
-        let loads = take(object, ebpf_abi::PACKET_LOADS)?;
+        let loads = take_map(object, ebpf_abi::PACKET_LOADS)?;
         let loads = HashMap::try_from(loads).map_err(Error::map("open", ebpf_abi::PACKET_LOADS.name))?;
         Ok(Self {
             entries: HashMap::try_from(map).map_err(failed)?,
