@@ -219,7 +219,7 @@ impl Ipvs {
     }
 
     fn request(&self, payload: Vec<u8>) -> Request {
-        Request { kind: self.family, flags: 0, payload }
+        Request::new(self.family, payload)
     }
 
     /// The orders that carry out `change`; `None` where the kernel can know no more services from outside.
@@ -474,7 +474,7 @@ fn lock() -> Result<UnixDatagram, Error> {
 
 /// The kernel loads the module that answers to the name.
 fn find_family(netlink: &mut Netlink) -> Result<u16, Error> {
-    let request = Request { kind: message::CONTROLLER, flags: 0, payload: message::get_family() };
+    let request = Request::new(message::CONTROLLER, message::get_family());
     let answer = netlink.exchange(&[request]).map_err(lost("look for"))?.into_iter().next();
     match answer {
         Some(Ok(parts)) => parts.iter().find_map(|part| message::family(part)),

@@ -51,7 +51,7 @@ fn end_node_ports(ours: &BTreeMap<Frontend, Rules>) -> Result<(), Error> {
     };
     let mut netlink = Netlink::generic().map_err(lost("open"))?;
     let kind = find_family(&mut netlink)?;
-    let request = |payload| Request { kind, flags: 0, payload };
+    let request = |payload| Request::new(kind, payload);
     let found = netlink.dump(&request(message::get_services())).map_err(lost("read"))?;
     let found = found.map_err(|refusal| refused("read", None, refusal))?;
     let targets = found.iter().filter_map(|payload| Some(message::found_service(payload)?.target));

@@ -46,6 +46,13 @@ pub(super) struct Request {
     pub(super) payload: Vec<u8>,
 }
 
+impl Request {
+    /// One without further flags.
+    pub(super) const fn new(kind: u16, payload: Vec<u8>) -> Self {
+        Self { kind, flags: 0, payload }
+    }
+}
+
 /// What the kernel said to one request: the payloads of its answers, or its refusal.
 pub(super) type Answer = Result<Vec<Vec<u8>>, Errno>;
 
@@ -158,7 +165,7 @@ impl Netlink {
         let first = self.sequence.wrapping_add(1);
         let Some(last) = requests.len().checked_sub(1) else { return Ok(Ok(())) };
         let mut bytes = Vec::new();
-        let edge = |kind| Request { kind, flags: 0, payload: BATCH_OF_TABLES.to_vec() };
+        let edge = |kind| Request::new(kind, BATCH_OF_TABLES.to_vec());
         let (begin, end) = (edge(BATCH_BEGIN), edge(BATCH_END));
         let all = std::iter::once(&begin).chain(requests).chain([&end]);
         for (position, request) in all.enumerate() {
@@ -356,15 +363,15 @@ mod tests {
 
     fn message(kind: u16, flags: u16, sequence: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        append(&mut bytes, &Request { kind, flags: 0, payload: payload.to_vec() }, flags, sequence);
+        append(&mut bytes, &Request::new(kind, payload.to_vec()), flags, sequence);
         bytes
     }
 
     #[test]
     fn requests_follow_one_another_at_multiples_of_four() {
         let mut bytes = Vec::new();
-        append(&mut bytes, &Request { kind: 0x1c, flags: 0, payload: vec![1, 2, 3] }, 5, 7);
-        append(&mut bytes, &Request { kind: 0x1c, flags: 0, payload: vec![] }, 5, 8);
+        append(&mut bytes, &Request::new(0x1c, vec![1, 2, 3]), 5, 7);
+        append(&mut bytes, &Request::new(0x1c, vec![]), 5, 8);
         let first = [19, 0, 0, 0, 0x1c, 0, 5, 0, 7, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 0];
         let second = [16, 0, 0, 0, 0x1c, 0, 5, 0, 8, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(bytes, [&first[..], &second].concat());

@@ -81,8 +81,8 @@ fn require(netlink: &mut Netlink, family: u16, scheduler: Scheduler) -> Result<(
         return Err(absent(scheduler));
     };
     let probe = Target::Address(Frontend::new([198, 51, 100, 0].into(), port, Protocol::Tcp));
-    let delete = || request(family, message::about(Command::DeleteService, probe));
-    let new = request(family, message::service(Command::NewService, probe, name, None));
+    let delete = || Request::new(family, message::about(Command::DeleteService, probe));
+    let new = Request::new(family, message::service(Command::NewService, probe, name, None));
     let requests = [delete(), new, delete()];
     match netlink.exchange(&requests).map_err(lost("change"))?.into_iter().nth(1) {
         Some(Err(Errno::ENOENT)) => Err(absent(scheduler)),
@@ -93,13 +93,9 @@ fn require(netlink: &mut Netlink, family: u16, scheduler: Scheduler) -> Result<(
 
 fn set_timeouts(netlink: &mut Netlink, family: u16, timeouts: Timeouts) -> Result<(), Error> {
     let Some(payload) = message::set_timeouts(timeouts) else { return Ok(()) };
-    let request = request(family, payload);
+    let request = Request::new(family, payload);
     match netlink.exchange(&[request]).map_err(lost("set timeouts of"))?.into_iter().next() {
         Some(Err(refusal)) => Err(refused("set timeouts of", None, refusal)),
         Some(Ok(_)) | None => Ok(()),
     }
-}
-
-const fn request(family: u16, payload: Vec<u8>) -> Request {
-    Request { kind: family, flags: 0, payload }
 }
