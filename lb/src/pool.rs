@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::config::{Backend, BackendName, Backends, Balance, Policy, Reload};
-use crate::health::{Event, Status, Thresholds};
+use crate::health::{ConnectFailure, Event, Status, Thresholds};
 use crate::metrics::{BackendMetrics, EndReason, Metrics, Refusal};
 use crate::rebalance::{Load, Register};
 use balance::HashTable;
@@ -255,6 +255,16 @@ impl Pool {
         }
         self.tell(&ended);
         before != after
+    }
+
+    /// Takes in that a connection to a backend failed, attempted since `began`; others that were attempted meanwhile and
+    /// failed too are no further evidence. A crowd may meet a queue that is full for a moment, or a network that has lost
+    /// its words together: that must not weigh as much as failures one after another.
+    pub fn connect_failed(&self, id: usize, began: Instant, failure: ConnectFailure) {
+        let is_evidence = self.state().entry_mut(id).is_some_and(|entry| entry.blame(began, Instant::now()));
+        if is_evidence {
+            self.observe(id, Event::ConnectFailed, &format_args!("connect: {}", failure.label()));
+        }
     }
 
     /// The connections that rebalancing may end.

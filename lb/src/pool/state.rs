@@ -33,6 +33,8 @@ pub(super) struct State {
 pub(super) struct Entry {
     pub(super) member: Arc<Member>,
     pub(super) health: Health,
+    /// When a failed connect last counted against it.
+    pub(super) blamed: Option<Instant>,
     pub(super) active: usize,
     pub(super) carried: Carried,
     /// Taken out of the configuration.
@@ -154,6 +156,7 @@ impl Entry {
         Self {
             member,
             health: Health::default(),
+            blamed: None,
             active: 0,
             carried: Carried::default(),
             leaving: false,
@@ -176,6 +179,15 @@ impl Entry {
         if event != Event::ConnectFailed {
             self.checked = Some(LastCheck { result: reason.to_string(), at: now });
         }
+    }
+
+    /// Whether a connect that began then and fails now counts against it.
+    pub(super) fn blame(&mut self, began: Instant, now: Instant) -> bool {
+        let is_evidence = self.blamed.is_none_or(|blamed| blamed <= began);
+        if is_evidence {
+            self.blamed = Some(now);
+        }
+        is_evidence
     }
 
     pub(super) fn is_for(&self, backend: &Backend) -> bool {

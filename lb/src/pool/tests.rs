@@ -354,9 +354,30 @@ async fn settled_waits_for_one_up_or_all_known() {
     }
 }
 
+#[test]
+fn connects_that_fail_together_count_once() {
+    // When each connect begins and fails, in the order in which they fail, and how many count.
+    type Case = (&'static str, &'static [(u64, u64)], usize);
+    let began = Instant::now();
+    let cases: [Case; 4] = [
+        ("one after another", &[(0, 250), (250, 500), (600, 600), (600, 600)], 4),
+        ("all at once", &[(0, 250), (0, 250), (0, 250)], 1),
+        ("those that were on their way", &[(0, 250), (100, 350), (240, 490)], 1),
+        ("and one that began afterwards", &[(0, 250), (100, 350), (260, 510), (300, 550)], 2),
+    ];
+    for (name, connects, expected) in cases {
+        let pool = pool(Policy::RoundRobin, &[UP]);
+        let mut state = pool.state();
+        let at = |millis| began + Duration::from_millis(millis);
+        let entry = state.entry_mut(0).unwrap();
+        let count = connects.iter().filter(|(began, failed)| entry.blame(at(*began), at(*failed))).count();
+        assert_eq!(count, expected, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_failed_connect_wants_a_probe_even_if_nobody_waits_yet() {
     let pool = pool(Policy::RoundRobin, &[UP]);
-    pool.observe(0, Event::ConnectFailed, &"refused");
+    pool.connect_failed(0, Instant::now(), ConnectFailure::Refused);
     pool.members()[0].probe_wanted().await;
 }

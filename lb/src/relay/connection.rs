@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::Shared;
 use super::connect::{Client, connect};
@@ -14,7 +15,6 @@ use super::opening::open;
 use super::pump::{Carried, Meters, hear, pump};
 use super::socket::reset_on_close;
 use super::vigil::{Clock, Vigil};
-use crate::health::Event;
 use crate::metrics::Refusal;
 use crate::pool::Lease;
 use crate::rebalance::Seat;
@@ -200,6 +200,7 @@ impl Search<'_> {
             let lease = pool.lease(&self.tried, self.client.address.ip())?;
             let member = Arc::clone(lease.member());
             self.tried.push(member.id);
+            let began = Instant::now();
             match connect(&member.backend, self.client, &frontend).await {
                 Ok(stream) => {
                     member.metrics.connections.inc();
@@ -208,8 +209,7 @@ impl Search<'_> {
                 Err(failure) => {
                     member.metrics.connect_failures(failure).inc();
                     if failure.blames_backend() {
-                        let reason = format_args!("connect: {}", failure.label());
-                        pool.observe(member.id, Event::ConnectFailed, &reason);
+                        pool.connect_failed(member.id, began, failure);
                     }
                 }
             }

@@ -123,6 +123,25 @@ async fn a_connect_that_hangs_is_tried_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_whose_connects_hang_together_condemns_no_backend() {
+    let (_queued, _socket, hanging) = hanging().await;
+    let settings = Settings { frontend: "connectTimeout: 900ms", ..Settings::default() };
+    let lab = Lab::start_with(&[hanging, named('b').await], &settings);
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        crowd.push(lab.connect().await);
+    }
+    for client in &mut crowd {
+        assert_eq!(within("greeting", client.read_u8()).await.unwrap(), b'b');
+    }
+    let failures = lab.pool.members()[0].metrics.connect_failures(ConnectFailure::TimedOut).get();
+    assert_eq!(failures, 20, "every other client began there");
+    assert_eq!(lab.pool.status(0), Some(Status::Up), "fall is 2, and kill 10");
+    assert!(lab.pool.in_doubt(0));
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_backend_a_client_is_reset_at_once() {
     let (_first, refusing_first) = refusing();
     let (_second, refusing_second) = refusing();
