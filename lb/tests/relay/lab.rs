@@ -16,7 +16,7 @@ use lb::relay::{Relay, Running};
 use prometheus::Registry;
 use socket2::{Domain, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Longer than anything here takes, shorter than anybody's patience.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -135,8 +135,11 @@ pub(crate) async fn backend<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) 
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    let address = socket.local_addr().unwrap();
+    // As long a queue as an apiserver's: a crowd comes faster than a busy test accepts it.
+    let listener = socket.listen(4096).unwrap();
     tokio::spawn(async move {
         loop {
             let (stream, _) = listener.accept().await.unwrap();

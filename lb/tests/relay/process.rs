@@ -79,6 +79,13 @@ impl Running {
         Self::run(shell, config).await
     }
 
+    /// With a C library that has one heap, and returns nothing of it unless it is told to.
+    pub(crate) async fn start_hoarding(config: &Path) -> Self {
+        let mut command = program();
+        command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", u32::MAX.to_string());
+        Self::run(command, config).await
+    }
+
     async fn run(mut command: Command, config: &Path) -> Self {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.arg("--config").arg(config).args(["--log-format", "json"]).spawn().unwrap();
