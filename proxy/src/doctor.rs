@@ -98,7 +98,7 @@ const COUNTED: [(&str, Severity, &str, &str, &str); 5] = [
         "fairway_proxy_dataplane_restored_total",
         Severity::Warning,
         "foreign writers",
-        "programs or pins were removed by somebody else and put back",
+        "programs, pins or networks were removed or changed by somebody else, and put back",
         "find out who removes what is below the bpf file system",
     ),
     (

@@ -166,7 +166,7 @@ impl InspectionMetrics {
         Ok(Self {
             restored: publish.counter(
                 "fairway_proxy_dataplane_restored_total",
-                "Programs and pins of ours that somebody else removed, put back",
+                "Programs, pins and networks of cluster addresses that somebody else removed or changed, put back",
             )?,
             failures: publish.counter(
                 "fairway_proxy_inspection_failures_total",

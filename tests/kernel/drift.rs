@@ -75,6 +75,28 @@ fn entries_that_somebody_else_writes_are_noticed() {
     assert!(!ebpf.inspect().unwrap().entries_differ);
 }
 
+#[test]
+fn networks_of_cluster_addresses_come_back() {
+    let node = Node::new("networks");
+    let mut ebpf = node.open();
+    let networks = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect();
+    let mut somebody = Somebody::new(&node);
+    somebody.0.set_service_cidrs(&networks(&["10.96.0.0/12"])).unwrap();
+    assert_eq!(ebpf.inspect().unwrap().restored, 0, "nobody has said yet what they are");
+    let own = networks(&["10.254.0.0/16", "fd00:254::/112"]);
+    ebpf.set_service_cidrs(&own).unwrap();
+    assert_eq!(ebpf.inspect().unwrap(), Inspection::default());
+    for (foreign, count) in [
+        (networks(&[]), 2),
+        (networks(&["10.254.0.0/16"]), 1),
+        (networks(&["10.254.0.0/16", "fd00:254::/112", "0.0.0.0/0"]), 1),
+    ] {
+        somebody.0.set_service_cidrs(&foreign).unwrap();
+        assert_eq!(ebpf.inspect().unwrap().restored, count, "{foreign:?}");
+        assert_eq!(ebpf.inspect().unwrap(), Inspection::default(), "once is enough");
+    }
+}
+
 /// Another program that writes to the same maps.
 struct Somebody(Ebpf);
 

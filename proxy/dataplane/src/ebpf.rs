@@ -281,8 +281,9 @@ impl Dataplane for Ebpf {
         if self.whole {
             self.pins.retire_others()?;
         }
-        inspection.restored =
-            self.attached.restore(&self.pins)? + maps::restore(&self.pins, &self.identifiers)?;
+        inspection.restored = self.attached.restore(&self.pins)?
+            + maps::restore(&self.pins, &self.identifiers)?
+            + self.service_cidrs.restore()?;
         self.note_disturbance();
         inspection.entries_differ = self.usage.is_none();
         self.stale_sockets.report(&mut inspection);

@@ -65,7 +65,8 @@ pub trait Dataplane: Send {
 /// What a dataplane met, and did without being told, since it was last asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
-    /// Programs that somebody detached and pins that somebody removed. They are back.
+    /// Programs that somebody detached, pins that somebody removed, and networks of cluster addresses that somebody changed.
+    /// They are back.
     pub restored: u64,
     /// Whether somebody added or removed entries: what is forwarded must be observed anew.
     pub entries_differ: bool,

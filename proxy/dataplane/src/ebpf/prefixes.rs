@@ -1,5 +1,7 @@
 //! A map of networks, in which programs look up the one that an address is of.
 
+use std::collections::BTreeSet;
+
 use aya::Ebpf;
 use aya::maps::MapData;
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -16,6 +18,8 @@ use crate::Error;
 pub(super) struct Prefixes {
     name: &'static str,
     entries: LpmTrie<MapData, Plain<Address>, u32>,
+    /// What it is to hold, once somebody has said so.
+    wanted: Option<BTreeSet<(u32, Address)>>,
 }
 
 impl Prefixes {
@@ -25,6 +29,7 @@ impl Prefixes {
         Ok(Self {
             name: table.name,
             entries: LpmTrie::try_from(map).map_err(Error::map("open", table.name))?,
+            wanted: None,
         })
     }
 
@@ -33,17 +38,24 @@ impl Prefixes {
         &mut self,
         networks: impl IntoIterator<Item = &'network IpNet>,
     ) -> Result<(), Error> {
+        self.wanted = Some(networks.into_iter().map(prefix).collect());
+        self.restore().map(drop)
+    }
+
+    /// Makes its networks again what they were made last; how many were not.
+    pub(super) fn restore(&mut self) -> Result<u64, Error> {
+        let Some(wanted) = &self.wanted else { return Ok(0) };
         let failed = |action| Error::map(action, self.name);
-        let wanted: Vec<(u32, Address)> = networks.into_iter().map(prefix).collect();
         let keys: Vec<_> = self.entries.keys().collect::<Result<_, _>>().map_err(failed("read"))?;
-        let found: Vec<(u32, Address)> = keys.iter().map(|key| (key.prefix_len(), key.data().0)).collect();
-        for &(length, address) in wanted.iter().filter(|network| !found.contains(network)) {
-            self.entries.insert(&Key::new(length, Plain(address)), 1, 0).map_err(failed("write"))?;
+        let found: BTreeSet<(u32, Address)> =
+            keys.iter().map(|key| (key.prefix_len(), key.data().0)).collect();
+        for (length, address) in wanted.difference(&found) {
+            self.entries.insert(&Key::new(*length, Plain(*address)), 1, 0).map_err(failed("write"))?;
         }
-        for (key, _) in keys.iter().zip(&found).filter(|(_, network)| !wanted.contains(network)) {
-            self.entries.remove(key).map_err(failed("write"))?;
+        for (length, address) in found.difference(wanted) {
+            self.entries.remove(&Key::new(*length, Plain(*address))).map_err(failed("write"))?;
         }
-        Ok(())
+        Ok(wanted.symmetric_difference(&found).count() as u64)
     }
 }
 
