@@ -1,4 +1,5 @@
-//! Tier 3, in a guest: the kernel's IP virtual server, which the machine that tests are developed on need not have.
+//! Tier 3, in a guest: what the kernel of the machine that tests are developed on need not have. That is the IP virtual server,
+//! and VLANs.
 //!
 //! ```text
 //!   client 10.1.0.2 ---- 10.1.0.1 director 10.2.0.1 ---- servers 10.2.0.11, .12, .13
@@ -26,3 +27,4 @@ mod scale;
 mod scenarios;
 mod sctp;
 mod site;
+mod vlan;
