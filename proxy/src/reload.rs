@@ -13,7 +13,7 @@ use daemon::telemetry::Logs;
 use dataplane::Ipvs;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use tokio::sync::watch;
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
 use crate::arguments::{ConfigError, Run};
@@ -60,10 +60,11 @@ impl Reload {
             sleep(READ_EVERY).await;
             let arguments = self.arguments.clone();
             let read = spawn_blocking(move || arguments.config()).await;
-            let fields = match read.map_err(|error| died(&file, &error)) {
+            let fields = match read {
                 Ok(Ok((config, warnings))) => self.follow(&file, config, &warnings),
-                Ok(Err(error)) => self.refuse(problems(&file, &error)),
-                Err(problem) => self.refuse(vec![problem]),
+                Ok(Err(ConfigError::Invalid(problems))) => self.refuse(problems.list().to_vec()),
+                Ok(Err(error @ ConfigError::Read { .. })) => self.refuse(vec![of(&file, chain(&error))]),
+                Err(died) => self.refuse(vec![of(&file, chain(&died))]),
             };
             if let Some(fields) = fields {
                 return StartNeeded { file, fields };
@@ -84,7 +85,7 @@ impl Reload {
         };
         for step in steps {
             if let Err(what) = self.take(step) {
-                return self.refuse(vec![Problem { path: file.display().to_string(), what }]);
+                return self.refuse(vec![of(file, what)]);
             }
         }
         self.in_force.send_replace(config);
@@ -134,17 +135,9 @@ impl Reload {
     }
 }
 
-fn problems(file: &Path, error: &ConfigError) -> Vec<Problem> {
-    match error {
-        ConfigError::Invalid(problems) => problems.list().to_vec(),
-        ConfigError::Read { .. } => {
-            vec![Problem { path: file.display().to_string(), what: chain(error) }]
-        }
-    }
-}
-
-fn died(file: &Path, error: &JoinError) -> Problem {
-    Problem { path: file.display().to_string(), what: chain(error) }
+/// A problem of the whole file.
+fn of(file: &Path, what: String) -> Problem {
+    Problem { path: file.display().to_string(), what }
 }
 
 /// What became of changes of the file.
