@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use plan::{Change, Forwarding, Frontend};
 
-use super::Written;
+use super::write::Written;
 
 /// How many frontends are forwarded otherwise than they were left.
 pub(super) fn drifted(left: &Forwarding, found: &Forwarding) -> usize {
