@@ -73,6 +73,7 @@ fn a_backup_takes_over_only_after_real_silence_however_many_frames_are_lost() ->
     let (site, _first, second) = two_nodes()?;
     let (master, backup) = (site.master(0), site.master(1));
     let takeovers = || second.metric("vrrp_transitions_total{to=\"master\"}");
+    let (mut arrived, mut sent) = (0, 0);
     for (percent, span) in [(10, 5), (30, 8)] {
         let (heard, said) = (
             Capture::on_interface(backup.namespace(), INTERFACE)?,
@@ -97,8 +98,10 @@ fn a_backup_takes_over_only_after_real_silence_however_many_frames_are_lost() ->
         let adverts: Vec<_> = frames.iter().filter(of_master).map(|frame| frame.at).collect();
         let silences = adverts.windows(2).filter(|pair| pair[1] - pair[0] > 3 * INTERVAL).count();
         assert!(takeovers()? - before <= silences as u64, "{percent} %: {silences} silences");
-        let sent = said.frames().iter().filter(of_master).count();
-        assert!(adverts.len() < sent, "{percent} %: nothing was lost");
+        arrived += adverts.len();
+        sent += said.frames().iter().filter(of_master).count();
     }
+    // Of the few of one round, chance may spare all.
+    assert!(arrived < sent, "nothing was lost: {arrived} of {sent}");
     Ok(())
 }
