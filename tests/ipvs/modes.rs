@@ -12,7 +12,7 @@ use crate::site::{SERVERS, frontend};
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// Mode ebpf, at the sockets of nobody.
-fn start_ebpf(cluster: &Cluster, cgroup: &Path, drain_deadline: &str) -> Process {
+pub(crate) fn start_ebpf(cluster: &Cluster, cgroup: &Path, drain_deadline: &str) -> Process {
     let cgroup = format!("--cgroup={}", cgroup.display());
     let arguments = ["--proxy-mode=ebpf", &cgroup, &format!("--drain-deadline={drain_deadline}")];
     let mut process = cluster.program(&arguments).spawn().unwrap();

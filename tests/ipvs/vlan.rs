@@ -2,14 +2,12 @@
 //! tag, and programs of its own.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use tests::{Cgroup, Namespace};
 
+use crate::modes::start_ebpf;
 use crate::process::Cluster;
 use crate::site::{SERVERS, frontend};
-
-const LIMIT: Duration = Duration::from_mins(1);
 
 /// Moves what a place has on an interface to a VLAN on the same cable.
 fn tag(place: &Namespace, interface: &str, vlan: u16, address: &str, gateway: Option<&str>) {
@@ -28,9 +26,7 @@ fn clients_and_servers_of_vlans_meet() {
     let cluster = Cluster::new();
     let site = &cluster.site;
     let cgroup = Cgroup::new("nobody").unwrap();
-    let cgroup = format!("--cgroup={}", cgroup.path().display());
-    let mut process = cluster.program(&["--proxy-mode=ebpf", &cgroup]).spawn().unwrap();
-    process.wait_for_log("adopting", LIMIT).unwrap();
+    let _process = start_ebpf(&cluster, cgroup.path(), "1h");
     cluster.await_backends(&SERVERS);
 
     // Interfaces of VLANs that come while it runs.
