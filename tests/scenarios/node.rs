@@ -70,6 +70,11 @@ impl Server {
     pub(crate) fn stub(&self) -> &Stub {
         self.stub.as_ref().expect("it serves")
     }
+
+    /// Waits until a proxy watches every kind: from then on it asks for nothing anew by itself.
+    pub(crate) fn every_kind_is_watched(&self) -> Result<()> {
+        wait::until("every kind is watched", SOON, || self.stub().watches() == 4)
+    }
 }
 
 /// A running proxy.

@@ -32,7 +32,7 @@ fn synced() -> Result<(Server, Node)> {
     server.store.put(slice("web", &[LEFT]))?;
     let node = Node::start(&server)?;
     node.reaches(WEB, &[LEFT_8080])?;
-    wait::until("every kind is watched", SOON, || server.stub().watches() == 4)?;
+    server.every_kind_is_watched()?;
     Ok((server, node))
 }
 
