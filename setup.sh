@@ -31,11 +31,11 @@ packages=(
 )
 # Other kernels than this machine's, in virtual machines.
 guests=(
-  "qemu-system-x86:runs the kernel tests on Linux 6.1 and 6.12"
+  "qemu-system-x86:runs tests on Linux 5.10, 6.1 and 6.12"
   "busybox-static:starts a guest"
   "kmod:loads a guest's modules"
   "cpio:packs what starts a guest"
-  "xz-utils:unpacks Linux 6.1"
+  "xz-utils:unpacks Linux 5.10 and 6.1"
   "ipvsadm:looks at virtual services from outside"
 )
 # An eBPF toolchain: a compiler with matching sources of core, and the LLVM that bpf-linker links with.

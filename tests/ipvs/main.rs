@@ -13,6 +13,7 @@
 mod absent_modules;
 mod ask;
 mod contract;
+mod debian_11;
 mod drain;
 mod forwarding;
 mod front_door;
