@@ -38,10 +38,12 @@ impl FrontDoor {
     /// before has a moment to finish, and the rest is told before the address goes.
     pub(crate) async fn close(&self) {
         let parts = self.parts().take();
-        if let Some(Parts { relay, routers }) = parts {
+        if let Some(Parts { mut relay, routers }) = parts {
             let routers: Vec<Router> = routers.into_values().collect();
             if shut(&relay, &routers) {
                 tokio::time::sleep(COURTESY).await;
+                relay.close();
+                drop(tokio::time::timeout(PATIENCE, nobody_new(&relay)).await);
                 relay.stop();
                 Router::leave_all(routers);
             } else {
@@ -186,5 +188,14 @@ fn shut(relay: &Running, routers: &[Router]) -> bool {
     }
 }
 
-/// Longer than a short request takes, its connection included.
+async fn nobody_new(relay: &Running) {
+    while relay.has_new() {
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Longer than a short request usually takes, its connection included.
 const COURTESY: Duration = Duration::from_millis(20);
+/// How much longer it may take where client, backend or we are short of processors. New clients wait meanwhile.
+const PATIENCE: Duration = Duration::from_millis(150);
+const LOOK: Duration = Duration::from_millis(5);

@@ -126,6 +126,7 @@ impl Relay {
             metrics: metrics.clone(),
             frontend: RwLock::new(Arc::new(self.frontend)),
             carried: AtomicUsize::new(0),
+            new: AtomicUsize::new(0),
             crowd: Notify::new(),
             free: Arc::new(Semaphore::new(limit)),
             listeners: AtomicUsize::new(0),
@@ -186,6 +187,8 @@ struct Shared {
     frontend: RwLock<Arc<Frontend>>,
     /// How many connections there are.
     carried: AtomicUsize,
+    /// How many of them have never been idle yet.
+    new: AtomicUsize,
     /// That there may be many more of them than a moment ago.
     crowd: Notify,
     /// One permit per connection that may still be accepted.
@@ -253,6 +256,13 @@ impl Running {
     /// How many connections it carries now, those being established included.
     pub fn connections(&self) -> usize {
         self.shared.carried.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are connections that have never been idle yet: a client may still be in the middle of its first request.
+    /// Once the relay is [closed](Self::close), who waits to be accepted counts as well.
+    pub fn has_new(&self) -> bool {
+        let some = |count: &AtomicUsize| count.load(Ordering::Acquire) > 0;
+        (self.listening.is_empty() && some(&self.shared.accepting)) || some(&self.shared.new)
     }
 
     /// Further descriptors of the sockets that it accepts on, for [`Relay::bind`] of a successor: both accept from the same

@@ -100,7 +100,7 @@ fn run(
         loop {
             match connection.carry(&mut unsent, seat.as_ref(), &shared).await {
                 Ok(Carried::Over) => return,
-                Ok(Carried::Idle) => {}
+                Ok(Carried::Idle) => connection.place.rest(),
                 Err(error) => {
                     tracing::trace!(%error, "connection broken");
                     reset_on_close(&connection.client);

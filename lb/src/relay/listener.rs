@@ -125,6 +125,7 @@ impl Complaint {
 pub(super) struct Place {
     _permit: OwnedSemaphorePermit,
     shared: Arc<Shared>,
+    is_new: bool,
 }
 
 impl Place {
@@ -132,12 +133,21 @@ impl Place {
         if shared.carried.fetch_add(1, Ordering::Relaxed).is_multiple_of(CROWD) {
             shared.crowd.notify_one();
         }
-        Self { _permit: permit, shared }
+        shared.new.fetch_add(1, Ordering::Release);
+        Self { _permit: permit, shared, is_new: true }
+    }
+
+    /// The connection is idle for the first time, or over.
+    pub(super) fn rest(&mut self) {
+        if std::mem::take(&mut self.is_new) {
+            self.shared.new.fetch_sub(1, Ordering::Release);
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.rest();
         self.shared.carried.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -7,7 +7,7 @@ use lb::relay::Relay;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::lab::{Lab, Settings, configuration, named, until, within};
+use crate::lab::{Lab, Settings, Single, configuration, named, until, within};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frontend_that_moves_leaves_its_connections_alone() {
@@ -70,6 +70,22 @@ async fn clients_that_wait_in_an_inherited_queue_are_served() {
     }
     within("stop", tokio::task::spawn_blocking(move || running.stop())).await.unwrap();
     second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_come_before_it_closes_is_served_and_new_until_idle() {
+    let single = Single::listen().await;
+    let mut lab = Lab::start(&[single.address]);
+    until("it accepts", || lab.relay.accepts()).await;
+    let mut client = lab.connect().await;
+    lab.relay.close();
+    assert!(lab.relay.has_new(), "it has not spoken");
+    let mut backend = single.accept().await;
+    backend.write_all(b"!").await.unwrap();
+    assert_eq!(within("the answer", client.read_u8()).await.unwrap(), b'!');
+    until("nobody is new", || !lab.relay.has_new()).await;
+    assert_eq!(lab.relay.connections(), 1, "it is still there");
+    lab.stop().await;
 }
 
 fn first_address(sockets: &[std::net::TcpListener]) -> std::net::SocketAddr {
