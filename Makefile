@@ -22,8 +22,8 @@ test: setup  ## every tier of tests; root is needed for network namespaces and e
 	cargo test -p tests --doc
 	cargo scenario-tests
 	cargo kernel-tests -- --test-threads=1
-	$(call guest,6.1) kernel-tests -- --test-threads=1 --skip balance:: --skip entries_that_somebody_else_writes
-	$(call guest,6.12) kernel-tests -- --test-threads=1 --skip balance::
+	$(call guest,6.1) kernel-tests -- --test-threads=1 --skip balance:: --skip contract:: --skip entries_that_somebody_else_writes
+	$(call guest,6.12) kernel-tests -- --test-threads=1 --skip balance:: --skip older::
 	$(call guest,5.10) ipvs-tests -- --test-threads=1 debian_11::
 	$(call guest,6.1) ipvs-tests -- --test-threads=1 --skip debian_11:: --skip modes:: --skip neighbours:: --skip scale::
 	$(call guest,6.12) ipvs-tests -- --test-threads=1 --skip debian_11::

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::IpAddr;
 
+use dataplane::Feature;
 use serde::Serialize;
 
 pub(crate) use self::facts::{Facts, gather};
@@ -55,6 +56,7 @@ impl Report {
 pub(crate) fn diagnose(facts: &Facts) -> Report {
     let mut findings = Vec::new();
     findings.extend(proxy(facts));
+    findings.extend(features(facts));
     findings.extend(kernel(facts));
     findings.push(overlaps(facts));
     findings.extend(leftovers(facts));
@@ -153,6 +155,28 @@ fn proxy(facts: &Facts) -> Vec<Finding> {
         )
     });
     findings
+}
+
+/// What mode ebpf does without.
+fn features(facts: &Facts) -> Vec<Finding> {
+    const SUBJECT: &str = "features";
+    if facts.running.as_ref().is_some_and(|running| running.mode != "ebpf") {
+        return Vec::new();
+    }
+    match &facts.lacking {
+        None => {
+            vec![finding(Severity::Unknown, SUBJECT, "the kernel did not say what it has", "run it as root")]
+        }
+        Some(lacking) if lacking.is_empty() => {
+            vec![finding(Severity::Fine, SUBJECT, "the kernel has all that mode ebpf makes use of", "")]
+        }
+        Some(lacking) => {
+            let found =
+                |feature: &Feature| format!("the kernel lacks {}: {}", feature.name(), feature.instead());
+            let advice = "a newer kernel has it";
+            lacking.iter().map(|it| finding(Severity::Warning, SUBJECT, found(it), advice)).collect()
+        }
+    }
 }
 
 /// What the node's kernel is set to.

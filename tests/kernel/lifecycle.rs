@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use dataplane::{Dataplane, Ebpf, Error, PacketForwarding, PacketSettings, Settings};
+use dataplane::{Dataplane, Ebpf, Error, Feature, PacketForwarding, PacketSettings, Settings};
 
 use crate::node::{Node, another_process, apply, frontend, serve, told};
 use crate::server::{TcpServer, ask, connect, greeting};
@@ -137,7 +137,7 @@ fn another_version_forwards_until_this_one_knows_everything() {
 }
 
 /// What the verifier of each kernel walked through, program by program: `6.18 connect4 9754`. `+stack`: where packets go
-/// through the stack.
+/// through the stack. `+older`: where the kernel lacks what the programs can do without.
 const VERIFIED: &str = include_str!("verified_instructions.txt");
 
 #[test]
@@ -145,8 +145,12 @@ fn the_verifier_accepts_every_program_and_none_grows_unnoticed() {
     let node = Node::new("verifier");
     let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut grown = Vec::new();
-    for (forwarding, suffix) in [(PacketForwarding::Redirect, ""), (PacketForwarding::Stack, "+stack")] {
-        let mut ebpf = node.open();
+    for (forwarding, lacking, suffix) in [
+        (PacketForwarding::Redirect, &[][..], ""),
+        (PacketForwarding::Stack, &[], "+stack"),
+        (PacketForwarding::Redirect, &Feature::ALL, "+older"),
+    ] {
+        let mut ebpf = node.open_lacking(lacking);
         node.run(|| ebpf.serve_packets(PacketSettings { forwarding, ..PacketSettings::default() })).unwrap();
         for program in ebpf.programs() {
             let instructions = program.verified_instructions.expect("the kernel says since 5.16");

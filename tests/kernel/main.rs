@@ -10,6 +10,7 @@ mod contract;
 mod drift;
 mod lifecycle;
 mod node;
+mod older;
 mod packets;
 #[path = "../scenarios/planned.rs"]
 mod planned;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use dataplane::{Capacity, Dataplane, Ebpf, Settings};
+use dataplane::{Capacity, Dataplane, Ebpf, Feature, Settings};
 use plan::{Backend, Change, Frontend, Port, Protocol, Rules, Service};
 use tests::{BpfFs, Cgroup, Namespace};
 
@@ -46,6 +46,12 @@ impl Node {
 
     pub(crate) fn open(&self) -> Ebpf {
         Ebpf::open(&self.settings()).unwrap()
+    }
+
+    /// As if the kernel lacked these.
+    pub(crate) fn open_lacking(&self, features: &[Feature]) -> Ebpf {
+        let lacking = features.iter().copied().collect();
+        Ebpf::open_lacking(&self.settings(), Capacity::default(), lacking).unwrap()
     }
 
     pub(crate) fn open_sized(&self, services: u32, backends: u32) -> Ebpf {

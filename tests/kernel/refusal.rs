@@ -36,7 +36,10 @@ fn a_process_without_privileges_is_told_which_it_lacks() {
     let node = Node::new("privilege");
     let output = another_process("refusal::unprivileged", &node.settings(), "").output().unwrap();
     let printed = String::from_utf8_lossy(&output.stdout);
-    assert!(printed.contains("not permitted to create eBPF maps: run as root or with CAP_BPF"), "{printed}");
+    assert!(
+        printed.contains("not permitted to load and attach eBPF programs: run as root or with CAP_BPF"),
+        "{printed}"
+    );
 }
 
 #[test]

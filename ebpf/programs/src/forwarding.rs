@@ -100,7 +100,7 @@ pub enum Verdict {
 }
 
 /// The IP protocol number.
-const TCP: u8 = 6;
+pub(crate) const TCP: u8 = 6;
 
 /// So many backends are compared for the one with the fewest connections: all of a service that has no more, else those whose
 /// turn it is.

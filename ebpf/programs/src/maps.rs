@@ -15,6 +15,7 @@ use ebpf_abi::{
 
 use crate::Tables;
 use crate::forwarding::Search;
+use crate::helpers::has_loop;
 
 // Memory is taken by what is there and not by what could be.
 #[map]
@@ -137,9 +138,19 @@ impl Tables for Maps {
     #[inline(always)]
     #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
     fn compare(&self, search: &mut Search, count: u32) {
-        // The verifier walks through the function once and not as often as it is called.
-        // SAFETY: the kernel calls it with this pointer before it returns, and with no other.
-        unsafe { bpf_loop(count, compare as *mut c_void, (&raw mut *search).cast(), 0) };
+        let search = (&raw mut *search).cast();
+        if has_loop() {
+            // The verifier walks through the function once and not as often as it is called.
+            // SAFETY: the kernel calls it with this pointer before it returns, and with no other.
+            unsafe { bpf_loop(count, compare as *mut c_void, search, 0) };
+            return;
+        }
+        let mut after = 0;
+        while after < COMPARED_IN_PLACE && after < count {
+            // SAFETY: the pointer is that of the search, which is not used meanwhile.
+            unsafe { compare(after.into(), search) };
+            after += 1;
+        }
     }
 
     #[inline(always)]
@@ -323,7 +334,11 @@ fn tally_of(service: ServiceId) -> *mut Tally {
     TALLIES.get_ptr_mut(service).unwrap_or(core::ptr::null_mut())
 }
 
+/// So many backends are compared where the kernel has no `bpf_loop`: the verifier walks through each comparison.
+const COMPARED_IN_PLACE: u32 = 4;
+
 /// Compares one backend; 0 lets the kernel go on.
+#[inline(never)]
 #[expect(unsafe_code, reason = "the kernel hands the search over as a pointer")]
 #[expect(clippy::cast_possible_truncation, reason = "it counts to sixteen")]
 unsafe extern "C" fn compare(after: u64, search: *mut c_void) -> i64 {

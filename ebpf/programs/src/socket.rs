@@ -9,11 +9,12 @@ use aya_ebpf::programs::{SockAddrContext, SockContext, SockOpsContext};
 use ebpf_abi::{Address, Audience, Backend, Client, Cookie, Origin, OriginKey, Port, ServiceKey};
 
 use crate::Tables;
-use crate::forwarding::{self, Asker, Socket, Verdict};
+use crate::forwarding::{self, Asker, Socket, TCP, Verdict};
+use crate::helpers::has_set_retval;
 
 /// The kernel carries on with the call.
 const PROCEED: i32 = 1;
-/// The call fails with what `bpf_set_retval` said.
+/// The call fails with what `bpf_set_retval` said, and with EPERM where there is no such helper.
 const FAIL: i32 = 0;
 /// What an application is told where nobody listens.
 const ECONNREFUSED: i32 = 111;
@@ -91,10 +92,10 @@ fn carry_out<F: Family>(context: &SockAddrContext, verdict: Verdict) -> i32 {
                 set_port(context, port);
                 PROCEED
             } else {
-                fail(ECONNREFUSED)
+                refuse::<F>(context)
             }
         }
-        Verdict::Refuse => fail(ECONNREFUSED),
+        Verdict::Refuse => refuse::<F>(context),
         Verdict::Drop => fail(ETIMEDOUT),
     }
 }
@@ -217,11 +218,41 @@ fn cookie(context: &impl EbpfContext) -> u64 {
     unsafe { bpf_get_socket_cookie(context.as_ptr()) }
 }
 
-/// Makes the call fail at once with this error instead of the hook's own EPERM.
+/// The application is told that nobody listens.
+#[inline(always)]
+fn refuse<F: Family>(context: &SockAddrContext) -> i32 {
+    if !has_set_retval() && protocol(context) == TCP && !is_bound_to_device(context) {
+        // At port 0 of its own host nobody can listen: the kernel answers at once, and the call fails as it should.
+        let nobody = if F::address(context).is_v4() { LOOPBACK_V4 } else { LOOPBACK_V6 };
+        F::set_address(context, nobody);
+        set_port(context, Port::from_wire(0));
+        return PROCEED;
+    }
+    fail(ECONNREFUSED)
+}
+
+const LOOPBACK_V4: Address = Address::from_v4_word(0x7f00_0001_u32.to_be());
+const LOOPBACK_V6: Address = Address::from_v6_words([0, 0, 0, 1_u32.to_be()]);
+
+/// Whether the socket talks by one device only, and so not to its own host.
+#[inline(always)]
+#[expect(unsafe_code, reason = "the kernel hands its context to a program as a pointer")]
+fn is_bound_to_device(context: &SockAddrContext) -> bool {
+    // SAFETY: the kernel passes a `bpf_sock_addr`, whose socket is there while the program runs. Volatile, so that the
+    // compiler keeps the accesses as the verifier wants them: a pointer and a word.
+    unsafe {
+        let socket = (&raw const (*context.sock_addr).__bindgen_anon_1.sk).read_volatile();
+        (&raw const (*socket).bound_dev_if).read_volatile() != 0
+    }
+}
+
+/// Makes the call fail at once with this error instead of the hook's own EPERM, where the kernel lets it.
 #[inline(always)]
 #[expect(unsafe_code, reason = "helpers are calls into the kernel")]
 fn fail(error: i32) -> i32 {
-    // SAFETY: the helper takes a negative error number. It fails for numbers that are none only.
-    unsafe { bpf_set_retval(-error) };
+    if has_set_retval() {
+        // SAFETY: the helper takes a negative error number. It fails for numbers that are none only.
+        unsafe { bpf_set_retval(-error) };
+    }
     FAIL
 }

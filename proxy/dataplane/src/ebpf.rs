@@ -8,6 +8,8 @@
 //! Maps and links are pinned: forwarding goes on when the process ends, however it ends, and the next one adopts it.
 
 mod encode;
+#[cfg(feature = "contract")]
+mod hidden;
 mod live;
 mod load;
 mod maps;
@@ -45,7 +47,7 @@ use self::prefixes::Prefixes;
 use self::stale_sockets::StaleSockets;
 pub use self::tallies::{ServiceCount, ServiceCounters};
 use self::write::Write;
-use crate::{Dataplane, Deviation, Error, Failure, Inspection, Unsupported};
+use crate::{Dataplane, Deviation, Error, Failure, Feature, Inspection, Unsupported};
 
 /// Where the state is pinned unless told otherwise.
 pub const DEFAULT_BPF_FS: &str = "/sys/fs/bpf/fairway";
@@ -96,6 +98,8 @@ pub struct Ebpf {
     whole: bool,
     /// Before the pins, so that its thread has ended when they are given up.
     packets: Option<Packets>,
+    /// What the programs do without.
+    lacking: BTreeSet<Feature>,
     pins: Pins,
 }
 
@@ -112,8 +116,22 @@ impl Ebpf {
 
     /// As [`Ebpf::open`], with maps of another size. Maps that are pinned already keep the size they have.
     pub fn open_sized(settings: &Settings, capacity: Capacity) -> Result<Self, Error> {
+        let lacking = Feature::lacking()?;
+        for feature in &lacking {
+            let (feature, instead) = (feature.name(), feature.instead());
+            tracing::warn!(feature, instead, "the kernel lacks a feature");
+        }
+        Self::open_lacking(settings, capacity, lacking)
+    }
+
+    /// As [`Ebpf::open_sized`], on a kernel that lacks these features, or as if it did.
+    pub fn open_lacking(
+        settings: &Settings,
+        capacity: Capacity,
+        lacking: BTreeSet<Feature>,
+    ) -> Result<Self, Error> {
         let pins = Pins::own(&settings.bpf_fs)?;
-        let mut object = load::open(&pins, capacity)?;
+        let mut object = load::open(&pins, capacity, &lacking)?;
         let maps = Maps::take(&mut object)?;
         let service_cidrs = Prefixes::take(&mut object, ebpf_abi::SERVICE_CIDRS)?;
         let attached = Attached::attach(object, &pins, &settings.cgroup)?;
@@ -132,6 +150,7 @@ impl Ebpf {
             sockets_due: true,
             whole: false,
             packets: None,
+            lacking,
             pins,
         };
         ebpf.reread()?;
@@ -142,7 +161,7 @@ impl Ebpf {
     /// Serves packets too, at the interfaces of this network namespace: those there are and those that come, until this
     /// is dropped. The programs stay where they are then, but come to no other interface.
     pub fn serve_packets(&mut self, settings: PacketSettings) -> Result<PacketCounters, Error> {
-        let packets = Packets::start(&self.pins, settings)?;
+        let packets = Packets::start(&self.pins, settings, &self.lacking)?;
         let counters = packets.counters();
         self.attached.programs.extend_from_slice(packets.programs());
         self.packets = Some(packets);
@@ -161,7 +180,7 @@ impl Ebpf {
 
     /// The packet programs, to be timed on the maps of this dataplane.
     pub fn packet_timing(&self) -> Result<PacketTiming, Error> {
-        PacketTiming::open(&self.pins)
+        PacketTiming::open(&self.pins, &self.lacking)
     }
 
     /// Detaches the programs and removes everything pinned below `bpf_fs`. Success where nothing is. The kernel may take

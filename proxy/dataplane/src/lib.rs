@@ -21,7 +21,7 @@ pub use ebpf::{
 pub use ebpf_abi::{Counter as PacketCounter, Latency as ServiceLatency, Tally as ServiceTally};
 pub use error::{Deviation, Error, Unsupported};
 pub use ipvs::{Ipvs, IpvsSettings, IpvsTraffic, Load, Surroundings, Timeouts, Traffic};
-pub use kernel::default_cgroup;
+pub use kernel::{Feature, default_cgroup};
 pub use memory::Memory;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use dataplane::Ipvs;
+use dataplane::{Feature, Ipvs};
 use nix::ifaddrs::getifaddrs;
 use serde::Deserialize;
 
@@ -23,6 +23,8 @@ pub(crate) struct Facts {
     pub(super) unreachable: String,
     /// Below `/proc/sys`, as far as they could be read.
     pub(super) sysctls: BTreeMap<String, String>,
+    /// What mode ebpf does without here; `None` where the kernel did not say.
+    pub(super) lacking: Option<BTreeSet<Feature>>,
     pub(super) own_addresses: BTreeSet<IpAddr>,
     /// Of kube-proxy.
     pub(super) leftovers: Vec<String>,
@@ -94,7 +96,8 @@ fn rp_filter(interface: &str) -> String {
 
 /// Asks the proxy that serves its metrics at `at`, and looks at the machine.
 pub(crate) fn gather(at: SocketAddr) -> io::Result<Facts> {
-    let mut facts = Facts { own_addresses: interfaces::addresses()?, ..Facts::default() };
+    let own_addresses = interfaces::addresses()?;
+    let mut facts = Facts { own_addresses, lacking: Feature::lacking().ok(), ..Facts::default() };
     facts.own_addresses.retain(|address| !address.is_loopback());
     match running(at) {
         Ok(running) => facts.running = Some(running),

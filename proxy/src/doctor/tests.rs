@@ -16,6 +16,7 @@ fn well() -> Facts {
     Facts {
         running: Some(running),
         sysctls: sysctls.map(|(path, value)| (path.to_owned(), value.to_owned())).into(),
+        lacking: Some(BTreeSet::new()),
         own_addresses: ["172.16.0.1".parse().expect("an address")].into(),
         ..Facts::default()
     }
@@ -81,6 +82,13 @@ fn each_trouble_is_found_by_name() {
             Failure,
             "kube-proxy",
             "kube-ipvs0 is still there",
+        ),
+        (Facts { lacking: None, ..well() }, Unknown, "features", "did not say"),
+        (
+            Facts { lacking: Some([Feature::SetRetval].into()), ..well() },
+            Warning,
+            "features",
+            "the kernel lacks bpf_set_retval in connect and sendmsg hooks (Linux 6.1): a datagram",
         ),
         (Facts { unseen: vec!["nft"], ..well() }, Unknown, "kube-proxy", "nft is not installed"),
     ];

@@ -1,5 +1,6 @@
 //! Programs into the kernel, and onto the control group without a gap.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -15,6 +16,7 @@ use ebpf_abi::{Affinity, AffinityKey, Origin, OriginKey};
 use super::Capacity;
 use super::maps::system_error;
 use super::pins::{self, Pins};
+use crate::kernel::Feature;
 use crate::{Error, kernel};
 
 /// The reserved identifier and the service that does not fit any more, as in `ebpf_abi`.
@@ -58,7 +60,7 @@ impl Program {
 }
 
 /// Creates the maps, or opens those that are pinned, and makes the programs ready to load.
-pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> {
+pub(super) fn open(pins: &Pins, capacity: Capacity, lacking: &BTreeSet<Feature>) -> Result<aya::Ebpf, Error> {
     inherit(pins)?;
     let mut loader = loader();
     for table in ebpf_abi::TABLES {
@@ -69,7 +71,7 @@ pub(super) fn open(pins: &Pins, capacity: Capacity) -> Result<aya::Ebpf, Error> 
         .map_max_entries(ebpf_abi::TURNS.name, capacity.services.saturating_add(TURNS_BESIDE_SERVICES))
         .map_max_entries(ebpf_abi::SLOTS.name, capacity.backends)
         .map_max_entries(ebpf_abi::BACKENDS.name, capacity.backends);
-    loader.load(OBJECT).map_err(load_error)
+    create(&mut loader, OBJECT, lacking)
 }
 
 /// Nothing is relocated against the kernel's own types, yet a new loader reads them, which takes some 20 MiB for a moment. On a
@@ -85,6 +87,21 @@ pub(super) fn loader() -> EbpfLoader<'static> {
         |_no_thread| new(),
         |thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
     )
+}
+
+/// Creates the maps of an object for a kernel that lacks these features, and makes its programs ready to load.
+pub(super) fn create(
+    loader: &mut EbpfLoader<'_>,
+    object: &[u8],
+    lacking: &BTreeSet<Feature>,
+) -> Result<aya::Ebpf, Error> {
+    for feature in lacking {
+        // Not every object has a use for each.
+        loader.override_global(feature.global(), &0_u32, false);
+    }
+    #[cfg(feature = "contract")]
+    let object = &super::hidden::hide(object, lacking);
+    loader.load(object).map_err(load_error)
 }
 
 /// Takes over what another version remembers of sockets and clients, where it is laid out as ours: a peer goes on to stand

@@ -13,7 +13,7 @@ mod timing;
 #[cfg(feature = "contract")]
 mod trial;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
@@ -44,6 +44,7 @@ use super::pod::Plain;
 use super::prefixes::Prefixes;
 use super::{Program, encode, load};
 use crate::Error;
+use crate::kernel::Feature;
 
 /// What `build.rs` compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/packet"));
@@ -134,8 +135,12 @@ pub(super) struct Packets {
 
 impl Packets {
     /// Attaches the programs to the interfaces there are, and to those that come.
-    pub(super) fn start(pins: &Pins, settings: PacketSettings) -> Result<Self, Error> {
-        let mut object = open(pins, &settings)?;
+    pub(super) fn start(
+        pins: &Pins,
+        settings: PacketSettings,
+        lacking: &BTreeSet<Feature>,
+    ) -> Result<Self, Error> {
+        let mut object = open(pins, &settings, lacking)?;
         // Before the maps are taken: the programs refer to them.
         let programs = attach::load(&mut object)?;
         let counters = take_map(&mut object, ebpf_abi::COUNTERS)?;
@@ -189,7 +194,7 @@ pub(super) fn detach() -> Result<(), Error> {
 }
 
 /// Creates the maps, or opens those that are pinned, which are shared with the programs at the socket.
-fn open(pins: &Pins, settings: &PacketSettings) -> Result<Ebpf, Error> {
+fn open(pins: &Pins, settings: &PacketSettings, lacking: &BTreeSet<Feature>) -> Result<Ebpf, Error> {
     let by_stack = u32::from(settings.forwarding == PacketForwarding::Stack);
     let mut loader = load::loader();
     loader.override_global("FORWARD_BY_STACK", &by_stack, true);
@@ -197,7 +202,7 @@ fn open(pins: &Pins, settings: &PacketSettings) -> Result<Ebpf, Error> {
         loader.map_pin_path(table.name, pins.maps().join(table.name));
     }
     loader.map_max_entries(ebpf_abi::CONNECTIONS.name, settings.flow_entries);
-    loader.load(OBJECT).map_err(load::load_error)
+    load::create(&mut loader, OBJECT, lacking)
 }
 
 /// The maps that say what the interfaces are.

@@ -1,5 +1,6 @@
 //! How long the packet programs take for a packet, as the kernel's own test runs have it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aya::Ebpf;
@@ -9,6 +10,7 @@ use super::{PacketSettings, attach};
 use crate::Error;
 use crate::ebpf::load;
 use crate::ebpf::pins::Pins;
+use crate::kernel::Feature;
 
 /// The packet programs once more in the kernel, on the maps of a dataplane that is open, and at no interface.
 /// They are those that send packets straight to the neighbour.
@@ -30,8 +32,8 @@ impl PacketTiming {
     /// One that only looks up the conversation of an IPv4 packet and its service, and lets pass what is of one.
     pub const LOOK_UP: &'static str = "fairway_look_up";
 
-    pub(in crate::ebpf) fn open(pins: &Pins) -> Result<Self, Error> {
-        let mut object = super::open(pins, &PacketSettings::default())?;
+    pub(in crate::ebpf) fn open(pins: &Pins, lacking: &BTreeSet<Feature>) -> Result<Self, Error> {
+        let mut object = super::open(pins, &PacketSettings::default(), lacking)?;
         attach::load(&mut object)?;
         for name in [Self::PASS, Self::LOOK_UP] {
             program(&mut object, name)?.load().map_err(|error| load::program_error("load", name, error))?;
