@@ -2,20 +2,21 @@
 //!
 //! Parsed here once more and by hand, so that our own codec is checked by something that shares no line with it.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, SockFlag, SockProtocol, SockType, recvfrom, setsockopt, socket, sockopt,
+    AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg,
+    setsockopt, socket, sockopt,
 };
-use nix::sys::time::{TimeVal, TimeValLike};
+use nix::sys::time::{TimeSpec, TimeVal, TimeValLike};
 
 use crate::error::report_leftover;
 use crate::{Error, Namespace, Result, Switch, wait};
@@ -29,7 +30,7 @@ const OUTGOING: u8 = 4;
 /// One frame of interest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// When it was seen.
+    /// When the kernel saw it.
     pub at: Instant,
     /// Who sent it.
     pub source: Mac,
@@ -154,6 +155,7 @@ fn open(interface: &str) -> Result<(OwnedFd, usize)> {
     let flags = SockFlag::SOCK_CLOEXEC;
     let socket =
         socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll).map_err(failed())?;
+    setsockopt(&socket, sockopt::ReceiveTimestampns, &true).map_err(failed())?;
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::milliseconds(50)).map_err(failed())?;
     let index = if_nametoindex(interface).map_err(failed())?;
     Ok((socket, usize::try_from(index).unwrap_or_default()))
@@ -161,22 +163,36 @@ fn open(interface: &str) -> Result<(OwnedFd, usize)> {
 
 fn receive(socket: &OwnedFd, place: Place, frames: &Mutex<Vec<Frame>>, stop: &AtomicBool) -> io::Result<()> {
     let mut buffer = [0; 2048];
+    let mut control = nix::cmsg_space!(TimeSpec);
     while !stop.load(Ordering::Relaxed) {
-        let (length, from) = match recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer) {
-            Ok((length, Some(from))) => (length, from),
-            Ok((_, None)) | Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => continue,
+        let mut vectors = [IoSliceMut::new(&mut buffer)];
+        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::empty());
+        let received = match recvmsg::<LinkAddr>(fd, &mut vectors, Some(&mut control), flags) {
+            Ok(received) => received,
+            Err(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => continue,
             Err(error) => return Err(error.into()),
         };
+        let seen = received.cmsgs()?.find_map(|message| match message {
+            ControlMessageOwned::ScmTimestampns(seen) => Some(seen),
+            _ => None,
+        });
+        let (Some(from), Some(seen), length) = (received.address, seen, received.bytes) else { continue };
         let wanted = match place {
             Place::Interface(index) => from.ifindex() == index,
             Place::SwitchWithout(bridge) => from.ifindex() != bridge && from.pkttype() != OUTGOING,
         };
         if let Some((source, destination, content)) = parse(&buffer[..length]).filter(|_| wanted) {
-            let frame = Frame { at: wait::now(), source, destination, content };
+            let frame = Frame { at: instant_of(seen), source, destination, content };
             frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
         }
     }
     Ok(())
+}
+
+/// The kernel tells the time of day. This thread may read that late, but not by so much that the two clocks part.
+fn instant_of(seen: TimeSpec) -> Instant {
+    let (now, seen) = (wait::now(), SystemTime::UNIX_EPOCH + Duration::from(seen));
+    now.checked_sub(seen.elapsed().unwrap_or_default()).unwrap_or(now)
 }
 
 fn parse(frame: &[u8]) -> Option<(Mac, Mac, Content)> {

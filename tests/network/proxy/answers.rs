@@ -136,11 +136,12 @@ fn the_running_proxy_tells_what_the_maps_hold_now() -> Result<()> {
     };
     let (_, told) = ask(&["explain", "10.1.0.9", "10.254.0.2:80"])?;
     assert!(told.contains("kernel    as planned: 10.1.0.2:8080 (round-robin, exclusive)"), "{told}");
-    let rules = Rules { scheduler: Scheduler::Random, ..Rules::default() };
+    // In place: that entries come or go is seen every second.
+    let rules = Rules { scheduler: Scheduler::Random, exclusive: true, ..Rules::default() };
     let change = Change::SetRules { frontend: frontend("10.254.0.2:80"), rules };
     assert!(somebody_else(&node)?.apply(&[change]).is_empty());
     let (_, told) = ask(&["explain", "10.1.0.9", "10.254.0.2:80"])?;
-    assert!(told.contains("kernel    NOT as planned: 10.1.0.2:8080 (random)"), "{told}");
+    assert!(told.contains("kernel    NOT as planned: 10.1.0.2:8080 (random, exclusive)"), "{told}");
     let (status, told) = ask(&["doctor"])?;
     let finding = "FAILURE  plan: 1 frontends are not forwarded as planned, TCP 10.254.0.2:80 first";
     assert!(!status.success() && told.contains(finding), "{told}");
