@@ -1,6 +1,8 @@
 //! A backend that leaves while it has connections.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dataplane::{Dataplane, Deviation, Ipvs, IpvsSettings, Surroundings};
@@ -96,6 +98,38 @@ fn a_server_that_returns_while_it_drains_is_as_before() {
     assert_eq!(site.tool("ipvsadm", &["-Ln", "--thresholds"]), before);
     assert_eq!(held.ask().unwrap(), "one");
     assert_eq!(site.dial(frontend(), 3).unwrap().len(), 1);
+}
+
+/// Between the messages that put one server back and those that take the other one out are those of many more services:
+/// a moment without a server is long enough to be seen.
+#[test]
+fn a_server_that_returns_while_it_drains_serves_before_the_other_one_leaves() {
+    let site = Site::new();
+    let mut ipvs = open(&site, Duration::from_hours(1));
+    apply(&mut ipvs, &[Change::AddService { frontend: frontend(), service: service(&["one", "two"]) }]);
+    let held = [site.hold(frontend()), site.hold(frontend())];
+    let back = |name| Change::AddBackend { frontend: frontend(), backend: server(name), weight: Weight::ONE };
+    let drain = |name| Change::DrainBackend { frontend: frontend(), backend: server(name) };
+    apply(&mut ipvs, &[drain("one")]);
+    let others = (0..1_000_u16).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        let other = Frontend::new([10, 253, high, low].into(), frontend().port(), Protocol::Tcp);
+        Change::AddService { frontend: other, service: service(&["three"]) }
+    });
+    let changes: Vec<Change> = [back("one"), drain("two")].into_iter().chain(others).collect();
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let dials = scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                site.dial(frontend(), 1)?;
+            }
+            site.dial(frontend(), 2)
+        });
+        apply(&mut ipvs, &changes);
+        is_over.store(true, Ordering::Relaxed);
+        assert_eq!(dials.join().unwrap().unwrap(), BTreeMap::from([("one".to_owned(), 2)]));
+    });
+    drop(held);
 }
 
 #[test]

@@ -276,7 +276,12 @@ impl Ipvs {
         let Difference { first, then, lost, gained } = self.served.difference(&before);
         self.table.change(&first.removed, &first.added)?;
         self.addresses.remove(&lost)?;
-        self.give(orders, &mut refusals)?;
+        // Who comes back while it drains is there by its second order. Until then, who leaves may be all that serves.
+        let farewells = farewells(changes);
+        let (leaving, coming): (Vec<_>, Vec<_>) =
+            orders.into_iter().partition(|(position, _)| farewells.contains(position));
+        self.give(coming, &mut refusals)?;
+        self.give(leaving, &mut refusals)?;
         self.table.change(&then.removed, &then.added)?;
         for (address, outcome) in gained.iter().zip(self.addresses.add(&gained)?) {
             if let Err(refusal) = outcome {
@@ -442,6 +447,27 @@ fn schedule(target: Target, rules: &Rules) -> (Scheduler, Option<Duration>) {
 }
 
 /// Makes a backend take its share of new connections, whether it is known or not.
+/// The places of backends that leave without anything after it that is about their frontend, too.
+fn farewells(changes: &[Change]) -> BTreeSet<usize> {
+    let (mut places, mut later) = (BTreeSet::new(), BTreeSet::new());
+    for (place, change) in changes.iter().enumerate().rev() {
+        match change {
+            Change::DrainBackend { frontend, .. } | Change::RemoveBackend { frontend, .. } => {
+                if !later.contains(frontend) {
+                    places.insert(place);
+                }
+            }
+            Change::AddService { .. }
+            | Change::SetRules { .. }
+            | Change::AddBackend { .. }
+            | Change::RemoveService { .. } => {
+                later.insert(change.frontend());
+            }
+        }
+    }
+    places
+}
+
 fn add(target: Target, backend: Backend, weight: Weight) -> Order {
     let new = message::server(Command::NewServer, target, backend, drain::serving(weight));
     Order::or(new, Errno::EEXIST, Command::SetServer)
