@@ -8,12 +8,13 @@ use std::time::Instant;
 use tests::{Error, Result, wait};
 
 use crate::document::{Document, Place, Section};
+use crate::node::Mode;
 use crate::{fail_over, front_door, guest, machine, programs, scale, service_path, virtual_services};
 
 /// Figures of this machine's kernel, in namespaces of its own; writes bench/results/ and the README's part. Needs root.
 #[derive(Clone, Debug, clap::Parser)]
 pub struct Arguments {
-    /// What to measure; everything where it is left out.
+    /// What to measure; where it is left out, everything that fits into half an hour.
     #[arg(value_enum)]
     subject: Option<Subject>,
     /// Fewer and shorter rounds: all of it, but for what takes another kernel, in less than three minutes.
@@ -38,19 +39,22 @@ enum Subject {
     FailOver,
     /// How the proxy's costs grow with the cluster.
     Programming,
+    /// The same in mode ipvs, in a guest: five minutes, and only where it is asked for.
+    ProgrammingIpvs,
     /// Mode ipvs beside ipvsadm, in a guest.
     VirtualServices,
 }
 
 impl Subject {
     /// The quickest to fail first.
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Programs,
         Self::ServicePath,
         Self::Programming,
         Self::FrontDoor,
         Self::FailOver,
         Self::Guest,
+        Self::ProgrammingIpvs,
         Self::VirtualServices,
     ];
 
@@ -62,13 +66,24 @@ impl Subject {
             Self::FrontDoor => "front-door",
             Self::FailOver => "fail-over",
             Self::Programming => "programming",
+            Self::ProgrammingIpvs => "programming-ipvs",
             Self::VirtualServices => "virtual-services",
+        }
+    }
+
+    /// Why it is no part of a run of everything; `None` where it is.
+    const fn left_out(self, quick: bool) -> Option<&'static str> {
+        match self {
+            Self::ProgrammingIpvs => Some("which takes five minutes and is measured where it is asked for"),
+            // A guest takes its time.
+            _ if quick && self.takes_a_guest() => Some("which a quick run leaves out"),
+            _ => None,
         }
     }
 
     /// Whether it takes another kernel.
     const fn takes_a_guest(self) -> bool {
-        matches!(self, Self::Guest | Self::VirtualServices)
+        matches!(self, Self::Guest | Self::ProgrammingIpvs | Self::VirtualServices)
     }
 }
 
@@ -77,14 +92,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let start = wait::now();
     let mut exit = ExitCode::SUCCESS;
     for subject in Subject::ALL {
-        // A guest takes its time.
-        let is_wanted = arguments
-            .subject
-            .map_or(!arguments.quick || !subject.takes_a_guest(), |wanted| wanted == subject);
-        if !is_wanted {
-            if arguments.subject.is_none() {
-                eprintln!("not run: {}, which a quick run leaves out", subject.name());
-            }
+        let left_out = match arguments.subject {
+            Some(wanted) if wanted != subject => continue,
+            Some(_) => None,
+            None => subject.left_out(arguments.quick),
+        };
+        if let Some(reason) = left_out {
+            eprintln!("not run: {}, {reason}", subject.name());
             continue;
         }
         let keep = if arguments.in_guest { print } else { record };
@@ -134,7 +148,10 @@ fn measure(subject: Subject, arguments: &Arguments, start: Instant) -> Result<Se
         }
         Subject::Programming => {
             let rounds = if quick { scale::QUICK_ROUNDS } else { scale::FULL_ROUNDS };
-            scale::measure(rounds, &command, progress)?.section()
+            scale::measure(Mode::Ebpf, rounds, &command, progress)?.section()
+        }
+        Subject::ProgrammingIpvs => {
+            scale::measure(Mode::Ipvs, scale::GUEST_ROUNDS, &command, progress)?.section()
         }
     })
 }

@@ -16,8 +16,16 @@ use crate::machine::Machine;
 use crate::statistics::{Summary, number, summarize};
 
 /// The sections in the order in which they are shown.
-const ORDER: [&str; 7] =
-    ["service-path", "guest", "programs", "front-door", "fail-over", "programming", "virtual-services"];
+const ORDER: [&str; 8] = [
+    "service-path",
+    "guest",
+    "programs",
+    "front-door",
+    "fail-over",
+    "programming",
+    "programming-ipvs",
+    "virtual-services",
+];
 /// From here on, before any round, a machine counts as busy with other things.
 const BUSY: f64 = 0.05;
 

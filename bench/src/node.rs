@@ -18,7 +18,17 @@ const FRONTEND: &str = "10.254.0.80:80";
 /// Where the API server is, on the node.
 pub(crate) const API: &str = "127.0.0.1:6443";
 const METRICS_PORT: u16 = 10_249;
-const PATIENCE: Duration = Duration::from_mins(1);
+/// A guest without hardware support is slow.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// How its proxy forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// By programs at sockets and interfaces.
+    Ebpf,
+    /// By the kernel's IP virtual server, which few kernels have: mostly in a guest.
+    Ipvs,
+}
 
 /// Everything on it ends when it is dropped.
 pub struct Node {
@@ -46,7 +56,7 @@ pub struct Start {
 
 impl Node {
     /// Starts it in a cluster with so many more Services, of so many `endpoints` each, and waits until its own answers.
-    pub fn among(others: u32, endpoints: u32) -> Result<(Self, Start)> {
+    pub fn among(others: u32, endpoints: u32, mode: Mode) -> Result<(Self, Start)> {
         let folder = tempfile::tempdir().map_err(Error::system("make", "a temporary directory"))?;
         let network = Namespace::new("node")?;
         let (pods, pod_networks) = start_pods(&network, folder.path())?;
@@ -65,6 +75,7 @@ impl Node {
         let proxy = Program::ours("fairway-proxy")?
             .arguments(["--kubeconfig".into(), write_kubeconfig(folder.path(), &authority)?])
             .arguments(["--cgroup".as_ref(), cgroup.path(), "--bpf-fs".as_ref(), bpf_fs.path()])
+            .arguments((mode == Mode::Ipvs).then_some("--proxy-mode=ipvs"))
             .inside(&network)
             .log_to(folder.path().join("fairway-proxy"))
             .spawn()?;

@@ -10,7 +10,7 @@ use tests::Result;
 pub use report::Report;
 
 use crate::machine::{self, Machine};
-use crate::node::Node;
+use crate::node::{Mode, Node};
 use crate::statistics::median;
 
 /// A cluster to be in.
@@ -58,10 +58,13 @@ const BURST: u32 = 1_000;
 pub const QUICK_ROUNDS: u32 = 1;
 /// Rounds of a full one: about three minutes.
 pub const FULL_ROUNDS: u32 = 3;
+/// Rounds in a guest, where everything takes longer.
+pub const GUEST_ROUNDS: u32 = 1;
 
 /// Measures every size so often; `progress` is given a line after each. `command` goes into the report.
-pub fn measure(rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Result<Report> {
+pub fn measure(mode: Mode, rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Result<Report> {
     let mut report = Report {
+        mode,
         command: command.to_owned(),
         machine: Machine::describe(None, &[])?,
         busy: vec![machine::busy_with_others()?],
@@ -69,7 +72,7 @@ pub fn measure(rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Re
     };
     for number in 1..=rounds {
         for size in SIZES {
-            let round = measure_one(size)?;
+            let round = measure_one(size, mode)?;
             progress(&format!(
                 "programming, round {number} of {rounds}, {} services x {} endpoints: start {:.2} s, {:.0} MiB, change {:.2} ms",
                 size.services, size.endpoints, round.cold_start, round.resident, round.change
@@ -80,8 +83,8 @@ pub fn measure(rounds: u32, command: &str, mut progress: impl FnMut(&str)) -> Re
     Ok(report)
 }
 
-fn measure_one(size: Size) -> Result<Round> {
-    let (node, start) = Node::among(size.services, size.endpoints)?;
+fn measure_one(size: Size, mode: Mode) -> Result<Round> {
+    let (node, start) = Node::among(size.services, size.endpoints, mode)?;
     let started = node.usage()?;
     let changes = node.endpoint_changes(CHANGES)?;
     let changed = node.usage()?;

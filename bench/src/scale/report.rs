@@ -5,11 +5,14 @@ use serde_json::json;
 use super::{Round, SIZES, Size};
 use crate::document::{Bar, Comparison, Section, Table, cell};
 use crate::machine::Machine;
+use crate::node::Mode;
 use crate::statistics::{Summary, slope, summarize};
 
 /// One whole run.
 #[derive(Clone, Debug)]
 pub struct Report {
+    /// How the proxy forwards.
+    pub mode: Mode,
     /// How to get it again.
     pub command: String,
     /// What it ran on.
@@ -50,9 +53,16 @@ const LIMITS: [(Size, Figure, &str, f64); 4] = [
 impl Report {
     /// One change among many services beside one among few, then everything by size.
     pub fn section(&self) -> Section {
+        let (name, title, limits) = match self.mode {
+            Mode::Ebpf => ("programming", "How the proxy's costs grow with the cluster", &LIMITS[..]),
+            // What a guest takes is not what the promises are about.
+            Mode::Ipvs => {
+                ("programming-ipvs", "How the proxy's costs grow with the cluster in mode ipvs", &[][..])
+            }
+        };
         let mut section = Section {
-            name: "programming".to_owned(),
-            title: "How the proxy's costs grow with the cluster".to_owned(),
+            name: name.to_owned(),
+            title: title.to_owned(),
             command: self.command.clone(),
             machine: self.machine.clone(),
             notes: vec![
@@ -66,12 +76,15 @@ impl Report {
             comparisons: FLAT
                 .into_iter()
                 .map(|(figure, bar)| self.comparison(figure, bar))
-                .chain(LIMITS.into_iter().map(|limit| self.limited(limit)))
+                .chain(limits.iter().map(|limit| self.limited(*limit)))
                 .collect(),
             tables: vec![self.by_size()],
             samples: self.rounds.iter().map(|(size, round)| json!({ "size": size, "figures": round })).collect(),
         };
-        section.note_busy(&self.busy);
+        match self.mode {
+            Mode::Ebpf => section.note_busy(&self.busy),
+            Mode::Ipvs => section.notes.push("in a guest, whose one processor is emulated where the host lends none: only ratios and exponents mean something beyond it".to_owned()),
+        }
         section
     }
 
@@ -149,6 +162,7 @@ mod tests {
         // As the services: to the power of 1.
         let values = [1.0, 100.0, 1000.0, 1000.0];
         let report = Report {
+            mode: Mode::Ebpf,
             command: "cargo bench".to_owned(),
             machine: Machine::default(),
             busy: vec![0.0],
