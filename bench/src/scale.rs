@@ -39,7 +39,7 @@ pub struct Round {
     pub lists: f64,
     /// Processor time of the proxy until then, seconds.
     pub cold_start_cpu: f64,
-    /// Resident memory afterwards, MiB.
+    /// Resident memory once what follows a start is over, MiB.
     pub resident: f64,
     /// From the commit of one endpoint's change until connections followed, median, milliseconds.
     pub change: f64,
@@ -86,6 +86,9 @@ pub fn measure(mode: Mode, rounds: u32, command: &str, mut progress: impl FnMut(
 fn measure_one(size: Size, mode: Mode) -> Result<Round> {
     let (node, start) = Node::among(size.services, size.endpoints, mode)?;
     let started = node.usage()?;
+    // These wait for what still follows a start: in mode ipvs all that was written is read once more.
+    node.endpoint_changes(2)?;
+    let settled = node.usage()?;
     let changes = node.endpoint_changes(CHANGES)?;
     let changed = node.usage()?;
     let burst = node.burst(BURST.min(size.services), size.endpoints)?;
@@ -94,9 +97,9 @@ fn measure_one(size: Size, mode: Mode) -> Result<Round> {
         cold_start: start.took.as_secs_f64(),
         lists: start.lists.as_secs_f64(),
         cold_start_cpu: started.cpu_seconds,
-        resident: started.resident,
+        resident: settled.resident,
         change: median(&changes.iter().map(milliseconds).collect::<Vec<_>>()),
-        change_cpu: (changed.cpu_seconds - started.cpu_seconds) * 1e6 / f64::from(CHANGES),
+        change_cpu: (changed.cpu_seconds - settled.cpu_seconds) * 1e6 / f64::from(CHANGES),
         burst: milliseconds(&burst),
     })
 }
