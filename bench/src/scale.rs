@@ -86,7 +86,7 @@ pub fn measure(mode: Mode, rounds: u32, command: &str, mut progress: impl FnMut(
 fn measure_one(size: Size, mode: Mode) -> Result<Round> {
     let (node, start) = Node::among(size.services, size.endpoints, mode)?;
     let started = node.usage()?;
-    // These wait for what still follows a start: in mode ipvs all that was written is read once more.
+    // The first of these waits for what still follows a start.
     node.endpoint_changes(2)?;
     let settled = node.usage()?;
     let changes = node.endpoint_changes(CHANGES)?;
