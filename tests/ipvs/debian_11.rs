@@ -31,7 +31,7 @@ fn mode_ebpf_is_refused_by_the_name_of_what_is_missing() {
     }
 }
 
-/// Before Linux 5.15 nobody loads the module for who asks for virtual services.
+/// This kernel does not load the module for who asks for virtual services.
 #[test]
 fn mode_ipvs_names_its_module_and_serves_once_that_is_loaded() {
     let cluster = Cluster::new();

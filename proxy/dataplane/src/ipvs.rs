@@ -446,15 +446,14 @@ fn schedule(target: Target, rules: &Rules) -> (Scheduler, Option<Duration>) {
     }
 }
 
-/// Makes a backend take its share of new connections, whether it is known or not.
-/// The places of backends that leave without anything after it that is about their frontend, too.
+/// The positions of backends that leave, unless a later change is about the same frontend.
 fn farewells(changes: &[Change]) -> BTreeSet<usize> {
-    let (mut places, mut later) = (BTreeSet::new(), BTreeSet::new());
-    for (place, change) in changes.iter().enumerate().rev() {
+    let (mut positions, mut later) = (BTreeSet::new(), BTreeSet::new());
+    for (position, change) in changes.iter().enumerate().rev() {
         match change {
             Change::DrainBackend { frontend, .. } | Change::RemoveBackend { frontend, .. } => {
                 if !later.contains(frontend) {
-                    places.insert(place);
+                    positions.insert(position);
                 }
             }
             Change::AddService { .. }
@@ -465,9 +464,10 @@ fn farewells(changes: &[Change]) -> BTreeSet<usize> {
             }
         }
     }
-    places
+    positions
 }
 
+/// Makes a backend take its share of new connections, whether it is known or not.
 fn add(target: Target, backend: Backend, weight: Weight) -> Order {
     let new = message::server(Command::NewServer, target, backend, drain::serving(weight));
     Order::or(new, Errno::EEXIST, Command::SetServer)
