@@ -39,7 +39,7 @@ enum Subject {
     FailOver,
     /// How the proxy's costs grow with the cluster.
     Programming,
-    /// The same in mode ipvs, in a guest: four minutes, and only where it is asked for.
+    /// The same in mode ipvs, in a guest: three minutes, and only where it is asked for.
     ProgrammingIpvs,
     /// Mode ipvs beside ipvsadm, in a guest.
     VirtualServices,
@@ -74,7 +74,7 @@ impl Subject {
     /// Why it is no part of a run of everything; `None` where it is.
     const fn left_out(self, quick: bool) -> Option<&'static str> {
         match self {
-            Self::ProgrammingIpvs => Some("which takes four minutes and is measured where it is asked for"),
+            Self::ProgrammingIpvs => Some("which takes three minutes and is measured where it is asked for"),
             // A guest takes its time.
             _ if quick && self.takes_a_guest() => Some("which a quick run leaves out"),
             _ => None,
