@@ -99,8 +99,8 @@ pub enum Verdict {
     Drop,
 }
 
-/// The IP protocol number.
-pub(crate) const TCP: u8 = 6;
+/// The number of the protocol (IANA).
+pub const TCP: u8 = 6;
 
 /// So many backends are compared for the one with the fewest connections: all of a service that has no more, else those whose
 /// turn it is.

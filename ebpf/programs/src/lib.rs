@@ -3,8 +3,8 @@
 //! [`forwarding`] decides: given the maps ([`Tables`]), where does this socket's connection or datagram go, and what
 //! does its application believe to talk to? It is compiled into the programs of `src/bin` and, with tables that are
 //! plain values, into tests on the host. So are [`packet::parse`] and [`packet::translate`], which decide about packets.
-//! `helpers` (what the kernel lacks), `maps` (its tables), `socket` (its socket address) and `packet` (its packet) hold
-//! all the unsafe code there is.
+//! `maps` (the kernel's tables), `socket` (its socket address), `packet` (its packet) and `options` (what who loads the
+//! programs says) hold all the unsafe code there is.
 
 #![cfg_attr(not(test), no_std)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -15,8 +15,8 @@
 )]
 
 pub mod forwarding;
-mod helpers;
 pub mod maps;
+mod options;
 pub mod packet;
 pub mod socket;
 

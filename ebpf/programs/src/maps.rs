@@ -15,7 +15,7 @@ use ebpf_abi::{
 
 use crate::Tables;
 use crate::forwarding::Search;
-use crate::helpers::has_loop;
+use crate::options::has_loop;
 
 // Memory is taken by what is there and not by what could be.
 #[map]

@@ -42,6 +42,7 @@ use self::parse::{Frame, Ipv4Header, Ipv6Header, Packet, TCP};
 use self::translate::{Arrival, Conversations, Route, RouteKind, Verdict, Work};
 use self::under_way::{OTHERWISE, STRANGER, go_on, is_known};
 use crate::maps::Maps;
+use crate::options::by_stack;
 
 /// How long the header before the IP header is, on an interface with Ethernet.
 pub const ETHERNET: u32 = 14;
@@ -342,19 +343,6 @@ impl Frame for Skb<'_> {
     fn length(&self) -> u32 {
         self.word(offset_of!(__sk_buff, len))
     }
-}
-
-/// Not 0: what is forwarded goes through the node's stack. Who loads the programs sets it, and the verifier then sees one
-/// of the two ways only.
-#[expect(unsafe_code, reason = "the loader finds it by its name")]
-#[unsafe(no_mangle)]
-static FORWARD_BY_STACK: u32 = 0;
-
-#[inline(always)]
-#[expect(unsafe_code, reason = "the compiler is not to know what the loader writes")]
-fn by_stack() -> bool {
-    // SAFETY: it is a word that nobody writes while the program runs.
-    unsafe { (&raw const FORWARD_BY_STACK).read_volatile() != 0 }
 }
 
 /// The kernel's monotonic clock, to a few milliseconds.

@@ -10,7 +10,7 @@ use ebpf_abi::{Address, Audience, Backend, Client, Cookie, Origin, OriginKey, Po
 
 use crate::Tables;
 use crate::forwarding::{self, Asker, Socket, TCP, Verdict};
-use crate::helpers::has_set_retval;
+use crate::options::has_set_retval;
 
 /// The kernel carries on with the call.
 const PROCEED: i32 = 1;

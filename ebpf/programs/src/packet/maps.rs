@@ -198,7 +198,7 @@ impl Conversations for Kernel<'_> {
 
     #[inline(always)]
     fn by_stack(&self) -> bool {
-        super::by_stack()
+        crate::options::by_stack()
     }
 
     #[inline(always)]

@@ -7,6 +7,8 @@
 use bytemuck::AnyBitPattern;
 use ebpf_abi::{Address, Port, Tuple};
 
+pub use crate::forwarding::TCP;
+
 /// The bytes of a packet: the kernel's buffer, or a test's slice.
 pub trait Frame {
     /// A header at `offset`; `None` where the frame ends before it does.
@@ -15,13 +17,11 @@ pub trait Frame {
     fn length(&self) -> u32;
 }
 
-/// IANA's numbers of the protocols that are translated, and of those that bring news of them.
-pub const TCP: u8 = 6;
-/// See [`TCP`].
+/// As [`TCP`]: the other protocol that is translated.
 pub const UDP: u8 = 17;
-/// See [`TCP`].
+/// As [`TCP`]: what brings news of these two.
 pub const ICMP: u8 = 1;
-/// See [`TCP`].
+/// See [`ICMP`].
 pub const ICMPV6: u8 = 58;
 
 /// Flags of TCP (RFC 9293 section 3.1).
