@@ -1,12 +1,11 @@
 //! On Linux 5.10, Debian 11's: mode ebpf is refused by the name of what is missing, and mode ipvs serves.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tests::{BpfFs, Cgroup, Namespace, Program};
 
 use crate::process::Cluster;
-use crate::site::{SERVERS, frontend};
+use crate::site::{each, frontend};
 
 const LIMIT: Duration = Duration::from_mins(1);
 
@@ -40,9 +39,8 @@ fn mode_ipvs_names_its_module_and_serves_once_that_is_loaded() {
     assert!(said.contains("the kernel lacks IPVS (module ip_vs)"), "{said}");
     cluster.site.tool("modprobe", &["ip_vs"]);
     let mut process = cluster.start();
-    let each: BTreeMap<String, usize> = SERVERS.iter().map(|name| ((*name).to_owned(), 3)).collect();
-    assert_eq!(cluster.site.dial(frontend(), 9).unwrap(), each);
+    assert_eq!(cluster.site.dial(frontend(), 9).unwrap(), each(3));
     // Forwarding is the kernel's own.
     process.kill().unwrap();
-    assert_eq!(cluster.site.dial(frontend(), 9).unwrap(), each);
+    assert_eq!(cluster.site.dial(frontend(), 9).unwrap(), each(3));
 }

@@ -8,14 +8,10 @@ use plan::{
     Change, Forwarding, Frontend, Observed, Port, Protocol, Rules, Scheduler, Scope, Service, Weight, diff,
 };
 
-use crate::site::{SERVERS, Site, apply, frontend, server, service};
+use crate::site::{SERVERS, Site, apply, each, frontend, server, service};
 
 fn add(names: &[&str]) -> Change {
     Change::AddService { frontend: frontend(), service: service(names) }
-}
-
-fn each(times: usize) -> BTreeMap<String, usize> {
-    SERVERS.iter().map(|name| ((*name).to_owned(), times)).collect()
 }
 
 #[test]

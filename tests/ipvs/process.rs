@@ -1,6 +1,5 @@
 //! The program in mode ipvs: it follows an apiserver, and clients notice nothing of what it goes through.
 
-use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -13,7 +12,7 @@ use tests::certificates::Authority;
 use tests::objects::{self, Object};
 use tests::{BpfFs, Process, Program, admin, kubeconfig, wait};
 
-use crate::site::{SERVERS, Site, frontend};
+use crate::site::{SERVERS, Site, each, frontend};
 
 /// A guest without hardware support is slow.
 const LIMIT: Duration = Duration::from_mins(1);
@@ -130,8 +129,7 @@ impl Cluster {
 fn services_of_the_apiserver_are_served_by_packets() {
     let cluster = Cluster::new();
     let mut process = cluster.start();
-    let each: BTreeMap<String, usize> = SERVERS.iter().map(|name| ((*name).to_owned(), 10)).collect();
-    assert_eq!(cluster.site.dial(frontend(), 30).unwrap(), each);
+    assert_eq!(cluster.site.dial(frontend(), 30).unwrap(), each(10));
     assert!(cluster.listed().contains(LISTED), "{}", cluster.listed());
     assert!(cluster.ask("/proxyMode").ends_with("ipvs"));
 

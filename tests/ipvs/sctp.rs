@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tests::Namespace;
 
 use crate::ask::PATIENCE;
-use crate::site::{SERVERS, Site};
+use crate::site::{SERVERS, Site, each};
 
 const SERVICES: [&str; 2] = ["10.254.0.1:36412", "[fd00:254::1]:36412"];
 const PORT: u16 = 36_412;
@@ -36,8 +36,7 @@ fn associations_are_shared_out_in_turn() {
         for _ in 0..6 {
             *met.entry(ask(&site.client, to)).or_default() += 1;
         }
-        let each: BTreeMap<String, usize> = SERVERS.iter().map(|name| ((*name).to_owned(), 2)).collect();
-        assert_eq!(met, each, "{address}");
+        assert_eq!(met, each(2), "{address}");
     }
 }
 

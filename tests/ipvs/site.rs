@@ -221,6 +221,11 @@ pub(crate) fn server(name: &str) -> Backend {
     Backend::new(IpAddr::from([10, 2, 0, last]), Port::new(SERVER_PORT).unwrap())
 }
 
+/// Every server so often.
+pub(crate) fn each(times: usize) -> BTreeMap<String, usize> {
+    SERVERS.iter().map(|name| ((*name).to_owned(), times)).collect()
+}
+
 /// Served by these in turn.
 pub(crate) fn service(names: &[&str]) -> Service {
     names.iter().map(|name| server(name)).collect()

@@ -1,13 +1,11 @@
 //! Services for clients in one VLAN by servers in another, in mode ebpf: each VLAN has an interface, at which frames have no
 //! tag, and programs of its own.
 
-use std::collections::BTreeMap;
-
 use tests::{Cgroup, Namespace};
 
 use crate::modes::start_ebpf;
 use crate::process::Cluster;
-use crate::site::{SERVERS, frontend};
+use crate::site::{SERVERS, each, frontend};
 
 /// Moves what a place has on an interface to a VLAN on the same cable.
 fn tag(place: &Namespace, interface: &str, vlan: u16, address: &str, gateway: Option<&str>) {
@@ -38,8 +36,7 @@ fn clients_and_servers_of_vlans_meet() {
     }
     cluster.await_backends(&SERVERS);
 
-    let each: BTreeMap<String, usize> = SERVERS.iter().map(|name| ((*name).to_owned(), 10)).collect();
-    assert_eq!(site.dial(frontend(), 30).unwrap(), each);
+    assert_eq!(site.dial(frontend(), 30).unwrap(), each(10));
     let mut held = site.hold(frontend());
     for _ in 0..20 {
         assert_eq!(held.ask().unwrap(), held.name);
