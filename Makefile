@@ -45,8 +45,8 @@ lint: setup  ## formatting, lints, documentation and the rules of who may depend
 bench:  ## figures of this machine, rivals beside ours; BENCH=--quick takes a few minutes
 	@./setup.sh bench
 	cargo build --release --bins
-	cargo run --release -p bench -- $(BENCH)
-	$(if $(filter-out --quick,$(BENCH)),,cargo bench -p bench --bench plan --bench decode -- $(BENCH))
+	cargo run --release --bin bench -- $(BENCH)
+	$(if $(filter-out --quick,$(BENCH)),,cargo bench --bench plan --bench decode -- $(or $(BENCH),--warm-up-time 1 --measurement-time 2))
 
 setup:
 	@./setup.sh

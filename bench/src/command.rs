@@ -14,7 +14,7 @@ use crate::{fail_over, front_door, guest, machine, programs, scale, service_path
 /// Figures of this machine's kernel, in namespaces of its own; writes bench/results/ and the README's part. Needs root.
 #[derive(Clone, Debug, clap::Parser)]
 pub struct Arguments {
-    /// What to measure; where it is left out, everything that fits into half an hour.
+    /// What to measure; where it is left out, everything, in less than half an hour.
     #[arg(value_enum)]
     subject: Option<Subject>,
     /// Fewer and shorter rounds: all of it, but for what takes another kernel, in less than three minutes.
@@ -39,7 +39,7 @@ enum Subject {
     FailOver,
     /// How the proxy's costs grow with the cluster.
     Programming,
-    /// The same in mode ipvs, in a guest: three minutes, and only where it is asked for.
+    /// The same in mode ipvs, in a guest.
     ProgrammingIpvs,
     /// Mode ipvs beside ipvsadm, in a guest.
     VirtualServices,
@@ -71,17 +71,7 @@ impl Subject {
         }
     }
 
-    /// Why it is no part of a run of everything; `None` where it is.
-    const fn left_out(self, quick: bool) -> Option<&'static str> {
-        match self {
-            Self::ProgrammingIpvs => Some("which takes three minutes and is measured where it is asked for"),
-            // A guest takes its time.
-            _ if quick && self.takes_a_guest() => Some("which a quick run leaves out"),
-            _ => None,
-        }
-    }
-
-    /// Whether it takes another kernel.
+    /// Whether it takes another kernel, in a guest that takes its time.
     const fn takes_a_guest(self) -> bool {
         matches!(self, Self::Guest | Self::ProgrammingIpvs | Self::VirtualServices)
     }
@@ -92,14 +82,13 @@ pub fn run(arguments: &Arguments) -> ExitCode {
     let start = wait::now();
     let mut exit = ExitCode::SUCCESS;
     for subject in Subject::ALL {
-        let left_out = match arguments.subject {
+        match arguments.subject {
             Some(wanted) if wanted != subject => continue,
-            Some(_) => None,
-            None => subject.left_out(arguments.quick),
-        };
-        if let Some(reason) = left_out {
-            eprintln!("not run: {}, {reason}", subject.name());
-            continue;
+            None if arguments.quick && subject.takes_a_guest() => {
+                eprintln!("not run: {}, which a quick run leaves out", subject.name());
+                continue;
+            }
+            Some(_) | None => {}
         }
         let keep = if arguments.in_guest { print } else { record };
         let outcome = measure(subject, arguments, start).and_then(|section| keep(&section));

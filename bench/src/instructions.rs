@@ -12,7 +12,7 @@ use proxy::cluster::{
 use proxy::planner::Planner;
 use proxy::translate::Settings;
 
-use crate::{PORT, cluster};
+use decisions::{PORT, cluster};
 
 const SERVICES: u32 = 1_000;
 const ENDPOINTS: u32 = 2;

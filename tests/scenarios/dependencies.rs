@@ -12,6 +12,7 @@ const PICTURE: &[(&str, &[&str])] = &[
     ("plan", &[]),
     ("vrrp", &[]),
     ("daemon", &[]),
+    ("decisions", &["plan"]),
     ("dataplane", &["ebpf-abi", "plan"]),
     ("proxy", &["daemon", "dataplane", "plan"]),
     ("lb", &["daemon", "dataplane", "plan", "vrrp"]),

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use ::tests::{Error, Namespace, Result, wait};
 use dataplane::{Dataplane, Ipvs, IpvsSettings, IpvsTraffic, Surroundings};
+use decisions::cluster;
 use nix::time::{ClockId, clock_gettime};
 use plan::{Backend, Change, Forwarding, Frontend, Observed, Port, Scope, Weight, diff};
 
 use super::{ENDPOINTS, FEW, Round, SERVICES, SIZES};
-use crate::cluster;
 use crate::measure::float;
 use crate::statistics::median;
 

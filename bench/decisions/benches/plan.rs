@@ -4,8 +4,8 @@
 
 use std::hint::black_box;
 
-use bench::cluster;
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use decisions::cluster;
 use plan::{Observed, Scope, diff, diff_frontend};
 
 /// One endpoint of one service changes: the steps for that frontend, which must cost the same at every size.
