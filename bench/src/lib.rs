@@ -11,6 +11,7 @@ pub mod machine;
 pub mod measure;
 pub mod node;
 pub mod programs;
+mod rest;
 pub mod results;
 pub mod scale;
 pub mod service_path;

@@ -21,6 +21,7 @@ use super::variant::Variant;
 use crate::ends::{self, settle};
 use crate::machine::version;
 use crate::measure::Run;
+use crate::rest::Rest;
 use crate::usage;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -81,13 +82,17 @@ impl Site {
         Ok((report, used))
     }
 
-    /// MiB that the balancer holds while `connections` idle through it; `None` where there is no balancer.
+    /// MiB that the balancer holds at rest while `connections` idle through it; `None` where there is no balancer.
     pub(super) fn resident_with_idle(&self, variant: Variant, connections: u32) -> Result<Option<f64>> {
         let Some(process) = self.process(variant) else { return Ok(None) };
         let mut client =
             self.client(variant, Run { work: Work::Idle, connections }, LONGEST_IDLE)?.spawn()?;
         client.wait_for_log(&format!("opened {connections}\n"), PATIENCE)?;
-        let resident = usage::of_process(process)?.resident;
+        let mut rest = Rest::default();
+        let resident = wait::until_some("its memory is at rest", PATIENCE, || {
+            let resident = usage::of_process(process)?.resident;
+            Ok(rest.reached(wait::now(), resident).then_some(resident))
+        })?;
         client.kill()?;
         Ok(Some(resident))
     }
@@ -107,8 +112,8 @@ impl Site {
     }
 }
 
-/// Longer than it takes to open the connections and look.
-const LONGEST_IDLE: u32 = 30_000;
+/// Longer than opening the connections and coming to rest may take, which is [`PATIENCE`] for each.
+const LONGEST_IDLE: u32 = 60_000;
 
 /// Makes client, balancer and server.
 fn connect() -> Result<[Namespace; 3]> {
