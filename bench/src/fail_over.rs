@@ -26,7 +26,7 @@ pub struct Plan {
 impl Plan {
     /// Less than a minute.
     pub const QUICK: Self = Self { rounds: 1, faults: &Fault::QUICK };
-    /// About nine minutes.
+    /// About seven minutes.
     pub const FULL: Self = Self { rounds: 3, faults: &Fault::ALL };
 }
 

@@ -56,9 +56,9 @@ const BURST: u32 = 1_000;
 
 /// Rounds of a quick run.
 pub const QUICK_ROUNDS: u32 = 1;
-/// Rounds of a full one: about three minutes.
+/// Rounds of a full one: some twenty seconds.
 pub const FULL_ROUNDS: u32 = 3;
-/// Rounds in a guest, where everything takes longer.
+/// Rounds in a guest, where one takes nearly three minutes.
 pub const GUEST_ROUNDS: u32 = 1;
 
 /// Measures every size so often; `progress` is given a line after each. `command` goes into the report.
