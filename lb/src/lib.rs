@@ -20,6 +20,7 @@
 mod advert_socket;
 mod announcement;
 mod arguments;
+mod bell;
 pub mod config;
 mod control;
 #[cfg(test)]
@@ -31,6 +32,7 @@ pub mod health;
 pub mod metrics;
 mod netlink;
 mod notify;
+mod orders;
 mod packet_filter;
 mod packet_socket;
 pub mod pool;

@@ -31,12 +31,11 @@ mod worker;
 
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use vrrp::{Audience, Family, Preempt, Priority, Role, RouterId, Version, VirtualAddresses};
 
 pub(crate) use self::attachment::is_link_local;
@@ -46,6 +45,7 @@ use self::status::SharedStatus;
 pub use self::status::{Peer, RouterStatus};
 pub use self::tracking::{Sight, Track, TrackedInterface, Witness};
 use self::worker::{Worker, now};
+use crate::orders::Orders;
 
 /// Which virtual router to take part in, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -213,7 +213,7 @@ impl Prepared {
 /// A running virtual router. Dropping it is [`stop`](Self::stop).
 #[derive(Debug)]
 pub struct Router {
-    orders: Arc<Orders>,
+    orders: Arc<Orders<Order>>,
     status: Arc<SharedStatus>,
     thread: Option<JoinHandle<()>>,
 }
@@ -225,9 +225,7 @@ impl Router {
     /// one that has no link-local IPv6 address yet: the router waits for it.
     pub fn prepare(config: RouterConfig, metrics: &RouterMetrics) -> Result<Prepared, RouterError> {
         let thread_error = |source| RouterError::Thread { source };
-        let wake = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-            .map_err(|errno| thread_error(errno.into()))?;
-        let orders = Arc::new(Orders { list: Mutex::default(), wake });
+        let orders = Arc::new(Orders::new().map_err(thread_error)?);
         let status = Arc::new(SharedStatus::new(config.priority, now()));
         if config.addresses.lack_link_local() {
             let instance = config.instance();
@@ -264,7 +262,8 @@ impl Router {
     /// Whether the thread has done what it was asked at the last time this was called. True at the first.
     pub fn is_responsive(&self) -> bool {
         let responsive = self.orders.is_empty();
-        self.orders.give(Order::Answer) && responsive
+        self.orders.give(Order::Answer);
+        responsive
     }
 
     /// Goes on with another priority, interval, audience and so on, without leaving its role. Whoever calls this sees to
@@ -302,10 +301,8 @@ impl Router {
     }
 
     fn end(&mut self, order: Order) {
-        // Where it could not be given, joining would hang.
-        if self.thread.is_some() && self.orders.give(order) {
-            self.join();
-        }
+        self.orders.give(order);
+        self.join();
     }
 
     fn join(&mut self) {
@@ -331,36 +328,6 @@ enum Order {
     Leave,
     Shut(Arc<[TcpListener]>),
     Stop,
-}
-
-/// The orders that the thread has not seen yet.
-#[derive(Debug)]
-struct Orders {
-    list: Mutex<Vec<Order>>,
-    wake: EventFd,
-}
-
-impl Orders {
-    /// Whether the thread will see it.
-    fn give(&self, order: Order) -> bool {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).push(order);
-        if let Err(errno) = self.wake.write(1) {
-            // Cannot happen short of memory corruption.
-            tracing::error!(error = %errno, "virtual router cannot be told anything");
-            return false;
-        }
-        true
-    }
-
-    fn is_empty(&self) -> bool {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
-    }
-
-    /// The orders so far, oldest first.
-    fn take(&self) -> nix::Result<Vec<Order>> {
-        self.wake.read()?;
-        Ok(std::mem::take(&mut *self.list.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
 }
 
 #[cfg(test)]

@@ -25,14 +25,15 @@ use super::realtime::prefer_this_thread;
 use super::rival::Defence;
 use super::status::SharedStatus;
 use super::tracker::Tracker;
-use super::{Beginning, Order, Orders, RouterConfig, RouterError, Witness};
+use super::{Beginning, Order, RouterConfig, RouterError, Witness};
 use crate::netlink::Netlink;
+use crate::orders::Orders;
 
 /// Everything the thread owns.
 pub(super) struct Worker {
     config: RouterConfig,
     metrics: InstanceMetrics,
-    orders: Arc<Orders>,
+    orders: Arc<Orders<Order>>,
     status: Arc<SharedStatus>,
     netlink: Netlink,
     monitor: Monitor,
@@ -67,7 +68,7 @@ impl Worker {
     pub(super) fn prepare(
         config: RouterConfig,
         metrics: InstanceMetrics,
-        orders: Arc<Orders>,
+        orders: Arc<Orders<Order>>,
         status: Arc<SharedStatus>,
     ) -> Result<Self, RouterError> {
         let netlink = Netlink::open()
@@ -200,8 +201,7 @@ impl Worker {
     }
 
     fn obey(&mut self) -> Result<Option<End>, RouterError> {
-        let orders = self.orders.take().map_err(|errno| self.failure("read orders", errno.into()))?;
-        for order in orders {
+        for order in self.orders.take() {
             match order {
                 Order::Answer => {}
                 Order::Stop => return Ok(Some(End::Stop)),
@@ -273,7 +273,7 @@ impl Worker {
     /// Sleeps until there is something to do.
     fn wait(&self) -> Result<Woken, RouterError> {
         let mut descriptors = vec![
-            PollFd::new(self.orders.wake.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.orders.bell().as_fd(), PollFlags::POLLIN),
             PollFd::new(self.monitor.as_fd(), PollFlags::POLLIN),
         ];
         let rest_until = self.rest_until.filter(|&rest_until| rest_until > now());
