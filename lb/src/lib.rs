@@ -14,8 +14,8 @@
 //!   hangs gives the address up. Backends are a weight at most, and none when all nodes lose sight of them: moving the
 //!   address because all of them are sick would cut every connection and cure none.
 //! * Probes have a thread that no client's bytes pass through, so load does not make backends look dead.
-//! * Every task may be cancelled at any await: a probe is repeated, an admin request too; a relayed connection is
-//!   closed on both sides. The virtual router is not a task: its end hands the address over, in order.
+//! * Every task may be cancelled at any await: a probe is repeated, an admin request too. What serves clients is no task: the
+//!   end of a relay thread closes its connections on both sides, that of a virtual router hands the address over, in order.
 
 mod advert_socket;
 mod announcement;
@@ -44,7 +44,6 @@ pub mod reload;
 pub mod router;
 mod server;
 mod signals;
-mod spare_memory;
 pub mod status;
 mod virtual_address;
 mod virtual_services;

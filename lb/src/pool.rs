@@ -17,11 +17,13 @@ use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fmt::Display;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::bell::Bell;
 use crate::config::{Backend, BackendName, Backends, Balance, Policy, Reload};
 use crate::health::{ConnectFailure, Event, Status, Thresholds};
 use crate::metrics::{BackendMetrics, EndReason, Metrics, Refusal};
@@ -43,9 +45,11 @@ pub struct Pool {
     settled: watch::Sender<bool>,
     /// Somebody takes connections who did not, or the other way round.
     changed: Notify,
-    register: Register,
-    /// Marked when connections are told to end.
-    ends: watch::Sender<()>,
+    register: Arc<Register>,
+    /// How often connections were told something.
+    told: AtomicU64,
+    /// Of those who carry connections.
+    bells: Mutex<Vec<Weak<Bell>>>,
     /// Marked when a backend's standing has changed.
     changes: watch::Sender<()>,
 }
@@ -123,8 +127,9 @@ impl Pool {
             state,
             settled,
             changed: Notify::new(),
-            register: Register::new(),
-            ends: watch::Sender::new(()),
+            register: Arc::new(Register::new()),
+            told: AtomicU64::new(0),
+            bells: Mutex::default(),
             changes: watch::Sender::new(()),
         };
         pool.reconfigure(backends, balance, thresholds);
@@ -236,9 +241,7 @@ impl Pool {
             state.takers_changed();
             self.changed.notify_one();
         }
-        if before != after && matches!(after, Status::Down | Status::Dead) {
-            member.crier.say_lost();
-        }
+        let lost = before != after && matches!(after, Status::Down | Status::Dead);
         let ended = state.end_the_dead();
         let settled = state.settled();
         drop(state);
@@ -252,6 +255,10 @@ impl Pool {
         }
         if settled {
             self.settled.send_replace(true);
+        }
+        if lost {
+            member.crier.say_lost();
+            self.ring();
         }
         self.tell(&ended);
         before != after
@@ -268,7 +275,7 @@ impl Pool {
     }
 
     /// The connections that rebalancing may end.
-    pub const fn register(&self) -> &Register {
+    pub const fn register(&self) -> &Arc<Register> {
         &self.register
     }
 
@@ -287,11 +294,16 @@ impl Pool {
         state.entries.iter().filter(|entry| !entry.leaving).map(load).collect()
     }
 
-    /// Counts a connection of a backend that was ended for others to take it.
-    pub fn count_rebalanced(&self, id: usize) {
-        if let Some(entry) = self.state().entry(id) {
-            entry.member.metrics.ended(EndReason::Rebalanced).inc();
+    /// Ends a connection of a backend for others to take it; false where it has ended already.
+    pub fn rebalance(&self, connection: u64, backend: usize) -> bool {
+        let ends = self.register.end(connection);
+        if ends {
+            self.ring();
+            if let Some(entry) = self.state().entry(backend) {
+                entry.member.metrics.ended(EndReason::Rebalanced).inc();
+            }
         }
+        ends
     }
 
     /// Counts files of health checks that have changed.
@@ -362,16 +374,26 @@ impl Pool {
         self.changes.subscribe()
     }
 
-    /// Changes whenever connections are told to end.
-    pub fn ends(&self) -> watch::Receiver<()> {
-        self.ends.subscribe()
+    /// Rings `bell` from now on whenever connections are [told](Lease::told) something, for as long as it is there.
+    pub(crate) fn add_bell(&self, bell: &Arc<Bell>) {
+        self.bells().push(Arc::downgrade(bell));
+    }
+
+    /// How often connections were told something.
+    pub(crate) fn times_told(&self) -> u64 {
+        self.told.load(Ordering::Acquire)
     }
 
     fn tell(&self, ended: &[Ended]) {
         ended.iter().for_each(Ended::tell);
         if !ended.is_empty() {
-            self.ends.send_replace(());
+            self.ring();
         }
+    }
+
+    fn ring(&self) {
+        self.told.fetch_add(1, Ordering::Release);
+        self.bells().retain(|bell| bell.upgrade().inspect(|bell| bell.ring()).is_some());
     }
 
     fn forget_the_gone(&self, state: &mut State) {
@@ -383,6 +405,11 @@ impl Pool {
                 self.metrics.forget_backend(name);
             }
         }
+    }
+
+    fn bells(&self) -> MutexGuard<'_, Vec<Weak<Bell>>> {
+        // Nothing that holds the lock can panic.
+        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

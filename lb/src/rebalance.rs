@@ -108,9 +108,8 @@ pub async fn watch(pool: Arc<Pool>) -> Infallible {
         said = tell(plan, said, now, &pool);
         if let Plan::Skewed { backend, end: Some(end), .. } = plan
             && !now.dry_run
-            && register.end(end)
         {
-            pool.count_rebalanced(backend);
+            pool.rebalance(end, backend);
         }
     }
 }

@@ -1,55 +1,56 @@
 //! Userspace forwarding: accept, choose a backend, connect, try elsewhere, carry bytes.
 //!
 //! ```text
-//!   per core, one thread with one single-threaded runtime:
+//!   per core, one thread (worker) that waits for news of all its sockets (epoll(7)):
 //!
-//!     listener (SO_REUSEPORT) --accept--> one task per connection: lease --> connect --> open --> pump
-//!                                                 ^                            |           |
-//!                                         Pool ---+      next backend <--------+-----------+ refused, timed out, lost
+//!     door (SO_REUSEPORT) --accept--> opening: lease --> connect --> first words --> pump: bytes both ways
+//!                                                ^          |             |
+//!                                        Pool ---+          +-------------+--> next backend: refused, timed out, lost
 //! ```
 //!
+//! * A connection is a value, not a task: two sockets, its place at a backend, and how far it has come. Whenever one of its
+//!   sockets has news, it goes on as far as it goes without waiting. One on which nobody speaks is 150 bytes, and is not touched.
 //! * It listens on every node, whatever its VRRP role (`IP_FREEBIND`): a fail-over moves an address and nothing else.
 //! * With no backend up, or all of them full, a client is reset at once, never held. A backend that answers "not ready"
 //!   is no stopgap: an apiserver that has not loaded its authorisation rules yet refuses requests with 403, which clients believe, while
 //!   a reset makes them try again. Backends whose first probe is still on its way do not arise: the relay accepts only
 //!   when [`Pool::settled`] says so, and until then clients wait in the kernel's queue, no longer than one probe may
 //!   take.
-//! * A connection on which nobody speaks has no task: what is left of it is two descriptors and its place at a backend.
 //! * Clients that fit into no file descriptor wait in the kernel's queue too: [`connection_limit`] keeps descriptors
 //!   back for probes, pipes and the admin server.
 
-mod connect;
 mod connection;
 mod descriptors;
+mod door;
 mod gait;
-mod idle;
-mod listener;
 mod listening;
 mod opening;
 mod pipe;
+mod place;
 mod pump;
+mod side;
 mod socket;
-mod tick;
-mod vigil;
+mod tally;
+mod thread;
 mod vitality;
+mod worker;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::thread::{self, JoinHandle};
-
-use tokio::runtime::Handle;
-use tokio::sync::{Notify, Semaphore, watch};
+use std::thread::JoinHandle;
 
 use crate::config::{CongestionControl, Frontend};
 use crate::metrics::Metrics;
 use crate::pool::Pool;
 pub use descriptors::connection_limit;
 use listening::{Bound, Listening};
+use thread::{Order, Thread};
 pub use vitality::Vitality;
+use worker::Worker;
 
 /// Why the relay cannot run.
 #[derive(Debug, thiserror::Error)]
@@ -120,48 +121,29 @@ impl Relay {
 
     /// Accepts at most `limit` connections at a time until [`Running::stop`].
     pub fn start(self, pool: &Arc<Pool>, metrics: &Metrics, limit: usize) -> Result<Running, RelayError> {
-        let limit = limit.min(Semaphore::MAX_PERMITS);
+        let fail = |thread| move |source| RelayError::Start { thread, source };
+        let threads = 0..self.threads.get();
+        let told = threads.clone().map(|thread| Thread::new().map_err(fail(thread)));
         let shared = Arc::new(Shared {
             pool: Arc::clone(pool),
             metrics: metrics.clone(),
             frontend: RwLock::new(Arc::new(self.frontend)),
-            carried: AtomicUsize::new(0),
+            limit,
+            free: AtomicUsize::new(limit),
             new: AtomicUsize::new(0),
-            crowd: Notify::new(),
-            free: Arc::new(Semaphore::new(limit)),
+            waiting: AtomicUsize::new(0),
             listeners: AtomicUsize::new(0),
             accepting: AtomicUsize::new(0),
-            beats: (0..self.threads.get()).map(|_| AtomicU64::new(0)).collect(),
-            tick: Notify::new(),
+            threads: told.collect::<Result<_, _>>()?,
         });
-        let stop = watch::Sender::new(false);
-        let mut running = Running {
-            shared,
-            stop,
-            threads: Vec::new(),
-            runtimes: Vec::new(),
-            listening: Vec::new(),
-            asked: Vec::new(),
-        };
-        for thread in 0..self.threads.get() {
-            let fail = |source| RelayError::Start { thread, source };
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
-            idle::start(runtime.handle(), &running.shared).map_err(fail)?;
-            running.runtimes.push(runtime.handle().clone());
-            runtime.spawn(vitality::beat(Arc::clone(&running.shared), thread));
-            let mut stopped = running.stop.subscribe();
-            let work = move || {
-                // An error means that nobody is left who could stop us otherwise.
-                drop(runtime.block_on(stopped.wait_for(|stopped| *stopped)));
-                // Dropping the runtime closes the connections of this thread.
-            };
-            let name = format!("relay-{thread}");
-            running.threads.push(thread::Builder::new().name(name).spawn(work).map_err(fail)?);
+        let mut running = Running { shared, handles: Vec::new(), listening: Vec::new(), asked: Vec::new() };
+        for thread in threads {
+            let worker = Worker::new(thread, Arc::clone(&running.shared)).map_err(fail(thread))?;
+            pool.add_bell(running.shared.threads[thread].orders.bell());
+            let builder = std::thread::Builder::new().name(format!("relay-{thread}"));
+            running.handles.push(builder.spawn(move || worker.run()).map_err(fail(thread))?);
         }
-        if let Some(runtime) = running.runtimes.first() {
-            runtime.spawn(tick::run(Arc::clone(&running.shared)));
-        }
-        running.accept(self.bound)?;
+        running.accept(self.bound);
         Ok(running)
     }
 }
@@ -185,22 +167,19 @@ struct Shared {
     pool: Arc<Pool>,
     metrics: Metrics,
     frontend: RwLock<Arc<Frontend>>,
-    /// How many connections there are.
-    carried: AtomicUsize,
-    /// How many of them have never been idle yet.
+    /// How many connections there may be.
+    limit: usize,
+    /// How many more there may be.
+    free: AtomicUsize,
+    /// How many have never been idle yet.
     new: AtomicUsize,
-    /// That there may be many more of them than a moment ago.
-    crowd: Notify,
-    /// One permit per connection that may still be accepted.
-    free: Arc<Semaphore>,
+    /// How many listeners wait for connections to end.
+    waiting: AtomicUsize,
     /// How many listeners should accept, of all threads.
     listeners: AtomicUsize,
     /// How many do.
     accepting: AtomicUsize,
-    /// How often each thread has got round to counting.
-    beats: Vec<AtomicU64>,
-    /// The clock by which connections find out that they are idle.
-    tick: Notify,
+    threads: Vec<Thread>,
 }
 
 impl Shared {
@@ -209,18 +188,26 @@ impl Shared {
         // Nothing that holds the lock can panic.
         Arc::clone(&self.frontend.read().unwrap_or_else(PoisonError::into_inner))
     }
+
+    /// How often each thread has got round to its work.
+    fn beats(&self) -> Vec<u64> {
+        self.threads.iter().map(Thread::beats).collect()
+    }
+
+    /// Lets every thread look for what there is to do.
+    fn ring(&self) {
+        self.threads.iter().for_each(|thread| thread.orders.bell().ring());
+    }
 }
 
 /// A relay that accepts. Dropping it stops it too, without waiting for its end.
 #[derive(Debug)]
 pub struct Running {
     shared: Arc<Shared>,
-    stop: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
-    runtimes: Vec<Handle>,
+    handles: Vec<JoinHandle<()>>,
     listening: Vec<Listening>,
-    /// What each thread was asked last, to see that it does.
-    asked: Vec<tokio::task::JoinHandle<()>>,
+    /// How often each thread had got round to its work when that was asked last.
+    asked: Vec<u64>,
 }
 
 /// Another frontend for a relay that runs: all that can fail has been done, and nothing has changed yet.
@@ -250,12 +237,12 @@ impl Running {
 
     /// Whether no thread has ended by itself.
     pub fn is_running(&self) -> bool {
-        !self.threads.iter().any(JoinHandle::is_finished) && self.listening.iter().all(Listening::is_running)
+        !self.handles.iter().any(JoinHandle::is_finished)
     }
 
     /// How many connections it carries now, those being established included.
     pub fn connections(&self) -> usize {
-        self.shared.carried.load(Ordering::Relaxed)
+        self.shared.limit - self.shared.free.load(Ordering::Relaxed)
     }
 
     /// Whether there are connections that have never been idle yet: a client may still be in the middle of its first request.
@@ -280,16 +267,17 @@ impl Running {
 
     /// Whether every thread does what it is asked, asked at the last time this was called. True at the first.
     pub fn is_responsive(&mut self) -> bool {
-        let responsive = self.asked.drain(..).all(|asked| asked.is_finished());
-        self.asked = self.runtimes.iter().map(|runtime| runtime.spawn(std::future::ready(()))).collect();
-        responsive
+        let beats = self.shared.beats();
+        let asked = std::mem::replace(&mut self.asked, beats);
+        self.shared.ring();
+        asked.iter().zip(&self.asked).all(|(then, now)| then != now)
     }
 
     /// Binds the addresses that `frontend` adds. From now on clients of these are queued by the kernel.
     pub fn prepare(&self, frontend: &Frontend) -> Result<Change, RelayError> {
         let is_new = |address: &SocketAddr| !self.listening.iter().any(|it| it.configured() == *address);
         let added: Vec<SocketAddr> = frontend.listen.iter().copied().filter(is_new).collect();
-        let threads = NonZeroUsize::new(self.threads.len()).unwrap_or(NonZeroUsize::MIN);
+        let threads = NonZeroUsize::new(self.handles.len()).unwrap_or(NonZeroUsize::MIN);
         let bound = bind(&added, frontend, threads, &mut Vec::new())?;
         Ok(Change { frontend: frontend.clone(), bound })
     }
@@ -304,18 +292,16 @@ impl Running {
         }
         let wanted = frontend.listen.clone();
         *self.shared.frontend.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(frontend);
-        self.accept(bound)?;
+        self.shared.ring();
+        self.accept(bound);
         self.listening.retain(|listening| wanted.contains(&listening.configured()));
         self.count_listeners();
         Ok(())
     }
 
-    fn accept(&mut self, bound: Vec<Bound>) -> Result<(), RelayError> {
-        for bound in bound {
-            self.listening.push(bound.accept(&self.runtimes, &self.shared)?);
-        }
+    fn accept(&mut self, bound: Vec<Bound>) {
+        self.listening.extend(bound.into_iter().map(|bound| bound.accept(&self.shared)));
         self.count_listeners();
-        Ok(())
     }
 
     fn count_listeners(&self) {
@@ -325,17 +311,21 @@ impl Running {
 
     /// Accepts no more, closes all connections and waits for the threads: milliseconds.
     pub fn stop(mut self) {
-        self.stop.send_replace(true);
-        for thread in self.threads.drain(..) {
+        self.order_stop();
+        for thread in self.handles.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("relay thread had panicked");
             }
         }
     }
+
+    fn order_stop(&self) {
+        self.shared.threads.iter().for_each(|thread| thread.orders.give(Order::Stop));
+    }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.send_replace(true);
+        self.order_stop();
     }
 }

@@ -19,19 +19,9 @@ impl Lease {
         &self.member
     }
 
-    /// Waits for news of the backend that concern this connection. Cancelling it loses nothing.
-    pub async fn told(&mut self) -> Told {
-        self.notice.next().await
-    }
-
-    /// Whether this connection has to end.
-    pub fn has_to_end(&self) -> bool {
-        self.notice.is_end()
-    }
-
-    /// Waits until this connection has to end. Cancelling it loses nothing.
-    pub async fn ended(&mut self) {
-        while self.told().await != Told::Ended {}
+    /// News of the backend that concern this connection.
+    pub fn told(&mut self) -> Option<Told> {
+        self.notice.next(&self.member.crier)
     }
 }
 

@@ -1,11 +1,11 @@
 //! The connections that could be ended.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::{Connection, Load, Plan, plan};
@@ -38,30 +38,30 @@ struct Entry {
 #[derive(Debug, Default)]
 struct Signs {
     carried: AtomicU64,
-    end: Notify,
+    end: AtomicBool,
 }
 
 /// One connection's place in the register, left when it is dropped.
 #[derive(Debug)]
-pub struct Seat<'register> {
-    register: &'register Register,
+pub struct Seat {
+    register: Arc<Register>,
     id: u64,
     signs: Arc<Signs>,
 }
 
-impl Seat<'_> {
+impl Seat {
     /// Where the connection counts the bytes that it carries.
     pub fn carried(&self) -> &AtomicU64 {
         &self.signs.carried
     }
 
-    /// Waits until the connection is to end. Cancelling it loses nothing.
-    pub async fn ended(&self) {
-        self.signs.end.notified().await;
+    /// Whether the connection is to end.
+    pub fn has_to_end(&self) -> bool {
+        self.signs.end.load(Ordering::Acquire)
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for Seat {
     fn drop(&mut self) {
         self.register.entries().list.remove(&self.id);
     }
@@ -82,7 +82,7 @@ impl Register {
     }
 
     /// Takes in a connection that begins; `None` while rebalancing is off.
-    pub fn enter(&self, backend: usize) -> Option<Seat<'_>> {
+    pub fn enter(self: &Arc<Self>, backend: usize) -> Option<Seat> {
         self.settings.borrow().per_minute?;
         let signs = Arc::<Signs>::default();
         let entry = Entry { backend, signs: Arc::clone(&signs), carried: 0, stirred: Instant::now() };
@@ -91,7 +91,7 @@ impl Register {
         entries.next += 1;
         entries.list.insert(id, entry);
         drop(entries);
-        Some(Seat { register: self, id, signs })
+        Some(Seat { register: Arc::clone(self), id, signs })
     }
 
     pub(super) fn plan(&self, loads: &[Load], idle: Duration, now: Instant) -> Plan {
@@ -111,10 +111,10 @@ impl Register {
     }
 
     /// Tells a connection to end; false where it has ended already.
-    pub(super) fn end(&self, id: u64) -> bool {
+    pub(crate) fn end(&self, id: u64) -> bool {
         let entries = self.entries();
         let entry = entries.list.get(&id);
-        entry.inspect(|entry| entry.signs.end.notify_one()).is_some()
+        entry.inspect(|entry| entry.signs.end.store(true, Ordering::Release)).is_some()
     }
 
     fn entries(&self) -> MutexGuard<'_, Entries> {
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn connections_are_idle_once_they_have_carried_nothing_for_a_while() {
-        let register = Register::new();
+        let register = Arc::new(Register::new());
         assert!(register.enter(0).is_none(), "off");
         register.configure(ON);
         let start = Instant::now();
@@ -162,12 +162,12 @@ mod tests {
         assert!(!register.end(0), "it has gone");
     }
 
-    #[tokio::test]
-    async fn who_is_told_to_end_hears_of_it_whenever_it_listens() {
-        let register = Register::new();
+    #[test]
+    fn only_who_is_told_to_end_has_to() {
+        let register = Arc::new(Register::new());
         register.configure(ON);
-        let seat = register.enter(0).unwrap();
+        let seats = [0, 0].map(|backend| register.enter(backend).unwrap());
         assert!(register.end(0));
-        seat.ended().await;
+        assert_eq!(seats.map(|seat| seat.has_to_end()), [true, false]);
     }
 }

@@ -6,11 +6,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use socket2::SockRef;
-use tokio::runtime::Handle;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
-use super::{RelayError, Shared, listener, socket};
+use super::thread::Order;
+use super::{RelayError, Shared, socket};
 use crate::config::Frontend;
 
 /// The sockets of one address: one for each thread of the relay, or more.
@@ -58,23 +56,12 @@ impl Bound {
         self.address
     }
 
-    /// Accepts from now on, the sockets dealt out to `threads` in turn.
-    pub(super) fn accept(self, threads: &[Handle], shared: &Arc<Shared>) -> Result<Listening, RelayError> {
-        let Self { configured, address, sockets } = self;
-        let mut listening =
-            Listening { configured, sockets: Vec::new(), tasks: Vec::new(), stop: watch::Sender::new(false) };
-        for (socket, thread) in sockets.into_iter().zip(threads.iter().cycle()) {
-            let socket = {
-                let _entered = thread.enter();
-                let fail = |source| RelayError::Listen { address, source };
-                Arc::new(tokio::net::TcpListener::from_std(socket).map_err(fail)?)
-            };
-            let stopped = listening.stop.subscribe();
-            let task = listener::accept(Arc::clone(&socket), Arc::clone(shared), stopped);
-            listening.tasks.push(thread.spawn(task));
-            listening.sockets.push(socket);
-        }
-        Ok(listening)
+    /// Accepts from now on, the sockets dealt out to the threads in turn.
+    pub(super) fn accept(self, shared: &Arc<Shared>) -> Listening {
+        let sockets: Vec<_> = self.sockets.into_iter().map(Arc::new).collect();
+        let listening = Listening { configured: self.configured, sockets, shared: Arc::clone(shared) };
+        listening.order(Order::Accept);
+        listening
     }
 }
 
@@ -82,9 +69,8 @@ impl Bound {
 #[derive(Debug)]
 pub(super) struct Listening {
     configured: SocketAddr,
-    sockets: Vec<Arc<tokio::net::TcpListener>>,
-    tasks: Vec<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    sockets: Vec<Arc<TcpListener>>,
+    shared: Arc<Shared>,
 }
 
 impl Listening {
@@ -92,23 +78,25 @@ impl Listening {
         self.configured
     }
 
-    pub(super) fn sockets(&self) -> &[Arc<tokio::net::TcpListener>] {
+    pub(super) fn sockets(&self) -> &[Arc<TcpListener>] {
         &self.sockets
-    }
-
-    /// Whether no task has ended by itself.
-    pub(super) fn is_running(&self) -> bool {
-        !self.tasks.iter().any(JoinHandle::is_finished)
     }
 
     /// Gives the sockets the options that `frontend` asks for; clients inherit them.
     pub(super) fn change(&self, frontend: &Frontend) -> io::Result<()> {
         self.sockets.iter().try_for_each(|socket| socket::change(&SockRef::from(&**socket), frontend))
     }
+
+    /// Tells each socket's thread.
+    fn order(&self, order: impl Fn(Arc<TcpListener>) -> Order) {
+        for (socket, thread) in self.sockets.iter().zip(self.shared.threads.iter().cycle()) {
+            thread.orders.give(order(Arc::clone(socket)));
+        }
+    }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.stop.send_replace(true);
+        self.order(Order::Close);
     }
 }

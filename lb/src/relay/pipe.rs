@@ -11,8 +11,8 @@ use std::os::fd::OwnedFd;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
+
+use super::side::Side;
 
 /// Descriptors that the pipes of one thread may take: two each.
 pub(super) const DESCRIPTORS_PER_THREAD: u64 = 2 * PIPES_PER_THREAD as u64;
@@ -32,7 +32,7 @@ impl Piped {
     /// `from` has ended, because its next byte is urgent, or for want of a pipe. Reading tells.
     ///
     /// An error means that `from` has broken: the kernel says so once, and whoever reads afterwards is told of an end.
-    pub(super) fn take(from: &TcpStream) -> io::Result<Option<Self>> {
+    pub(super) fn take(from: &Side) -> io::Result<Option<Self>> {
         let Some(pipe) = Pipe::borrow() else { return Ok(None) };
         let taken = splice(from, None, &pipe.writer, None, ROUND, flags());
         if let Ok(count @ 1..) = taken {
@@ -52,11 +52,8 @@ impl Piped {
     }
 
     /// Passes on what `to` takes now, possibly nothing; returns how much that was, and the rest.
-    pub(super) fn pass_on(mut self, to: &TcpStream) -> io::Result<(usize, Option<Self>)> {
-        let flags = flags();
-        let spliced = to
-            .try_io(Interest::WRITABLE, || Ok(splice(&self.pipe.reader, None, to, None, self.count, flags)?));
-        match spliced {
+    pub(super) fn pass_on(mut self, to: &mut Side) -> io::Result<(usize, Option<Self>)> {
+        match splice(&self.pipe.reader, None, &*to, None, self.count, flags()) {
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(passed) if passed == self.count => {
                 self.pipe.give_back();
@@ -66,8 +63,11 @@ impl Piped {
                 self.count -= passed;
                 Ok((passed, Some(self)))
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok((0, Some(self))),
-            Err(error) => Err(error),
+            Err(Errno::EAGAIN | Errno::EINTR) => {
+                to.is_full();
+                Ok((0, Some(self)))
+            }
+            Err(error) => Err(error.into()),
         }
     }
 }

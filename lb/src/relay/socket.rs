@@ -1,13 +1,11 @@
 //! The options of the relay's sockets.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use nix::libc;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 
 use crate::config::{CongestionControl, Frontend};
 
@@ -40,19 +38,13 @@ pub(super) fn outgoing(address: SocketAddr, frontend: &Frontend) -> io::Result<S
     Ok(socket)
 }
 
-/// Waits until `socket` is connected to `address`. Cancelling it closes the attempt.
-pub(super) async fn connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
+/// Begins to connect `socket` to `address`; whether it comes to that, its readiness tells.
+pub(super) fn connect(socket: Socket, address: SocketAddr) -> io::Result<TcpStream> {
     match socket.connect(&address.into()) {
         Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
         connected => connected?,
     }
-    // A backend on this node has answered by now, before the runtime could be told.
-    let connected = socket.peer_addr().is_ok();
-    let stream = TcpStream::from_std(socket.into())?;
-    if !connected && stream.ready(Interest::WRITABLE | Interest::ERROR).await?.is_error() {
-        return Err(stream.take_error()?.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()));
-    }
-    Ok(stream)
+    Ok(socket.into())
 }
 
 /// Gives a listening socket the options that `frontend` asks for, whatever it had before.
@@ -81,7 +73,7 @@ fn prepare(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
 
 /// Makes the close of `stream` a reset instead of an orderly end.
 pub(super) fn reset_on_close(stream: &TcpStream) {
-    if let Err(error) = stream.set_zero_linger() {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         // The peer then sees an orderly end: worse news than a reset, but an end.
         tracing::debug!(%error, "connection closed without reset");
     }
@@ -126,7 +118,7 @@ mod tests {
     #[test]
     fn accepted_sockets_inherit_the_watch_over_their_peer() {
         let listener = listen(ANY_PORT, &frontend()).unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         // The handshake is over: the connection is in the queue.
         let (accepted, _) = listener.accept().unwrap();
         let accepted = SockRef::from(&accepted);
@@ -150,7 +142,7 @@ mod tests {
             frontend.congestion_control = CongestionControl::new(name.to_owned());
             let listener = listen(ANY_PORT, &frontend).unwrap();
             let address = listener.local_addr().unwrap();
-            let _client = std::net::TcpStream::connect(address).unwrap();
+            let _client = TcpStream::connect(address).unwrap();
             let (accepted, _) = listener.accept().unwrap();
             assert_eq!(used(&SockRef::from(&accepted)), name);
             assert_eq!(used(&SockRef::from(&outgoing(address, &frontend).unwrap())), name);
@@ -167,7 +159,7 @@ mod tests {
         frontend.congestion_control = None;
         frontend.peer_timeout = Duration::from_secs(40);
         change(&SockRef::from(&listener), &frontend).unwrap();
-        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let accepted = SockRef::from(&accepted);
         assert_eq!(accepted.tcp_congestion().unwrap(), system);

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use super::Shared;
 use crate::router::Witness;
@@ -12,12 +11,12 @@ use crate::router::Witness;
 pub struct Vitality(pub(super) Arc<Shared>);
 
 impl Vitality {
-    /// One number per thread, each of which changes about five times a second for as long as the thread gets round to
-    /// its tasks; `None` while a listener does not accept.
+    /// One number per thread, each of which changes at least five times a second for as long as the thread gets round to
+    /// its work; `None` while a listener does not accept.
     pub fn beats(&self) -> Option<Vec<u64>> {
         let shared = &self.0;
         let accepts = shared.accepting.load(Ordering::Relaxed) >= shared.listeners.load(Ordering::Relaxed);
-        accepts.then(|| shared.beats.iter().map(|beat| beat.load(Ordering::Relaxed)).collect())
+        accepts.then(|| shared.beats())
     }
 }
 
@@ -30,16 +29,3 @@ impl Witness for Vitality {
         self.0.pool.sees_backend()
     }
 }
-
-/// Counts on for as long as the runtime of `thread` does its work.
-pub(super) async fn beat(shared: Arc<Shared>, thread: usize) {
-    loop {
-        if let Some(beat) = shared.beats.get(thread) {
-            beat.fetch_add(1, Ordering::Relaxed);
-        }
-        tokio::time::sleep(INTERVAL).await;
-    }
-}
-
-/// Several in a row may be late without anybody's thinking that the relay hangs.
-const INTERVAL: Duration = Duration::from_millis(190);

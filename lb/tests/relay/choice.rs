@@ -186,6 +186,19 @@ async fn clients_beyond_the_limit_wait_until_others_leave() {
     lab.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn room_that_one_thread_gives_back_is_taken_by_another() {
+    let lab = Lab::start_with(&[named('a').await], &Settings { limit: 1, threads: 4, ..Settings::default() });
+    // The kernel deals clients out to the threads as it likes.
+    let (mut held, _) = lab.greeted().await;
+    for _ in 0..40 {
+        let next = lab.connect().await;
+        drop(std::mem::replace(&mut held, next));
+        assert_eq!(within("greeting", held.read_u8()).await.unwrap(), b'a');
+    }
+    lab.stop().await;
+}
+
 /// Who serves clients, as many as are asked for, each of whom leaves at once.
 async fn served(lab: &Lab, clients: usize) -> BTreeMap<char, usize> {
     let mut served = BTreeMap::new();

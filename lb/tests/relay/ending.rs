@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lb::config::{BackendName, Rebalance};
-use lb::health::{Event, Status};
+use lb::health::{ConnectFailure, Event, Status};
 use lb::metrics::EndReason;
 use lb::rebalance::watch;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::lab::{Lab, Settings, Single, backend, named, until, within};
+use crate::lab::{Lab, Settings, Single, backend, hanging, named, until, within};
 
 /// The beginning of a TLS session, as far as anybody looks at it here.
 const HELLO: &[u8] = &[22, 3, 1, 0, 2, 1, 0];
@@ -143,6 +143,27 @@ async fn who_has_no_answer_when_its_backend_is_lost_gets_it_from_another() {
     assert_eq!(within("answer", client.read_u8()).await.unwrap(), b'b');
     assert_eq!((moved(&lab, 0), lab.active(0), lab.active(1)), (1, 0, 1));
     assert!(within("end", silent.read_u8()).await.is_err(), "nobody is left at the lost one");
+    lab.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_no_other_accepts_the_lost_one_may_still_answer() {
+    let slow = Single::listen().await;
+    let (_queued, _socket, hanging) = hanging().await;
+    let settings = Settings { frontend: "connectTimeout: 50ms", ..Settings::default() };
+    let lab = Lab::start_with(&[slow.address, hanging], &settings);
+    let mut client = lab.connect().await;
+    client.write_all(HELLO).await.unwrap();
+    let mut backend = slow.accept().await;
+    within("hello", backend.read_exact(&mut [0; HELLO.len()])).await.unwrap();
+    silence(&lab, 0, LOST);
+    let given_up = || lab.pool.members()[1].metrics.connect_failures(ConnectFailure::TimedOut).get();
+    until("the other one is given up", || given_up() == 1).await;
+    backend.write_all(b"s").await.unwrap();
+    assert_eq!(within("answer", client.read_u8()).await.unwrap(), b's');
+    client.write_all(b"!").await.unwrap();
+    assert_eq!(within("the next word", backend.read_u8()).await.unwrap(), b'!', "and not all of it again");
+    assert_eq!((moved(&lab, 0), lab.active(0), lab.active(1)), (0, 1, 0));
     lab.stop().await;
 }
 

@@ -68,7 +68,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    async fn start(config: &Path) -> Self {
+    pub(crate) async fn start(config: &Path) -> Self {
         Self::run(program(), config).await
     }
 
@@ -77,13 +77,6 @@ impl Running {
         let mut shell = Command::new("prlimit");
         shell.arg(format!("--nofile={descriptors}:{descriptors}")).arg(PROGRAM);
         Self::run(shell, config).await
-    }
-
-    /// With a C library that has one heap, and returns nothing of it unless it is told to.
-    pub(crate) async fn start_hoarding(config: &Path) -> Self {
-        let mut command = program();
-        command.env("MALLOC_ARENA_MAX", "1").env("MALLOC_TRIM_THRESHOLD_", u32::MAX.to_string());
-        Self::run(command, config).await
     }
 
     async fn run(mut command: Command, config: &Path) -> Self {

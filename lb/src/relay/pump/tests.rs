@@ -1,13 +1,12 @@
 use std::time::Duration;
 
+use rustix::event::epoll::EventFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::Notify;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::relay::pipe::open_and_idle;
-use crate::relay::vigil::Vigil;
 
 const MEBIBYTE: usize = 1024 * 1024;
 /// Longer than anything here takes.
@@ -18,23 +17,28 @@ async fn pumped() -> (TcpStream, TcpStream, JoinHandle<(io::Result<Carried>, [u6
     let (client, accepted) = connected().await;
     let (outgoing, backend) = connected().await;
     let pumping = tokio::spawn(async move {
-        let counters = ["up", "down"].map(|name| IntCounter::new(name, name).unwrap());
-        let carried = pump(
-            &accepted,
-            &outgoing,
-            &mut Vec::new(),
-            &Meters { to_backend: &counters[0], to_client: &counters[1], own: None },
-            &mut Clock {
-                tick: &Notify::new(),
-                backend: &outgoing,
-                vigil: &mut Vigil::default(),
-                peer_timeout: DEADLINE,
-            },
-        )
-        .await;
-        (carried, counters.map(|counter| counter.get()))
+        let mut tally = Tally::default();
+        let carried = pump(accepted, outgoing, &mut tally).await;
+        (carried, [tally.to_backends, tally.to_clients])
     });
     (client, backend, pumping)
+}
+
+/// Carries until the end, whoever has news.
+async fn pump(client: TcpStream, backend: TcpStream, tally: &mut Tally) -> io::Result<Carried> {
+    let [mut client, mut backend] =
+        [client, backend].map(|stream| Side::connected(stream.into_std().unwrap()));
+    let (mut pump, mut buffer) = (Pump::new(Vec::new(), None), vec![0; BUFFER]);
+    loop {
+        let carried = pump.carry(&mut client, &mut backend, tally, &mut buffer)?;
+        if carried == Carried::Over {
+            return Ok(carried);
+        }
+        tokio::task::yield_now().await;
+        for side in [&mut client, &mut backend] {
+            side.learn(EventFlags::IN | EventFlags::OUT);
+        }
+    }
 }
 
 async fn connected() -> (TcpStream, TcpStream) {
@@ -145,7 +149,7 @@ async fn an_urgent_byte_in_bulk_holds_nothing_up() {
     let exchange = async {
         bulk(&mut client, &mut backend, 4 * MEBIBYTE).await;
         // The last byte of an urgent message is out of band: the stream continues without it.
-        SockRef::from(&client).send_out_of_band(b"!").unwrap();
+        socket2::SockRef::from(&client).send_out_of_band(b"!").unwrap();
         bulk(&mut client, &mut backend, MEBIBYTE).await;
     };
     tokio::time::timeout(DEADLINE, exchange).await.unwrap();
@@ -155,21 +159,29 @@ async fn an_urgent_byte_in_bulk_holds_nothing_up() {
 async fn last_words_follow_what_a_slow_reader_had_not_taken() {
     let (mut client, accepted) = connected().await;
     let (outgoing, mut backend) = connected().await;
-    let bytes = IntCounter::new("bytes", "bytes").unwrap();
-    let mut direction = Direction::new(&accepted, &outgoing, Meter { all: &bytes, own: None }, None);
+    let [mut from, mut to] = [accepted, outgoing].map(|stream| Side::connected(stream.into_std().unwrap()));
+    let (mut direction, mut buffer) = (Direction::new(None), vec![0; BUFFER]);
     let numbers: Vec<u8> = (0..8 * MEBIBYTE as u64).flat_map(u64::to_be_bytes).collect();
+    let carrying = async {
+        loop {
+            direction.carry(&mut from, &mut to, &mut buffer).unwrap();
+            tokio::task::yield_now().await;
+            from.learn(EventFlags::IN);
+            to.learn(EventFlags::OUT);
+        }
+    };
     // Until both the pipe and the sockets are full.
     tokio::select! {
-        ended = direction.carry() => ended.unwrap(),
+        () = carrying => {}
         _ = offer(&mut client, &numbers) => {}
     }
-    assert!(matches!(direction.rest, Some(Rest::Piped(_))));
+    assert!(matches!(direction.rest.as_deref(), Some(Rest::Piped(_))));
 
     let before = verify(&mut backend, &numbers).await;
-    direction.pass_last_words();
+    direction.pass_last_words(&mut from, &mut to, &mut buffer);
     let after = verify(&mut backend, &numbers[before..]).await;
     assert!(after > MEBIBYTE, "only {after} bytes of last words");
-    assert_eq!(bytes.get(), (before + after) as u64);
+    assert_eq!(direction.take_count(), (before + after) as u64);
 }
 
 /// Reads until nothing more arrives, and returns how many bytes of those expected that were.
