@@ -8,8 +8,8 @@ mod site;
 
 use std::collections::BTreeMap;
 
-use ::tests::Result;
-use ::tests::traffic::Work;
+use tests::Result;
+use tests::traffic::Work;
 
 pub use contender::{Contender, Kernel, Path, Way};
 pub use report::Report;
@@ -44,8 +44,7 @@ pub struct Plan {
     pub rounds: u32,
     /// For how long each time.
     pub milliseconds: u32,
-    /// All loads at every number of services, but streams, which look nothing up once they are open, only among the fewest
-    /// and the most. Otherwise new connections alone are opened among fewer.
+    /// Every load at every number of services. Otherwise new connections alone are opened among fewer.
     pub every_size: bool,
     /// Where, which decides who takes part.
     pub kernel: Kernel,
@@ -67,14 +66,7 @@ impl Plan {
 
     fn takes(self, run: Run, contender: Contender) -> bool {
         let is_largest = [Contender::DIRECT, self.kernel.among_many(contender.way)].contains(&contender);
-        let is_smallest = contender == Contender::among_few(contender.way);
-        match run.work {
-            _ if is_largest || run == NEW_CONNECTIONS => true,
-            Work::Up | Work::Down => self.every_size && is_smallest,
-            Work::Requests | Work::Paced | Work::Connections | Work::Idle | Work::Datagrams => {
-                self.every_size
-            }
-        }
+        self.every_size || is_largest || run == NEW_CONNECTIONS
     }
 }
 
@@ -142,32 +134,3 @@ fn load(
 
 /// The results of each path.
 type ByPath = BTreeMap<Path, Results<Contender>>;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Among how many services eBPF takes part in a load.
-    fn sizes(plan: Plan, work: Work) -> Vec<u32> {
-        let ours = plan.kernel.contenders().filter(|contender| contender.way == Way::Ebpf);
-        let run = Run { work, connections: STREAMS };
-        ours.filter(|contender| plan.takes(run, *contender)).filter_map(Contender::services).collect()
-    }
-
-    #[test]
-    fn what_looks_services_up_is_measured_among_few_and_many() {
-        let cases: [(Plan, Work, &[u32]); 7] = [
-            (Plan::FULL, Work::Connections, &[10, 1_000, 10_000]),
-            (Plan::FULL, Work::Requests, &[10, 1_000, 10_000]),
-            (Plan::FULL, Work::Up, &[10, 10_000]),
-            (Plan::QUICK, Work::Connections, &[10, 1_000, 10_000]),
-            (Plan::QUICK, Work::Up, &[10_000]),
-            (Plan::IN_GUEST, Work::Connections, &[1_000]),
-            (Plan::IN_GUEST, Work::Up, &[1_000]),
-        ];
-        for (plan, work, expected) in cases {
-            assert_eq!(sizes(plan, work), expected, "{plan:?}, {work:?}");
-        }
-        assert!(Plan::FULL.runs().iter().all(|run| Plan::FULL.takes(*run, Contender::DIRECT)));
-    }
-}
