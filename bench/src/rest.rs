@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// What differs by so much of it is the same.
 const SAME: f64 = 0.01;
-/// For so long it must have stayed the same. A relay gives memory back a second after no more connections come.
+/// For so long it must have stayed the same. A balancer may give memory back a while after no more connections come.
 const SETTLED: Duration = Duration::from_secs(2);
 
 /// What was read of it so far.
