@@ -294,16 +294,15 @@ impl Pool {
         state.entries.iter().filter(|entry| !entry.leaving).map(load).collect()
     }
 
-    /// Ends a connection of a backend for others to take it; false where it has ended already.
-    pub fn rebalance(&self, connection: u64, backend: usize) -> bool {
-        let ends = self.register.end(connection);
-        if ends {
-            self.ring();
-            if let Some(entry) = self.state().entry(backend) {
-                entry.member.metrics.ended(EndReason::Rebalanced).inc();
-            }
+    /// Ends a connection of a backend for others to take it, unless it has ended already.
+    pub fn rebalance(&self, connection: u64, backend: usize) {
+        if !self.register.end(connection) {
+            return;
         }
-        ends
+        self.ring();
+        if let Some(entry) = self.state().entry(backend) {
+            entry.member.metrics.ended(EndReason::Rebalanced).inc();
+        }
     }
 
     /// Counts files of health checks that have changed.
