@@ -13,7 +13,7 @@ use super::place::Place;
 use super::pump::{Carried, Pump};
 use super::side::Side;
 use super::socket;
-use super::worker::Surroundings;
+use super::worker::{Surroundings, Tools};
 use crate::pool::{Lease, Told};
 
 /// A client and its backend. Dropping it closes both sides.
@@ -152,11 +152,12 @@ impl Connection {
             // Of that, nobody tells twice.
             link.stay()?;
             let unsent = opening.take_unsent();
-            let seat = surroundings.shared.pool.register().enter(link.lease.member().id);
+            let seat = surroundings.tools.shared.pool.register().enter(link.lease.member().id);
             *stage = Stage::Carrying(Pump::new(unsent, seat));
         }
         let Stage::Carrying(pump) = stage else { return Ok(Carried::Waits) };
-        let carried = pump.carry(client, &mut link.side, surroundings.tally, surroundings.buffer)?;
+        let Tools { tally, buffer, .. } = &mut *surroundings.tools;
+        let carried = pump.carry(client, &mut link.side, tally, buffer)?;
         if carried == Carried::Waits {
             surroundings.watch_for_room(client, &mut link.side)?;
         }

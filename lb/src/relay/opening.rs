@@ -73,8 +73,8 @@ impl Opening {
         address: SocketAddr,
         surroundings: &mut Surroundings<'_>,
     ) -> io::Result<(Self, Link)> {
-        let heard = client.read(surroundings.buffer)?.unwrap_or(0);
-        let said = surroundings.buffer[..heard].to_vec();
+        let heard = client.read(&mut surroundings.tools.buffer)?.unwrap_or(0);
+        let said = surroundings.tools.buffer[..heard].to_vec();
         let (header, tried) = (Vec::new(), Vec::new());
         let mut opening = Self { address, said, sent: 0, header, tried, attempt: None, former: None };
         let link = opening.dial(client, surroundings)?;
@@ -138,11 +138,11 @@ impl Opening {
             if self.sent < self.said.len() || !client.is_readable() {
                 return Ok(Step::Waits);
             }
-            match client.read(&mut surroundings.buffer[..WORD])? {
+            match client.read(&mut surroundings.tools.buffer[..WORD])? {
                 None => return Ok(Step::Waits),
                 // There will be no more.
                 Some(0) => return Ok(Step::Settled),
-                Some(count) => self.said.extend_from_slice(&surroundings.buffer[..count]),
+                Some(count) => self.said.extend_from_slice(&surroundings.tools.buffer[..count]),
             }
         }
     }
@@ -164,14 +164,14 @@ impl Opening {
         surroundings: &mut Surroundings<'_>,
     ) -> io::Result<Result<Link, Refusal>> {
         loop {
-            let lease = match surroundings.shared.pool.lease(&self.tried, self.address.ip()) {
+            let lease = match surroundings.tools.shared.pool.lease(&self.tried, self.address.ip()) {
                 Ok(lease) => lease,
                 Err(refusal) => return Ok(Err(refusal)),
             };
             let began = Instant::now();
             match self.attempt(&lease.member().backend, client, surroundings) {
                 Ok(mut side) => {
-                    let deadline = began + surroundings.frontend.connect_timeout;
+                    let deadline = began + surroundings.tools.frontend.connect_timeout;
                     self.attempt = Some(Attempt { began, deadline });
                     surroundings.watch_backend(&mut side)?;
                     if !side.is_writable() {
@@ -191,7 +191,7 @@ impl Opening {
         client: &Side,
         surroundings: &mut Surroundings<'_>,
     ) -> io::Result<Side> {
-        let socket = socket::outgoing(backend.address, surroundings.frontend)?;
+        let socket = socket::outgoing(backend.address, &surroundings.tools.frontend)?;
         if !self.said.is_empty() {
             // The acknowledgement that ends the handshake rides along with the client's words. It must not wait for them
             // where the server may have to speak first.
@@ -230,7 +230,7 @@ impl Opening {
         }
         while self.sent < self.said.len() && backend.is_writable() {
             let sent = backend.write(&self.said[self.sent..])?;
-            surroundings.tally.to_backends += sent as u64;
+            surroundings.tools.tally.to_backends += sent as u64;
             self.sent += sent;
         }
         Ok(())
@@ -257,7 +257,7 @@ impl Opening {
         self.tried.push(member.id);
         member.metrics.connect_failures(failure).inc();
         if failure.blames_backend() {
-            surroundings.shared.pool.connect_failed(member.id, began, failure);
+            surroundings.tools.shared.pool.connect_failed(member.id, began, failure);
         }
     }
 
@@ -304,14 +304,11 @@ impl Opening {
             return self.replace(client, link, surroundings);
         }
         let sent = self.sent;
-        match self.next(client, link, surroundings)? {
-            Some(next) => {
-                let former = std::mem::replace(link, next);
-                surroundings.forget(&former.side)?;
-                let member = Arc::clone(former.lease.member());
-                self.former = Some(Former { member, link: Some((former, sent)) });
-            }
-            None => self.sent = sent,
+        if let Some(next) = self.next(client, link, surroundings)? {
+            let former = std::mem::replace(link, next);
+            surroundings.forget(&former.side)?;
+            let member = Arc::clone(former.lease.member());
+            self.former = Some(Former { member, link: Some((former, sent)) });
         }
         Ok(())
     }
@@ -329,23 +326,29 @@ impl Opening {
         Ok(())
     }
 
+    /// Begins to connect to another backend than this one; where there is none, all is as it was. That refuses nobody: the client
+    /// has a backend.
     fn next(
         &mut self,
         client: &Side,
         link: &Link,
         surroundings: &mut Surroundings<'_>,
     ) -> io::Result<Option<Link>> {
+        let sent = self.sent;
         self.tried.push(link.lease.member().id);
-        let next = self.dial(client, surroundings)?.ok();
-        if next.is_none() {
-            self.header.clear();
+        match self.dial(client, surroundings)? {
+            Ok(next) => Ok(Some(next)),
+            Err(_refusal) => {
+                self.sent = sent;
+                self.header.clear();
+                Ok(None)
+            }
         }
-        Ok(next)
     }
 }
 
 fn refuse(refusal: Refusal, surroundings: &Surroundings<'_>) -> io::Error {
-    surroundings.shared.metrics.refused(refusal).inc();
+    surroundings.tools.shared.metrics.refused(refusal).inc();
     io::ErrorKind::ConnectionRefused.into()
 }
 

@@ -3,12 +3,12 @@
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
-
-use super::socket::reset_on_close;
+use socket2::SockRef;
 
 #[derive(Debug)]
 pub(super) struct Side {
@@ -144,7 +144,10 @@ impl Side {
 
     /// Makes its close a reset instead of an orderly end.
     pub(super) fn reset_on_close(&self) {
-        reset_on_close(&self.socket);
+        if let Err(error) = SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)) {
+            // The peer then sees an orderly end: worse news than a reset, but an end.
+            tracing::debug!(%error, "connection closed without reset");
+        }
     }
 }
 

@@ -71,14 +71,6 @@ fn prepare(socket: &SockRef<'_>, frontend: &Frontend) -> io::Result<()> {
     socket.set_tcp_nodelay(true)
 }
 
-/// Makes the close of `stream` a reset instead of an orderly end.
-pub(super) fn reset_on_close(stream: &TcpStream) {
-    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        // The peer then sees an orderly end: worse news than a reset, but an end.
-        tracing::debug!(%error, "connection closed without reset");
-    }
-}
-
 /// A peer that has vanished is found out within `peer_timeout`: one that owes an acknowledgement by the kernel's
 /// retransmissions, an idle one by keep-alive probes, of which several fit into that time.
 pub(super) fn watch_over(socket: &SockRef<'_>, peer_timeout: Duration) -> io::Result<()> {

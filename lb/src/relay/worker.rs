@@ -23,48 +23,50 @@ use super::tally::Tally;
 use super::thread::Order;
 use crate::config::Frontend;
 
-/// What a thread has to itself.
+/// One thread's work.
 pub(super) struct Worker {
     /// Which thread it is, from 0.
     thread: usize,
-    shared: Arc<Shared>,
-    frontend: Arc<Frontend>,
-    epoll: OwnedFd,
+    tools: Tools,
     connections: Slab<Connection>,
     /// By connection: whether it is to be looked at when some time has passed. Bytes of their own, because most connections rest
     /// and are not to be touched then.
     awake: Vec<bool>,
     /// Connections that have something to do.
     stirred: Vec<usize>,
-    /// When which connections expire.
-    deadlines: BTreeSet<(Instant, usize)>,
     doors: Slab<Door>,
     /// Doors before which somebody waits.
     knocked: Vec<usize>,
     /// How often connections had been told something when they were last asked whether it concerns them.
     told: u64,
     next_tick: Instant,
-    tally: Tally,
-    buffer: Box<[u8]>,
+}
+
+/// What all connections of a thread make use of.
+pub(super) struct Tools {
+    pub(super) shared: Arc<Shared>,
+    pub(super) frontend: Arc<Frontend>,
+    /// For bytes on their way, [`BUFFER`] long.
+    pub(super) buffer: Box<[u8]>,
+    pub(super) tally: Tally,
+    epoll: OwnedFd,
+    /// When which connections expire.
+    deadlines: BTreeSet<(Instant, usize)>,
+}
+
+impl Tools {
+    /// Whether somebody who waits before `door` is told of.
+    fn watch_door(&self, number: usize, door: &Door, events: EventFlags) {
+        if let Err(error) = epoll::modify(&self.epoll, door, Token::Door(number).data(), events) {
+            tracing::error!(%error, "clients cannot be accepted");
+        }
+    }
 }
 
 /// What a connection makes use of, and is known by.
 pub(super) struct Surroundings<'a> {
-    pub(super) key: usize,
-    pub(super) shared: &'a Shared,
-    pub(super) frontend: &'a Frontend,
-    /// For bytes on their way, [`BUFFER`] long.
-    pub(super) buffer: &'a mut [u8],
-    pub(super) tally: &'a mut Tally,
-    epoll: &'a OwnedFd,
-    deadlines: &'a mut BTreeSet<(Instant, usize)>,
-}
-
-/// Whether somebody who waits before `door` is told of.
-fn watch(epoll: &OwnedFd, door: &Door, number: usize, events: EventFlags) {
-    if let Err(error) = epoll::modify(epoll, door, Token::Door(number).data(), events) {
-        tracing::error!(%error, "clients cannot be accepted");
-    }
+    key: usize,
+    pub(super) tools: &'a mut Tools,
 }
 
 impl Surroundings<'_> {
@@ -78,7 +80,7 @@ impl Surroundings<'_> {
 
     fn watch(&self, peer: Peer, side: &mut Side) -> io::Result<()> {
         let interest = side.interest();
-        Ok(epoll::add(self.epoll, &*side, Token::Side(self.key, peer).data(), interest)?)
+        Ok(epoll::add(&self.tools.epoll, &*side, Token::Side(self.key, peer).data(), interest)?)
     }
 
     /// Asks for news of each side that takes nothing now.
@@ -86,38 +88,23 @@ impl Surroundings<'_> {
         for (peer, side) in [(Peer::Client, client), (Peer::Backend, backend)] {
             if side.asks_for_room() {
                 let interest = side.interest();
-                epoll::modify(self.epoll, &*side, Token::Side(self.key, peer).data(), interest)?;
+                epoll::modify(&self.tools.epoll, &*side, Token::Side(self.key, peer).data(), interest)?;
             }
         }
         Ok(())
     }
 
     pub(super) fn forget(&self, side: &Side) -> io::Result<()> {
-        Ok(epoll::delete(self.epoll, side)?)
+        Ok(epoll::delete(&self.tools.epoll, side)?)
     }
 
     pub(super) fn expire_at(&mut self, deadline: Instant) {
-        self.deadlines.insert((deadline, self.key));
+        self.tools.deadlines.insert((deadline, self.key));
     }
 
     pub(super) fn expires_no_more(&mut self, deadline: Instant) {
-        self.deadlines.remove(&(deadline, self.key));
+        self.tools.deadlines.remove(&(deadline, self.key));
     }
-}
-
-/// A macro, because a function would borrow all of the worker.
-macro_rules! surroundings {
-    ($worker:ident, $key:ident) => {
-        Surroundings {
-            key: $key,
-            shared: &$worker.shared,
-            frontend: &$worker.frontend,
-            buffer: &mut $worker.buffer,
-            tally: &mut $worker.tally,
-            epoll: &$worker.epoll,
-            deadlines: &mut $worker.deadlines,
-        }
-    };
 }
 
 impl Worker {
@@ -127,19 +114,21 @@ impl Worker {
         epoll::add(&epoll, bell, Token::Bell.data(), EventFlags::IN | EventFlags::ET)?;
         Ok(Self {
             thread,
-            frontend: shared.frontend(),
             told: shared.pool.times_told(),
-            shared,
-            epoll,
+            tools: Tools {
+                frontend: shared.frontend(),
+                shared,
+                buffer: vec![0; BUFFER].into_boxed_slice(),
+                tally: Tally::default(),
+                epoll,
+                deadlines: BTreeSet::new(),
+            },
             connections: Slab::new(),
             awake: Vec::new(),
             stirred: Vec::new(),
-            deadlines: BTreeSet::new(),
             doors: Slab::new(),
             knocked: Vec::new(),
             next_tick: Instant::now() + TICK,
-            tally: Tally::default(),
-            buffer: vec![0; BUFFER].into_boxed_slice(),
         })
     }
 
@@ -147,9 +136,9 @@ impl Worker {
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS);
         loop {
-            self.shared.threads[self.thread].beat();
+            self.tools.shared.threads[self.thread].beat();
             let timeout = self.patience(Instant::now());
-            if let Err(error) = epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&timeout))
+            if let Err(error) = epoll::wait(&self.tools.epoll, spare_capacity(&mut events), Some(&timeout))
                 && error != Errno::INTR
             {
                 tracing::error!(%error, "connections cannot be watched");
@@ -178,7 +167,7 @@ impl Worker {
             while let Some(number) = self.knocked.pop() {
                 self.admit_next(number);
             }
-            self.tally.tell(&self.shared.metrics);
+            self.tools.tally.tell(&self.tools.shared.metrics);
         }
     }
 
@@ -187,7 +176,7 @@ impl Worker {
         if !self.stirred.is_empty() {
             return Timespec::default();
         }
-        let deadline = self.deadlines.first().map(|&(deadline, _)| deadline);
+        let deadline = self.tools.deadlines.first().map(|&(deadline, _)| deadline);
         let doors = self.doors.iter().filter_map(|(_, door)| door.opens_at());
         let next = doors.chain(deadline).fold(self.next_tick, Instant::min);
         let patience = next.saturating_duration_since(now);
@@ -209,7 +198,7 @@ impl Worker {
     /// Lets a connection do something, if it is still there.
     fn act(&mut self, key: usize, act: impl FnOnce(&mut Connection, &mut Surroundings<'_>) -> Carried) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        let mut surroundings = surroundings!(self, key);
+        let mut surroundings = Surroundings { key, tools: &mut self.tools };
         match act(connection, &mut surroundings) {
             Carried::Waits => {}
             Carried::Unfinished => self.stirred.push(key),
@@ -219,25 +208,25 @@ impl Worker {
 
     fn remove(&mut self, key: usize) {
         // Who sees that it is gone sees what it has carried.
-        self.tally.tell(&self.shared.metrics);
+        self.tools.tally.tell(&self.tools.shared.metrics);
         let connection = self.connections.remove(key);
         self.awake[key] = false;
         if let Some(deadline) = connection.deadline() {
-            self.deadlines.remove(&(deadline, key));
+            self.tools.deadlines.remove(&(deadline, key));
         }
     }
 
     /// Does what others have asked for.
     fn heed(&mut self) -> Stop {
-        self.frontend = self.shared.frontend();
-        for order in self.shared.threads[self.thread].orders.take() {
+        self.tools.frontend = self.tools.shared.frontend();
+        for order in self.tools.shared.threads[self.thread].orders.take() {
             match order {
                 Order::Accept(socket) => self.open(socket),
                 Order::Close(socket) => self.close(&socket),
                 Order::Stop => return Stop::Asked,
             }
         }
-        let told = self.shared.pool.times_told();
+        let told = self.tools.shared.pool.times_told();
         if std::mem::replace(&mut self.told, told) != told {
             let all: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
             for key in all {
@@ -251,8 +240,8 @@ impl Worker {
         let entry = self.doors.vacant_entry();
         let token = Token::Door(entry.key()).data();
         // As long as somebody waits: it may be more than one.
-        match epoll::add(&self.epoll, &*socket, token, EventFlags::IN) {
-            Ok(()) => drop(entry.insert(Door::new(socket, Arc::clone(&self.shared)))),
+        match epoll::add(&self.tools.epoll, &*socket, token, EventFlags::IN) {
+            Ok(()) => drop(entry.insert(Door::new(socket, Arc::clone(&self.tools.shared)))),
             Err(error) => tracing::error!(%error, "clients cannot be accepted"),
         }
     }
@@ -260,7 +249,7 @@ impl Worker {
     fn close(&mut self, socket: &Arc<TcpListener>) {
         let Some((number, _)) = self.doors.iter().find(|(_, door)| door.is_of(socket)) else { return };
         while self.admit_next(number) {}
-        if let Err(error) = epoll::delete(&self.epoll, self.doors.remove(number)) {
+        if let Err(error) = epoll::delete(&self.tools.epoll, self.doors.remove(number)) {
             tracing::error!(%error, "clients go on being accepted");
         }
     }
@@ -270,12 +259,12 @@ impl Worker {
         let Some(door) = self.doors.get_mut(number) else { return false };
         let guest = door.next();
         if !door.is_open() {
-            watch(&self.epoll, door, number, EventFlags::empty());
+            self.tools.watch_door(number, door, EventFlags::empty());
         }
         let Some(Guest { socket, address, place }) = guest else { return false };
         let entry = self.connections.vacant_entry();
         let key = entry.key();
-        let mut surroundings = surroundings!(self, key);
+        let mut surroundings = Surroundings { key, tools: &mut self.tools };
         if let Some(connection) = Connection::begin(socket, address, place, &mut surroundings) {
             entry.insert(connection);
             self.awake.resize(self.awake.len().max(key + 1), false);
@@ -288,16 +277,16 @@ impl Worker {
     fn reopen(&mut self, now: Instant) {
         for (number, door) in &mut self.doors {
             if door.open(now) {
-                watch(&self.epoll, door, number, EventFlags::IN);
+                self.tools.watch_door(number, door, EventFlags::IN);
             }
         }
     }
 
     fn keep_time(&mut self, now: Instant) {
-        while let Some(&(deadline, key)) = self.deadlines.first()
+        while let Some(&(deadline, key)) = self.tools.deadlines.first()
             && deadline <= now
         {
-            self.deadlines.remove(&(deadline, key));
+            self.tools.deadlines.remove(&(deadline, key));
             if self.connections.get(key).and_then(Connection::deadline) == Some(deadline) {
                 self.act(key, Connection::expire);
             }
@@ -308,7 +297,8 @@ impl Worker {
         }
         self.next_tick = now + TICK;
         for (key, awake) in self.awake.iter_mut().enumerate().filter(|(_, awake)| **awake) {
-            let rests = self.connections.get_mut(key).is_none_or(|one| one.tick(self.frontend.peer_timeout));
+            let rests =
+                self.connections.get_mut(key).is_none_or(|one| one.tick(self.tools.frontend.peer_timeout));
             *awake = !rests;
         }
     }
